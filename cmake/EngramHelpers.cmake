@@ -1,0 +1,56 @@
+# The project's two build helpers. Sources are always listed, never globbed.
+
+# Warnings are errors on the project's own code; generated code is exempt.
+set(ENGRAM_WARNINGS -Wall -Wextra -Werror)
+if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+  list(APPEND ENGRAM_WARNINGS -Wthread-safety)
+endif()
+
+# Every target of the project runs on any x86-64-v3 machine; wider vectors are
+# chosen at run time, file by file.
+add_library(engram_options INTERFACE)
+target_compile_options(engram_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-march=x86-64-v3>)
+target_include_directories(engram_options INTERFACE $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>)
+if(ENGRAM_SANITIZE)
+  target_compile_options(engram_options INTERFACE
+    $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${ENGRAM_SANITIZE} -fno-omit-frame-pointer
+    -fno-sanitize-recover=all>)
+  target_link_options(engram_options INTERFACE -fsanitize=${ENGRAM_SANITIZE})
+  if(ENGRAM_SANITIZE MATCHES "thread")
+    # A seqlock needs a fence; ThreadSanitizer does not model fences, but every
+    # access around ours is an atomic of its own, so nothing is hidden from it.
+    target_compile_options(engram_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-tsan>)
+  endif()
+endif()
+
+# engram_library(NAME name SRCS a.cc b.cc [DEPS public...] [PRIVATE_DEPS private...])
+# One folder's library: target engram_<name>, alias engram::<name>.
+function(engram_library)
+  cmake_parse_arguments(ARG "" "NAME" "SRCS;DEPS;PRIVATE_DEPS" ${ARGN})
+  add_library(engram_${ARG_NAME} STATIC ${ARG_SRCS})
+  add_library(engram::${ARG_NAME} ALIAS engram_${ARG_NAME})
+  set_target_properties(engram_${ARG_NAME} PROPERTIES EXPORT_NAME ${ARG_NAME})
+  target_compile_options(engram_${ARG_NAME} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${ENGRAM_WARNINGS}>)
+  target_link_libraries(engram_${ARG_NAME} PUBLIC ${ARG_DEPS}
+    PRIVATE $<BUILD_INTERFACE:engram_options> ${ARG_PRIVATE_DEPS})
+endfunction()
+
+# engram_binary(NAME name SRCS main.cc [DEPS ...]): an executable in bin/.
+function(engram_binary)
+  cmake_parse_arguments(ARG "" "NAME" "SRCS;DEPS" ${ARGN})
+  add_executable(${ARG_NAME} ${ARG_SRCS})
+  target_compile_options(${ARG_NAME} PRIVATE ${ENGRAM_WARNINGS})
+  target_link_libraries(${ARG_NAME} PRIVATE engram_options ${ARG_DEPS})
+endfunction()
+
+# engram_test(NAME name SRCS x_test.cc [DEPS ...] [LABELS ...] [TIMEOUT s])
+# One GoogleTest program, run as one ctest test.
+function(engram_test)
+  cmake_parse_arguments(ARG "" "NAME;TIMEOUT" "SRCS;DEPS;LABELS" ${ARGN})
+  engram_binary(NAME ${ARG_NAME} SRCS ${ARG_SRCS} DEPS ${ARG_DEPS} GTest::gmock GTest::gtest_main)
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 300)
+  endif()
+  add_test(NAME ${ARG_NAME} COMMAND ${ARG_NAME})
+  set_tests_properties(${ARG_NAME} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
+endfunction()

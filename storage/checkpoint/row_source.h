@@ -1,0 +1,52 @@
+// RowSource: a trained checkpoint, seen as rows in id order.
+//
+// OpenCheckpoint reads the config and the safetensors headers of a directory, checks all that can
+// be checked without reading rows (shards present, dtypes, shapes, offsets, row counts against the
+// config), and picks the family's adapter. ReadRows then gives finished rows, as they are served.
+#ifndef ENGRAM_STORAGE_CHECKPOINT_ROW_SOURCE_H_
+#define ENGRAM_STORAGE_CHECKPOINT_ROW_SOURCE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "storage/table/ids.h"
+#include "storage/table/spec.h"
+
+namespace engram {
+
+class RowSource {
+ public:
+  virtual ~RowSource() = default;
+
+  // Layers, rows, row size, columns, family, checkpoint_digest. Name and version are left empty:
+  // they are the operator's.
+  virtual const TableSpec& spec() const = 0;
+
+  // Fills `out` with rows first … first + count − 1 of a layer, packed. Thread-safe; blocks on
+  // reads, leaves the page cache alone where direct I/O is to be had.
+  // NotFound: no such layer. OutOfRange: rows past the end. InvalidArgument: out is not
+  // count × row_bytes. DataLoss, naming file and tensor: the file is shorter than its header
+  // says. Unavailable: the read failed (errno in the text).
+  virtual absl::Status ReadRows(LayerId layer, uint64_t first, uint64_t count,
+                                absl::Span<std::byte> out) const = 0;
+};
+
+struct CheckpointOptions {
+  std::string directory;
+  std::string model = "auto";        // or a family's name, as in `engramctl load --model`
+  std::vector<std::string> tensors;  // for family `generic`
+};
+
+// NotFound: the directory, config.json or a shard is missing. InvalidArgument: the config or a
+// tensor is not what the family needs. DataLoss: a damaged file. Each names file and tensor.
+absl::StatusOr<std::unique_ptr<RowSource>> OpenCheckpoint(const CheckpointOptions& options);
+
+}  // namespace engram
+
+#endif  // ENGRAM_STORAGE_CHECKPOINT_ROW_SOURCE_H_

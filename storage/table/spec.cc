@@ -1,0 +1,146 @@
+#include "storage/table/spec.h"
+
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "storage/base/status_macros.h"
+
+namespace engram {
+namespace {
+
+using Json = nlohmann::json;
+
+Json LayerToJson(const LayerSpec& layer) {
+  Json columns = Json::array();
+  for (const ColumnSpec& column : layer.columns) {
+    columns.push_back({{"order", column.order}, {"head", column.head}, {"rows", column.rows}});
+  }
+  return {{"layer", Raw(layer.id)},
+          {"rows", layer.rows},
+          {"row_bytes", layer.row_bytes},
+          {"columns", std::move(columns)}};
+}
+
+LayerSpec LayerFromJson(const Json& json) {
+  LayerSpec layer;
+  layer.id = LayerId{json.at("layer").get<int32_t>()};
+  json.at("rows").get_to(layer.rows);
+  json.at("row_bytes").get_to(layer.row_bytes);
+  for (const Json& column : json.at("columns")) {
+    layer.columns.push_back({column.at("order").get<int32_t>(), column.at("head").get<int32_t>(),
+                             column.at("rows").get<uint64_t>()});
+  }
+  return layer;
+}
+
+absl::Status CheckLayer(const LayerSpec& layer) {
+  const auto bad = [&](absl::string_view what, uint64_t value) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("layer ", Raw(layer.id), ": ", what, " ", value, " is out of bounds"));
+  };
+  if (layer.rows == 0 || layer.rows > kMaxLayerRows) return bad("row count", layer.rows);
+  if (layer.row_bytes == 0 || layer.row_bytes > kMaxRowBytes) {
+    return bad("row size", layer.row_bytes);
+  }
+  uint64_t sum = 0;
+  for (const ColumnSpec& column : layer.columns) sum += column.rows;
+  if (!layer.columns.empty() && sum > layer.rows) return bad("sum of column sizes", sum);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+const LayerSpec* TableSpec::FindLayer(LayerId id) const {
+  for (const LayerSpec& layer : layers) {
+    if (layer.id == id) return &layer;
+  }
+  return nullptr;
+}
+
+uint64_t TableSpec::rows() const {
+  uint64_t sum = 0;
+  for (const LayerSpec& layer : layers) sum += layer.rows;
+  return sum;
+}
+
+uint64_t TableSpec::bytes() const {
+  uint64_t sum = 0;
+  for (const LayerSpec& layer : layers) sum += layer.bytes();
+  return sum;
+}
+
+absl::Status CheckTableName(absl::string_view name) {
+  bool good = !name.empty() && name.size() <= kMaxNameLength && name[0] != '.' && name[0] != '-';
+  for (const char c : name) {
+    good = good &&
+           (absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_' || c == '-');
+  }
+  if (good) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "'", name.substr(0, kMaxNameLength), "' is not a table name: use 1 to ", kMaxNameLength,
+      " letters, digits, '.', '_' or '-', beginning with a letter, ", "a digit or '_'"));
+}
+
+absl::Status CheckTableSpec(const TableSpec& spec) {
+  if (spec.layers.empty() || spec.layers.size() > kMaxLayers) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a table has 1 to ", kMaxLayers, " layers, not ", spec.layers.size()));
+  }
+  const LayerSpec* previous = nullptr;
+  for (const LayerSpec& layer : spec.layers) {
+    ENGRAM_RETURN_IF_ERROR(CheckLayer(layer));
+    if (previous != nullptr && previous->id >= layer.id) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("layer ", Raw(layer.id), " follows layer ", Raw(previous->id)));
+    }
+    previous = &layer;
+  }
+  return absl::OkStatus();
+}
+
+std::string TableSpecToJson(const TableSpec& spec) {
+  Json layers = Json::array();
+  for (const LayerSpec& layer : spec.layers) layers.push_back(LayerToJson(layer));
+  const AddressingSpec& a = spec.addressing;
+  const Json json = {{"name", spec.name},
+                     {"version", Raw(spec.version)},
+                     {"family", spec.family},
+                     {"row_format", spec.row_format},
+                     {"layers", std::move(layers)},
+                     {"addressing",
+                      {{"max_ngram_size", a.max_ngram_size},
+                       {"heads", a.heads},
+                       {"base_size", a.base_size},
+                       {"pad_id", a.pad_id},
+                       {"compressed_vocab_size", a.compressed_vocab_size}}},
+                     {"checkpoint_digest", spec.checkpoint_digest}};
+  return json.dump();
+}
+
+absl::StatusOr<TableSpec> ParseTableSpec(absl::string_view text) {
+  TableSpec spec;
+  try {
+    const Json json = Json::parse(text.begin(), text.end());
+    json.at("name").get_to(spec.name);
+    spec.version = VersionId{json.at("version").get<uint64_t>()};
+    json.at("family").get_to(spec.family);
+    json.at("row_format").get_to(spec.row_format);
+    for (const Json& layer : json.at("layers")) spec.layers.push_back(LayerFromJson(layer));
+    const Json& a = json.at("addressing");
+    a.at("max_ngram_size").get_to(spec.addressing.max_ngram_size);
+    a.at("heads").get_to(spec.addressing.heads);
+    a.at("base_size").get_to(spec.addressing.base_size);
+    a.at("pad_id").get_to(spec.addressing.pad_id);
+    a.at("compressed_vocab_size").get_to(spec.addressing.compressed_vocab_size);
+    json.at("checkpoint_digest").get_to(spec.checkpoint_digest);
+  } catch (const Json::exception& error) {
+    return absl::DataLossError(absl::StrCat("table spec cannot be read: ", error.what()));
+  }
+  if (const absl::Status status = CheckTableSpec(spec); !status.ok()) {
+    return absl::DataLossError(absl::StrCat("table spec is impossible: ", status.message()));
+  }
+  return spec;
+}
+
+}  // namespace engram
