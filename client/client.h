@@ -2,9 +2,10 @@
 //
 //   auto client = engram::Client::Connect({.target = "unix:/run/engramd/engramd.sock"});
 //   if (!client.ok()) return client.status();
-//   engram::LayerRequest layer{.layer = 1, .row_ids = ids, .out = rows};   // ids.size() * 264
-//   bytes auto answer = (*client)->Lookup({.table = "deepseek", .layers = {layer}}); if
-//   (!answer.ok()) return answer.status();
+//   // `rows` has room for ids.size() × 264 bytes.
+//   engram::LayerRequest layer{.layer = 1, .row_ids = ids, .out = rows};
+//   auto answer = (*client)->Lookup({.table = "deepseek", .layers = {layer}});
+//   if (!answer.ok()) return answer.status();
 //
 // Client is thread-safe: one for a process is enough. No method allocates per row. Calls that find
 // the daemon gone are repeated on a new connection until their deadline (look-ups change nothing,
@@ -75,9 +76,9 @@ struct TableDescription {
 // One layer of a look-up. Ids and output are borrowed until the call is over.
 struct LayerRequest {
   int32_t layer = 0;
-  absl::Span<const uint32_t> row_ids;
-  absl::Span<std::byte> out;  // row_ids.size() × row_bytes exactly; rows packed in id order
-  absl::Span<uint8_t> tiers;  // empty, or row_ids.size(): 0 hbm, 1 dram, 2 nvme, 255 none
+  absl::Span<const uint32_t> row_ids = {};
+  absl::Span<std::byte> out = {};  // row_ids.size() × row_bytes exactly; rows packed in id order
+  absl::Span<uint8_t> tiers = {};  // empty, or row_ids.size(): 0 hbm, 1 dram, 2 nvme, 255 none
 };
 
 enum class RowErrorPolicy {
@@ -86,12 +87,12 @@ enum class RowErrorPolicy {
 };
 
 struct LookupRequest {
-  std::string table;
-  uint64_t version = 0;              // 0: the active one
-  std::vector<LayerRequest> layers;  // at most one a layer
+  std::string table = {};
+  uint64_t version = 0;                   // 0: the active one
+  std::vector<LayerRequest> layers = {};  // at most one a layer
   RowErrorPolicy on_row_error = RowErrorPolicy::kFail;
   // Not empty: the call fails with FailedPrecondition if the table's digest is another.
-  std::string expect_table_digest;
+  std::string expect_table_digest = {};
   std::chrono::milliseconds deadline{0};  // 0: the client's default
 };
 
@@ -117,11 +118,11 @@ struct LookupAnswer {
 struct PrefetchRequest {
   struct Layer {
     int32_t layer = 0;
-    absl::Span<const uint32_t> row_ids;  // borrowed until Prefetch returns
+    absl::Span<const uint32_t> row_ids = {};  // borrowed until Prefetch returns
   };
-  std::string table;
+  std::string table = {};
   uint64_t version = 0;
-  std::vector<Layer> layers;
+  std::vector<Layer> layers = {};
   std::chrono::milliseconds deadline{0};
 };
 

@@ -1,0 +1,47 @@
+#include "client/cli/command.h"
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+namespace engram {
+namespace {
+
+constexpr std::chrono::milliseconds kConnectTimeout{2000};
+constexpr std::chrono::seconds kCallTimeout{60};
+
+}  // namespace
+
+CLI::App* AddCommand(CommandLine& line, const std::string& name, const std::string& help,
+                     std::function<absl::Status()> run) {
+  CLI::App* command = line.app->add_subcommand(name, help);
+  command->add_option("--server", line.server,
+                      "the daemon: unix:/path or host:port (default: $ENGRAM_SERVER, then "
+                      "unix:/run/engramd/engramd.sock)");
+  command->add_flag("--json", line.json, "one JSON document on stdout");
+  command->callback([&line, run = std::move(run)] { line.run = run; });
+  return command;
+}
+
+absl::StatusOr<std::unique_ptr<AdminClient>> ConnectAdmin(const CommandLine& line) {
+  return AdminClient::Connect(line.server, kConnectTimeout);
+}
+
+absl::StatusOr<std::unique_ptr<Client>> ConnectClient(const CommandLine& line) {
+  ClientOptions options;
+  options.target = line.server;
+  options.connect_timeout = kConnectTimeout;
+  options.default_deadline = kCallTimeout;
+  return Client::Connect(options);
+}
+
+std::string AbsoluteDirectory(const std::string& directory) {
+  std::error_code error;
+  const std::filesystem::path real = std::filesystem::canonical(directory, error);
+  if (!error) return real.string();
+  const std::filesystem::path absolute = std::filesystem::absolute(directory, error);
+  return error ? directory : absolute.lexically_normal().string();
+}
+
+}  // namespace engram

@@ -1,0 +1,55 @@
+// What every command of engramctl shares: its flags, and how it is added to the command line.
+//
+// Each command is one file with one function Add…Command, called once by main.cc: it adds the
+// command's flags and what it does. One thread.
+#ifndef ENGRAM_CLIENT_CLI_COMMAND_H_
+#define ENGRAM_CLIENT_CLI_COMMAND_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "client/admin.h"
+#include "client/client.h"
+
+namespace CLI {
+class App;
+}
+
+namespace engram {
+
+struct CommandLine {
+  CLI::App* app = nullptr;
+  std::string server;  // empty until main.cc has settled it
+  bool json = false;
+  // Of the command that was chosen. Its error is printed by main.cc and makes exit status 1.
+  std::function<absl::Status()> run;
+};
+
+// A command with the flags that all have (--server, --json, --help); choosing it sets run.
+CLI::App* AddCommand(CommandLine& line, const std::string& name, const std::string& help,
+                     std::function<absl::Status()> run);
+
+// Connections to line.server; Unavailable, naming it, when nobody answers for 2 s.
+absl::StatusOr<std::unique_ptr<AdminClient>> ConnectAdmin(const CommandLine& line);
+absl::StatusOr<std::unique_ptr<Client>> ConnectClient(const CommandLine& line);
+
+// DIR as the daemon must be told: the real path if there is such a directory here, else made
+// absolute as text, for the daemon may see other directories than we do.
+std::string AbsoluteDirectory(const std::string& directory);
+
+void AddActivateCommand(CommandLine& line);
+void AddBenchCommand(CommandLine& line);
+void AddDescribeCommand(CommandLine& line);
+void AddDropCommand(CommandLine& line);
+void AddListCommand(CommandLine& line);
+void AddLoadCommand(CommandLine& line);
+void AddRowsCommand(CommandLine& line);
+void AddStatsCommand(CommandLine& line);
+void AddVerifyCommand(CommandLine& line);
+
+}  // namespace engram
+
+#endif  // ENGRAM_CLIENT_CLI_COMMAND_H_

@@ -1,0 +1,94 @@
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "client/cli/command.h"
+#include "client/cli/output.h"
+#include "client/cli/table_json.h"
+#include "storage/base/status_macros.h"
+
+namespace engram {
+namespace {
+
+struct Flags {
+  std::string name;
+  uint64_t version = 0;
+};
+
+void PrintLayer(const LayerInfo& layer) {
+  Print(absl::StrFormat("layer %d: %s rows of %d bytes, %s\n", layer.layer, HumanCount(layer.rows),
+                        layer.row_bytes,
+                        HumanBytes(static_cast<double>(layer.rows) * layer.row_bytes)));
+  if (layer.columns.empty()) {
+    Print("  no columns: rows are addressed by id\n");
+    return;
+  }
+  const auto [smallest, largest] =
+      std::minmax_element(layer.columns.begin(), layer.columns.end(),
+                          [](const auto& a, const auto& b) { return a.rows < b.rows; });
+  Print(absl::StrFormat("  %d columns of %s to %s rows\n", layer.columns.size(),
+                        HumanCount(smallest->rows), HumanCount(largest->rows)));
+  TextTable text({"  COLUMN", "ORDER", "HEAD", "ROWS"}, {true, true, true, true});
+  for (size_t i = 0; i < layer.columns.size(); ++i) {
+    const ColumnInfo& column = layer.columns[i];
+    text.AddRow({absl::StrCat(i), absl::StrCat(column.order), absl::StrCat(column.head),
+                 HumanCount(column.rows)});
+  }
+  Print(text.Format());
+}
+
+void PrintTable(const TableDescription& table) {
+  const auto field = [](const char* name, const std::string& value) {
+    Print(absl::StrFormat("%-18s %s\n", name, value));
+  };
+  field("name", table.name);
+  field("version", absl::StrCat(table.version, table.active ? " (active)" : ""));
+  field("state", table.state);
+  field("family", table.family);
+  field("row format", table.row_format);
+  field("rows", HumanCount(table.rows));
+  field("size", HumanBytes(static_cast<double>(table.bytes)));
+  field("checkpoint digest", table.checkpoint_digest);
+  field("table digest", table.table_digest);
+  if (table.max_ngram_size == 0) {
+    field("addressing", "by row id only");
+  } else {
+    field("addressing",
+          absl::StrFormat("n-grams of 2 to %d, %d heads, base size %d, pad id %d, compressed "
+                          "vocabulary %d",
+                          table.max_ngram_size, table.heads, table.base_size, table.pad_id,
+                          table.compressed_vocab_size));
+  }
+  for (const LayerInfo& layer : table.layers) PrintLayer(layer);
+}
+
+absl::Status Run(const CommandLine& line, const Flags& flags) {
+  ENGRAM_ASSIGN_OR_RETURN(const auto client, ConnectClient(line));
+  ENGRAM_ASSIGN_OR_RETURN(const TableDescription table,
+                          client->Describe(flags.name, flags.version));
+  if (line.json) {
+    PrintJson(TableToJson<nlohmann::ordered_json>(table));
+  } else {
+    PrintTable(table);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddDescribeCommand(CommandLine& line) {
+  const auto flags = std::make_shared<Flags>();
+  CLI::App* command =
+      AddCommand(line, "describe", "Shows all that is known of a table: layers, columns, digests",
+                 [&line, flags] { return Run(line, *flags); });
+  command->add_option("NAME", flags->name, "the table")->required();
+  command->add_option("--version", flags->version, "version (default: the active one)")
+      ->check(CLI::Range(uint64_t{1}, std::numeric_limits<uint64_t>::max()));
+}
+
+}  // namespace engram

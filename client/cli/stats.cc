@@ -1,0 +1,195 @@
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <thread>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "client/cli/command.h"
+#include "client/cli/interrupt.h"
+#include "client/cli/output.h"
+#include "storage/base/status_macros.h"
+
+namespace engram {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr double kDefaultPeriod = 2;
+constexpr double kMaxPeriod = 3600;
+
+struct Flags {
+  CLI::Option* watch = nullptr;
+  std::string period;  // "true" when --watch has no number, by CLI11's custom
+};
+
+struct NamedTier {
+  const char* name;
+  const v1::TierStats& (v1::LayerStats::*get)() const;
+};
+constexpr std::array<NamedTier, 3> kTiers = {{{"hbm", &v1::LayerStats::hbm},
+                                              {"dram", &v1::LayerStats::dram},
+                                              {"nvme", &v1::LayerStats::nvme}}};
+
+double Period(const std::string& text) {
+  double period = 0;
+  return absl::SimpleAtod(text, &period) ? period : kDefaultPeriod;
+}
+
+std::string CheckPeriod(const std::string& text) {
+  double period = 0;
+  if (text == "true") return "";
+  if (absl::SimpleAtod(text, &period) && period >= 0.1 && period <= kMaxPeriod) return "";
+  return absl::StrCat("\"", text, "\" is not a number of seconds, 0.1 to ", kMaxPeriod);
+}
+
+double Share(uint64_t part, uint64_t whole) {
+  return whole == 0 ? 0 : static_cast<double>(part) / static_cast<double>(whole);
+}
+
+// A table's tier: the sum of its layers'. Rows that failed reached the table too, so they count in
+// what the hit ratio is of.
+Json TableTier(const v1::TableStats& table, const NamedTier& tier) {
+  bool on = false;
+  uint64_t hits = 0, rows = 0, bytes = 0, capacity = 0, all = table.failed_rows();
+  for (const v1::LayerStats& layer : table.layers()) {
+    const v1::TierStats& stats = (layer.*tier.get)();
+    on = on || stats.on();
+    hits += stats.hits();
+    rows += stats.rows();
+    bytes += stats.bytes();
+    capacity += stats.capacity_bytes();
+    all += layer.hbm().hits() + layer.dram().hits() + layer.nvme().hits();
+  }
+  return {{"on", on},
+          {"hits", hits},
+          {"rows", rows},
+          {"bytes", bytes},
+          {"capacity_bytes", capacity},
+          {"hit_ratio", Share(hits, all)}};
+}
+
+Json LayerTier(const v1::TierStats& stats) {
+  return {{"on", stats.on()},
+          {"note", stats.note()},
+          {"hits", stats.hits()},
+          {"rows", stats.rows()},
+          {"bytes", stats.bytes()},
+          {"capacity_bytes", stats.capacity_bytes()},
+          {"hit_ratio", stats.hit_ratio()}};
+}
+
+Json TableToJson(const v1::TableStats& table) {
+  Json json;
+  json["name"] = table.name();
+  json["version"] = table.version();
+  json["active"] = table.active();
+  for (const NamedTier& tier : kTiers) json["tiers"][tier.name] = TableTier(table, tier);
+  json["lookups"] = table.lookups();
+  json["p50_us"] = table.lookup_p50_seconds() * 1e6;
+  json["p99_us"] = table.lookup_p99_seconds() * 1e6;
+  json["failed_rows"] = table.failed_rows();
+  json["zero_rows"] = table.zero_rows();
+  json["prefetched_rows"] = table.prefetched_rows();
+  json["layers"] = Json::array();
+  for (const v1::LayerStats& stats : table.layers()) {
+    Json layer;
+    layer["layer"] = stats.layer();
+    for (const NamedTier& tier : kTiers) layer["tiers"][tier.name] = LayerTier((stats.*tier.get)());
+    json["layers"].push_back(std::move(layer));
+  }
+  return json;
+}
+
+Json ToJson(const v1::StatsResponse& stats) {
+  Json json;
+  json["tables"] = Json::array();
+  for (const v1::TableStats& table : stats.tables()) json["tables"].push_back(TableToJson(table));
+  json["daemon_version"] = stats.daemon_version();
+  json["uptime_seconds"] = stats.uptime_seconds();
+  json["nvme_io"] = stats.nvme_io();
+  json["dram_budget_bytes"] = stats.dram_budget_bytes();
+  json["hbm_budget_bytes"] = stats.hbm_budget_bytes();
+  return json;
+}
+
+void PrintTable(const v1::TableStats& table) {
+  Print(absl::StrFormat(
+      "\n%s version %d%s: %s lookups, p50 %s, p99 %s; rows zero %s, failed %s, prefetched %s\n",
+      table.name(), table.version(), table.active() ? "" : " (not active)",
+      HumanCount(table.lookups()), HumanMicros(table.lookup_p50_seconds() * 1e6),
+      HumanMicros(table.lookup_p99_seconds() * 1e6), HumanCount(table.zero_rows()),
+      HumanCount(table.failed_rows()), HumanCount(table.prefetched_rows())));
+  TextTable text({"LAYER", "TIER", "ROWS", "BYTES", "HITS", "HIT RATIO", "NOTE"},
+                 {true, false, true, true, true, true, false});
+  for (const v1::LayerStats& layer : table.layers()) {
+    for (const NamedTier& tier : kTiers) {
+      const v1::TierStats& stats = (layer.*tier.get)();
+      const std::string note = absl::StrCat(
+          stats.on() ? "" : "off", stats.on() || stats.note().empty() ? "" : ": ", stats.note());
+      text.AddRow({absl::StrCat(layer.layer()), tier.name, HumanCount(stats.rows()),
+                   HumanBytes(static_cast<double>(stats.bytes())), HumanCount(stats.hits()),
+                   HumanShare(stats.hit_ratio()), note});
+    }
+  }
+  Print(text.Format());
+}
+
+void PrintStats(const v1::StatsResponse& stats) {
+  Print(absl::StrFormat("engramd %s, up %s; NVMe by %s; budgets: dram %s, hbm %s\n",
+                        stats.daemon_version(), HumanSeconds(stats.uptime_seconds()),
+                        stats.nvme_io(), HumanBytes(static_cast<double>(stats.dram_budget_bytes())),
+                        HumanBytes(static_cast<double>(stats.hbm_budget_bytes()))));
+  if (stats.tables().empty()) Print("no tables\n");
+  for (const v1::TableStats& table : stats.tables()) PrintTable(table);
+}
+
+// In small steps, so that an interrupt ends it at once.
+void Sleep(double seconds, const std::atomic<bool>& interrupted) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
+  while (!interrupted && std::chrono::steady_clock::now() < end) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+}
+
+absl::Status Run(const CommandLine& line, const Flags& flags) {
+  const bool watch = flags.watch->count() > 0;
+  const std::atomic<bool>& interrupted = CatchInterrupts();
+  ENGRAM_ASSIGN_OR_RETURN(const auto admin, ConnectAdmin(line));
+  while (true) {
+    const absl::StatusOr<v1::StatsResponse> stats = admin->Stats(&interrupted);
+    if (watch && interrupted) return absl::OkStatus();
+    ENGRAM_RETURN_IF_ERROR(stats.status());
+    if (line.json) {
+      PrintJson(ToJson(*stats), watch);
+    } else {
+      PrintStats(*stats);
+      if (watch) Print("\n");
+    }
+    ENGRAM_RETURN_IF_ERROR(FlushOutput());
+    if (!watch) return absl::OkStatus();
+    Sleep(Period(flags.period), interrupted);
+    if (interrupted) return absl::OkStatus();
+  }
+}
+
+}  // namespace
+
+void AddStatsCommand(CommandLine& line) {
+  const auto flags = std::make_shared<Flags>();
+  CLI::App* command = AddCommand(line, "stats", "Shows rows held, hits and latencies of each tier",
+                                 [&line, flags] { return Run(line, *flags); });
+  flags->watch = command
+                     ->add_option("--watch", flags->period,
+                                  "again every SECONDS (2 if not given) until interrupted; with "
+                                  "--json one document a line")
+                     ->expected(0, 1)
+                     ->type_name("[SECONDS]")
+                     ->check(CheckPeriod);
+}
+
+}  // namespace engram

@@ -1,0 +1,49 @@
+// A table's description as JSON, the same for `list` and `describe`. A template, so that no header
+// includes the JSON library: Json is nlohmann::ordered_json.
+#ifndef ENGRAM_CLIENT_CLI_TABLE_JSON_H_
+#define ENGRAM_CLIENT_CLI_TABLE_JSON_H_
+
+#include <utility>
+
+#include "client/client.h"
+
+namespace engram {
+
+template <typename Json>
+Json TableToJson(const TableDescription& table) {
+  Json json;
+  json["name"] = table.name;
+  json["version"] = table.version;
+  json["active"] = table.active;
+  json["state"] = table.state;
+  json["family"] = table.family;
+  json["row_format"] = table.row_format;
+  json["rows"] = table.rows;
+  json["bytes"] = table.bytes;
+  json["checkpoint_digest"] = table.checkpoint_digest;
+  json["table_digest"] = table.table_digest;
+  json["addressing"] = {{"max_ngram_size", table.max_ngram_size},
+                        {"heads", table.heads},
+                        {"base_size", table.base_size},
+                        {"pad_id", table.pad_id},
+                        {"compressed_vocab_size", table.compressed_vocab_size}};
+  json["layers"] = Json::array();
+  for (const LayerInfo& info : table.layers) {
+    Json layer;
+    layer["layer"] = info.layer;
+    layer["rows"] = info.rows;
+    layer["row_bytes"] = info.row_bytes;
+    layer["bytes"] = info.rows * info.row_bytes;
+    layer["columns"] = Json::array();
+    for (const ColumnInfo& column : info.columns) {
+      layer["columns"].push_back(
+          {{"order", column.order}, {"head", column.head}, {"rows", column.rows}});
+    }
+    json["layers"].push_back(std::move(layer));
+  }
+  return json;
+}
+
+}  // namespace engram
+
+#endif  // ENGRAM_CLIENT_CLI_TABLE_JSON_H_

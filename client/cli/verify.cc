@@ -1,0 +1,105 @@
+#include <CLI/CLI.hpp>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "client/cli/command.h"
+#include "client/cli/interrupt.h"
+#include "client/cli/output.h"
+#include "client/cli/progress.h"
+#include "storage/base/status_macros.h"
+
+namespace engram {
+namespace {
+
+struct Flags {
+  std::string name;
+  std::string checkpoint;
+  std::string model;
+  uint64_t version = 0;
+};
+
+void PrintResult(const v1::VerifyProgress& result, const Flags& flags, double seconds) {
+  Print(absl::StrFormat("verified %s: %s rows, %s in %s (%s)\n", flags.name,
+                        HumanCount(result.rows_done()),
+                        HumanBytes(static_cast<double>(result.bytes_done())), HumanSeconds(seconds),
+                        HumanRate(static_cast<double>(result.bytes_done()) / seconds)));
+  Print(absl::StrFormat(
+      "compared with %s; rows in dram: %s, in hbm: %s\n",
+      flags.checkpoint.empty() ? "the stored digests" : "the stored digests and the checkpoint",
+      HumanCount(result.dram_rows()), HumanCount(result.hbm_rows())));
+  Print(absl::StrFormat("bad rows: %s\n", HumanCount(result.bad_rows())));
+  for (const std::string& problem : result.problems()) Print(absl::StrCat("  ", problem, "\n"));
+}
+
+void PrintResultJson(const v1::VerifyProgress& result, const Flags& flags, double seconds) {
+  nlohmann::ordered_json json;
+  json["table"] = flags.name;
+  if (flags.version != 0) json["version"] = flags.version;
+  json["ok"] = result.bad_rows() == 0;
+  json["rows"] = result.rows_done();
+  json["bytes"] = result.bytes_done();
+  json["dram_rows"] = result.dram_rows();
+  json["hbm_rows"] = result.hbm_rows();
+  json["bad_rows"] = result.bad_rows();
+  json["problems"] = nlohmann::ordered_json::array();
+  for (const std::string& problem : result.problems()) json["problems"].push_back(problem);
+  json["seconds"] = seconds;
+  PrintJson(json);
+}
+
+absl::Status Run(const CommandLine& line, const Flags& flags) {
+  const std::atomic<bool>& interrupted = CatchInterrupts();
+  ENGRAM_ASSIGN_OR_RETURN(const auto admin, ConnectAdmin(line));
+  v1::VerifyRequest request;
+  request.set_table(flags.name);
+  request.set_version(flags.version);
+  request.set_model(flags.model);
+  if (!flags.checkpoint.empty()) request.set_checkpoint(AbsoluteDirectory(flags.checkpoint));
+  absl::StatusOr<v1::VerifyProgress> result;
+  double seconds = 0;
+  {
+    Progress progress;
+    const auto update = [&](const v1::VerifyProgress& message) {
+      progress.Update({.phase = "verify",
+                       .rows_done = message.rows_done(),
+                       .rows_total = message.rows_total(),
+                       .bytes_done = message.bytes_done(),
+                       .bytes_total = message.bytes_total()});
+    };
+    result = admin->Verify(request, update, &interrupted);
+    seconds = progress.seconds();
+  }
+  if (!result.ok() && interrupted) return absl::CancelledError("interrupted; nothing was changed");
+  ENGRAM_RETURN_IF_ERROR(result.status());
+  if (line.json) {
+    PrintResultJson(*result, flags, seconds);
+  } else {
+    PrintResult(*result, flags, seconds);
+  }
+  if (result->bad_rows() == 0) return absl::OkStatus();
+  return absl::DataLossError(absl::StrFormat("%s: %s bad rows; drop the version and load it again",
+                                             flags.name, HumanCount(result->bad_rows())));
+}
+
+}  // namespace
+
+void AddVerifyCommand(CommandLine& line) {
+  const auto flags = std::make_shared<Flags>();
+  CLI::App* command = AddCommand(line, "verify", "Reads every row back and compares it",
+                                 [&line, flags] { return Run(line, *flags); });
+  command->add_option("NAME", flags->name, "the table")->required();
+  CLI::Option* checkpoint = command->add_option(
+      "--checkpoint", flags->checkpoint,
+      "compare with this directory too, on the daemon's host (default: the stored digests only)");
+  command->add_option("--model", flags->model, "model family of the checkpoint")
+      ->needs(checkpoint)
+      ->check(CLI::IsMember(
+          {"auto", "deepseek-v4.1", "engram-demo", "qwen4-exp", "longcat", "generic"}));
+  command->add_option("--version", flags->version, "version (default: the active one)")
+      ->check(CLI::Range(uint64_t{1}, std::numeric_limits<uint64_t>::max()));
+}
+
+}  // namespace engram

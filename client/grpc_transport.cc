@@ -1,0 +1,96 @@
+#include "client/grpc_transport.h"
+
+#include <grpcpp/channel.h>
+#include <grpcpp/support/byte_buffer.h>
+
+#include <utility>
+
+#include "client/grpc_channel.h"
+#include "client/grpc_message.h"
+#include "client/grpc_stream.h"
+#include "client/lookup_codec.h"
+#include "client/table_description.h"
+#include "client/unary_call.h"
+#include "engram/v1/store.pb.h"
+#include "storage/base/status_macros.h"
+
+namespace engram {
+namespace {
+
+constexpr char kDescribe[] = "/engram.v1.EngramStore/Describe";
+constexpr char kLookup[] = "/engram.v1.EngramStore/Lookup";
+constexpr char kPrefetch[] = "/engram.v1.EngramStore/Prefetch";
+
+class GrpcTransport : public Transport {
+ public:
+  GrpcTransport(std::shared_ptr<grpc::Channel> channel)
+      : channel_(std::move(channel)), caller_(channel_) {}
+
+  absl::StatusOr<TableDescription> Describe(const std::string& table, uint64_t version,
+                                            std::chrono::milliseconds timeout) override {
+    v1::DescribeRequest request;
+    request.set_table(table);
+    request.set_version(version);
+    grpc::ByteBuffer answer;
+    ENGRAM_RETURN_IF_ERROR(caller_.Call(kDescribe, ToBuffer(request), timeout, &answer));
+    v1::DescribeResponse response;
+    ENGRAM_RETURN_IF_ERROR(FromBuffer(&answer, &response));
+    return DescriptionFromWire(response.table());
+  }
+
+  absl::StatusOr<LookupAnswer> Lookup(const LookupRequest& request,
+                                      std::chrono::milliseconds timeout) override {
+    ENGRAM_ASSIGN_OR_RETURN(const RequestEncoder encoder, RequestEncoder::ForLookup(request, 0));
+    grpc::ByteBuffer answer;
+    ENGRAM_RETURN_IF_ERROR(caller_.Call(kLookup, ToBuffer(encoder), timeout, &answer));
+    return ReadLookupAnswer(&answer, request);
+  }
+
+  void LookupAsync(const LookupRequest& request, std::chrono::milliseconds timeout,
+                   std::function<void(absl::StatusOr<LookupAnswer>)> done) override {
+    const absl::StatusOr<RequestEncoder> encoder = RequestEncoder::ForLookup(request, 0);
+    if (!encoder.ok()) return done(encoder.status());
+    caller_.CallAsync(
+        kLookup, ToBuffer(*encoder), timeout,
+        [request, done = std::move(done)](const absl::Status& status, grpc::ByteBuffer* answer) {
+          if (!status.ok()) return done(status);
+          done(ReadLookupAnswer(answer, request));
+        });
+  }
+
+  void Prefetch(const PrefetchRequest& request, std::chrono::milliseconds timeout,
+                std::function<void(absl::StatusOr<PrefetchAnswer>)> done) override {
+    const absl::StatusOr<RequestEncoder> encoder = RequestEncoder::ForPrefetch(request);
+    if (!encoder.ok()) return done(encoder.status());
+    caller_.CallAsync(
+        kPrefetch, ToBuffer(*encoder), timeout,
+        [done = std::move(done)](const absl::Status& status, grpc::ByteBuffer* answer) {
+          if (!status.ok()) return done(status);
+          v1::PrefetchResponse response;
+          if (absl::Status parsed = FromBuffer(answer, &response); !parsed.ok()) {
+            return done(std::move(parsed));
+          }
+          done(PrefetchAnswer{response.accepted(), response.skipped()});
+        });
+  }
+
+  absl::StatusOr<std::unique_ptr<LookupStream>> OpenStream(
+      std::chrono::milliseconds default_timeout) override {
+    return OpenGrpcStream(channel_, default_timeout);
+  }
+
+ private:
+  const std::shared_ptr<grpc::Channel> channel_;
+  UnaryCaller caller_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Transport>> ConnectGrpc(const ClientOptions& options) {
+  ENGRAM_ASSIGN_OR_RETURN(
+      std::shared_ptr<grpc::Channel> channel,
+      OpenChannel(options.target, options.max_answer_bytes, options.connect_timeout));
+  return std::make_unique<GrpcTransport>(std::move(channel));
+}
+
+}  // namespace engram

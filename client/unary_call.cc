@@ -1,0 +1,168 @@
+#include "client/unary_call.h"
+
+#include <grpcpp/alarm.h>
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
+#include <grpcpp/impl/client_unary_call.h>
+#include <grpcpp/support/byte_buffer.h>
+#include <grpcpp/support/client_callback.h>
+
+#include <algorithm>
+#include <thread>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include "client/grpc_channel.h"
+#include "client/wire_status.h"
+#include "storage/base/mutex.h"
+
+namespace engram {
+namespace {
+
+using Clock = std::chrono::system_clock;
+
+constexpr std::chrono::milliseconds kFirstPause{10};
+constexpr std::chrono::milliseconds kLongestPause{250};
+
+grpc::internal::RpcMethod Unary(const char* method) {
+  return grpc::internal::RpcMethod(method, grpc::internal::RpcMethod::NORMAL_RPC);
+}
+
+}  // namespace
+
+// The asynchronous calls under way. Outlives the caller while one of them is.
+struct UnaryCaller::Registry {
+  Mutex mutex;
+  CondVar empty;
+  bool closing ABSL_GUARDED_BY(mutex) = false;
+  std::unordered_set<std::shared_ptr<AsyncCall>> calls ABSL_GUARDED_BY(mutex);
+};
+
+// One asynchronous call: attempt, pause, attempt … done. At any time exactly one thread or pending
+// callback drives it; Cancel may come from another thread.
+class UnaryCaller::AsyncCall : public std::enable_shared_from_this<AsyncCall> {
+ public:
+  AsyncCall(std::shared_ptr<grpc::Channel> channel, std::shared_ptr<Registry> registry,
+            const char* method, const grpc::ByteBuffer& request, Clock::time_point deadline,
+            Done done)
+      : channel_(std::move(channel)),
+        registry_(std::move(registry)),
+        method_(method),
+        request_(request),
+        deadline_(deadline),
+        done_(std::move(done)) {}
+
+  void Attempt() {
+    grpc::ClientContext* context = nullptr;
+    {
+      MutexLock lock(mutex_);
+      context_ = std::make_unique<grpc::ClientContext>();
+      context_->set_deadline(deadline_);
+      if (cancelled_) context_->TryCancel();
+      context = context_.get();
+    }
+    answer_.Clear();
+    grpc::internal::CallbackUnaryCall(
+        channel_.get(), Unary(method_), context, &request_, &answer_,
+        [self = shared_from_this()](const grpc::Status& status) { self->Attempted(status); });
+  }
+
+  // Instead of Attempt: the client is going away.
+  void Refuse() { done_(absl::CancelledError("the client is being destroyed"), &answer_); }
+
+  void Cancel() {
+    MutexLock lock(mutex_);
+    cancelled_ = true;
+    if (context_ != nullptr) context_->TryCancel();
+    if (pause_over_ != nullptr) pause_over_->Cancel();
+  }
+
+ private:
+  void Attempted(const grpc::Status& status) {
+    if (status.error_code() == grpc::StatusCode::UNAVAILABLE && Pause()) return;
+    {
+      // Both hold the channel, whose last reference must not be dropped here: gRPC would wait for
+      // this very thread.
+      MutexLock lock(mutex_);
+      context_ = nullptr;
+      channel_ = nullptr;
+    }
+    done_(StatusFromGrpc(status), &answer_);
+    done_ = nullptr;
+    MutexLock lock(registry_->mutex);
+    registry_->calls.erase(shared_from_this());
+    registry_->empty.NotifyAll();
+  }
+
+  // Returns false when no time is left for another attempt.
+  bool Pause() {
+    MutexLock lock(mutex_);
+    const Clock::time_point next = Clock::now() + pause_;
+    if (cancelled_ || next >= deadline_) return false;
+    pause_ = std::min(2 * pause_, kLongestPause);
+    pause_over_ = std::make_unique<grpc::Alarm>();
+    pause_over_->Set(next, [self = shared_from_this()](bool) { self->Attempt(); });
+    return true;
+  }
+
+  std::shared_ptr<grpc::Channel> channel_;
+  const std::shared_ptr<Registry> registry_;
+  const char* const method_;
+  const grpc::ByteBuffer request_;
+  const Clock::time_point deadline_;
+  Done done_;
+  grpc::ByteBuffer answer_;
+  std::chrono::milliseconds pause_ = kFirstPause;
+
+  Mutex mutex_;  // between the driving thread and Cancel
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  std::unique_ptr<grpc::ClientContext> context_ ABSL_GUARDED_BY(mutex_);
+  std::unique_ptr<grpc::Alarm> pause_over_ ABSL_GUARDED_BY(mutex_);
+};
+
+UnaryCaller::UnaryCaller(std::shared_ptr<grpc::Channel> channel)
+    : channel_(std::move(channel)), registry_(std::make_shared<Registry>()) {}
+
+UnaryCaller::~UnaryCaller() {
+  std::vector<std::shared_ptr<AsyncCall>> calls;
+  {
+    MutexLock lock(registry_->mutex);
+    registry_->closing = true;
+    calls.assign(registry_->calls.begin(), registry_->calls.end());
+  }
+  for (const auto& call : calls) call->Cancel();
+  MutexLock lock(registry_->mutex);
+  while (!registry_->calls.empty()) registry_->empty.Wait(registry_->mutex);
+}
+
+absl::Status UnaryCaller::Call(const char* method, const grpc::ByteBuffer& request,
+                               std::chrono::milliseconds timeout, grpc::ByteBuffer* answer) {
+  const Clock::time_point deadline = DeadlineAfter(timeout);
+  for (std::chrono::milliseconds pause = kFirstPause;; pause = std::min(2 * pause, kLongestPause)) {
+    grpc::ClientContext context;
+    context.set_deadline(deadline);
+    answer->Clear();
+    const grpc::Status status =
+        grpc::internal::BlockingUnaryCall(channel_.get(), Unary(method), &context, request, answer);
+    const bool again = status.error_code() == grpc::StatusCode::UNAVAILABLE;
+    if (!again || Clock::now() + pause >= deadline) return StatusFromGrpc(status);
+    std::this_thread::sleep_for(pause);
+  }
+}
+
+void UnaryCaller::CallAsync(const char* method, const grpc::ByteBuffer& request,
+                            std::chrono::milliseconds timeout, Done done) {
+  auto call = std::make_shared<AsyncCall>(channel_, registry_, method, request,
+                                          DeadlineAfter(timeout), std::move(done));
+  bool closing = false;
+  {
+    MutexLock lock(registry_->mutex);
+    closing = registry_->closing;
+    if (!closing) registry_->calls.insert(call);
+  }
+  if (closing) return call->Refuse();
+  call->Attempt();
+}
+
+}  // namespace engram

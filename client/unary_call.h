@@ -1,0 +1,49 @@
+// Unary calls with raw messages, repeated while the daemon cannot be reached.
+//
+// Thread-safe. A call that ends with UNAVAILABLE is made again, after 10 ms at first and after at
+// most 250 ms later, until its time is up; then the last UNAVAILABLE is its result. Only for calls
+// that change nothing. It owns no thread: callbacks run on gRPC's.
+#ifndef ENGRAM_CLIENT_UNARY_CALL_H_
+#define ENGRAM_CLIENT_UNARY_CALL_H_
+
+#include <chrono>
+#include <functional>
+#include <memory>
+
+#include "absl/status/status.h"
+
+namespace grpc {
+class ByteBuffer;
+class Channel;
+}  // namespace grpc
+
+namespace engram {
+
+class UnaryCaller {
+ public:
+  explicit UnaryCaller(std::shared_ptr<grpc::Channel> channel);
+  // Cancels asynchronous calls and waits until each `done` has run: never from inside one.
+  ~UnaryCaller();
+  UnaryCaller(const UnaryCaller&) = delete;
+  UnaryCaller& operator=(const UnaryCaller&) = delete;
+
+  // Blocks. `method` is "/package.Service/Method" and must outlive the call.
+  absl::Status Call(const char* method, const grpc::ByteBuffer& request,
+                    std::chrono::milliseconds timeout, grpc::ByteBuffer* answer);
+
+  // Borrows the answer to `done`, which runs once, on a thread of gRPC's.
+  using Done = std::function<void(const absl::Status& status, grpc::ByteBuffer* answer)>;
+  void CallAsync(const char* method, const grpc::ByteBuffer& request,
+                 std::chrono::milliseconds timeout, Done done);
+
+ private:
+  class AsyncCall;
+  struct Registry;
+
+  const std::shared_ptr<grpc::Channel> channel_;
+  const std::shared_ptr<Registry> registry_;
+};
+
+}  // namespace engram
+
+#endif  // ENGRAM_CLIENT_UNARY_CALL_H_

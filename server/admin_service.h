@@ -1,0 +1,39 @@
+// The EngramAdmin service: load, list, activate, drop, verify, stats.
+//
+// Callers on TCP are refused unless the operator allowed them: whoever may call this service can
+// make the daemon read directories and drop tables.
+#ifndef ENGRAM_SERVER_ADMIN_SERVICE_H_
+#define ENGRAM_SERVER_ADMIN_SERVICE_H_
+
+#include <atomic>
+#include <functional>
+#include <memory>
+
+#include "server/stats.h"
+#include "server/tables.h"
+
+namespace grpc {
+class Service;
+}  // namespace grpc
+
+namespace engram {
+
+class AdminService {
+ public:
+  // All must outlive the service.
+  struct Parts {
+    Tables* tables = nullptr;
+    const std::atomic<bool>* stopping = nullptr;  // loads and checks end soon after it is set
+    std::function<DaemonSnapshot()> snapshot;
+    int load_threads = 2;
+    bool allow_tcp = false;
+  };
+  static std::unique_ptr<AdminService> Create(Parts parts);
+  virtual ~AdminService() = default;
+
+  virtual grpc::Service* service() = 0;
+};
+
+}  // namespace engram
+
+#endif  // ENGRAM_SERVER_ADMIN_SERVICE_H_

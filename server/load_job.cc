@@ -1,0 +1,187 @@
+#include "server/load_job.h"
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "storage/base/log.h"
+#include "storage/base/mutex.h"
+#include "storage/base/status_macros.h"
+#include "storage/checkpoint/row_source.h"
+
+namespace engram {
+namespace {
+
+constexpr std::chrono::milliseconds kProgressInterval{100};
+
+struct Plan {
+  VersionId version{};
+  bool already_loaded = false;
+  TableRecord record;  // when already loaded
+};
+
+// Which version a load writes: the asked one; else one of this checkpoint, whole or half; else the
+// next free number.
+absl::StatusOr<Plan> PlanVersion(const Store& store, const LoadParameters& parameters,
+                                 const std::string& digest) {
+  Plan plan{.version = VersionId{1}, .already_loaded = false, .record = {}};
+  for (const TableRecord& record : store.List()) {
+    if (record.spec.name != parameters.table) continue;
+    const bool same = record.spec.checkpoint_digest == digest;
+    const bool asked = parameters.version == record.spec.version;
+    if (record.state == TableState::kPublished && same &&
+        (asked || parameters.version == kActiveVersion)) {
+      return Plan{record.spec.version, true, record};
+    }
+    if (asked && record.state == TableState::kPublished) {
+      return absl::AlreadyExistsError(
+          absl::StrCat("table '", parameters.table, "' version ", Raw(record.spec.version),
+                       " holds another checkpoint (digest ", record.spec.checkpoint_digest,
+                       ", this one has ", digest, "): drop it or load as another version"));
+    }
+    if (record.state == TableState::kLoading && same && parameters.version == kActiveVersion) {
+      return Plan{record.spec.version, false, {}};
+    }
+    plan.version = VersionId{std::max(Raw(plan.version), Raw(record.spec.version) + 1)};
+  }
+  if (parameters.version != kActiveVersion) plan.version = parameters.version;
+  return plan;
+}
+
+// The chunks of one load, worked off by several threads; the first error stops all of them.
+class ChunkWork {
+ public:
+  ChunkWork(const RowSource& source, BulkWriter& writer)
+      : source_(source), writer_(writer), todo_(writer.todo()) {}
+
+  void Run() {
+    while (true) {
+      Chunk chunk;
+      {
+        MutexLock lock(mutex_);
+        if (next_ == todo_.size() || stop_.load()) break;
+        chunk = todo_[next_++];
+      }
+      const absl::Status status = writer_.WriteChunk(
+          chunk,
+          [this](LayerId layer, uint64_t first, uint64_t rows, absl::Span<std::byte> out) {
+            return source_.ReadRows(layer, first, rows, out);
+          },
+          stop_, rows_written_);
+      if (status.ok()) continue;
+      MutexLock lock(mutex_);
+      if (status_.ok()) status_ = status;
+      stop_ = true;
+    }
+    MutexLock lock(mutex_);
+    ++finished_;
+    done_.NotifyAll();
+  }
+
+  void Stop() { stop_ = true; }
+  // False while threads are at work; waits a little for them.
+  bool Finished(size_t threads) {
+    MutexLock lock(mutex_);
+    if (finished_ < threads) done_.WaitFor(mutex_, kProgressInterval);
+    return finished_ == threads;
+  }
+  absl::Status status() {
+    MutexLock lock(mutex_);
+    return status_;
+  }
+  uint64_t rows_written() const { return rows_written_.load(std::memory_order_relaxed); }
+
+ private:
+  const RowSource& source_;
+  BulkWriter& writer_;
+  const std::vector<Chunk> todo_;
+  std::atomic<bool> stop_{false};
+  std::atomic<uint64_t> rows_written_{0};
+  Mutex mutex_;
+  CondVar done_;
+  size_t next_ ABSL_GUARDED_BY(mutex_) = 0;
+  size_t finished_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);
+};
+
+absl::Status WriteChunks(const RowSource& source, BulkWriter& writer, int thread_count,
+                         const std::atomic<bool>& cancelled,
+                         const std::function<bool(uint64_t rows_written)>& progress) {
+  ChunkWork work(source, writer);
+  const size_t threads = std::max<size_t>(1, thread_count);
+  std::vector<std::thread> workers;
+  workers.reserve(threads);
+  for (size_t i = 0; i < threads; ++i) workers.emplace_back([&work] { work.Run(); });
+  bool stopped = false;
+  while (!work.Finished(threads)) {
+    if (!progress(work.rows_written()) || cancelled.load()) {
+      stopped = true;
+      work.Stop();
+    }
+  }
+  for (std::thread& worker : workers) worker.join();
+  progress(work.rows_written());
+  if (stopped) {
+    return absl::CancelledError("the load was stopped; the same command takes it up again");
+  }
+  return work.status();
+}
+
+}  // namespace
+
+absl::StatusOr<LoadResult> RunLoad(Tables& tables, const LoadParameters& parameters,
+                                   const std::atomic<bool>& cancelled,
+                                   const std::function<bool(const LoadStatus&)>& progress) {
+  ENGRAM_RETURN_IF_ERROR(CheckTableName(parameters.table));
+  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<RowSource> source,
+                          OpenCheckpoint({.directory = parameters.checkpoint,
+                                          .model = parameters.model,
+                                          .tensors = parameters.tensors}));
+  TableSpec spec = source->spec();
+  spec.name = parameters.table;
+  LoadResult result;
+  LoadStatus& status = result.status;
+  status.rows_total = spec.rows();
+  status.bytes_total = spec.bytes();
+
+  Store& store = *tables.store();
+  ENGRAM_ASSIGN_OR_RETURN(Plan plan, PlanVersion(store, parameters, spec.checkpoint_digest));
+  if (plan.already_loaded) {
+    result.already_loaded = true;
+    result.record = std::move(plan.record);
+    status.rows_done = status.rows_total;
+    status.bytes_done = status.bytes_total;
+    return result;
+  }
+  spec.version = plan.version;
+  // Two loads that chose the same version meet here: the second is refused.
+  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<BulkWriter> writer, store.BeginLoad(spec));
+  status.rows_resumed = writer->rows_done();
+  ENGRAM_LOG(kInfo) << "loading table '" << spec.name << "' version " << Raw(spec.version)
+                    << " from " << parameters.checkpoint << ": " << status.rows_total << " rows, "
+                    << status.rows_resumed << " of them already here";
+  const double row_bytes =
+      static_cast<double>(status.bytes_total) / static_cast<double>(status.rows_total);
+  ENGRAM_RETURN_IF_ERROR(
+      WriteChunks(*source, *writer, parameters.threads, cancelled, [&](uint64_t rows_written) {
+        status.rows_done = status.rows_resumed + rows_written;
+        status.bytes_done =
+            status.rows_done == status.rows_total
+                ? status.bytes_total
+                : static_cast<uint64_t>(row_bytes * static_cast<double>(status.rows_done));
+        return progress(status);
+      }));
+  status.phase = "publish";
+  progress(status);
+  ENGRAM_ASSIGN_OR_RETURN(result.record, writer->Publish());
+  writer.reset();
+  ENGRAM_RETURN_IF_ERROR(tables.Add(result.record));
+  ENGRAM_LOG(kInfo) << "table '" << spec.name << "' version " << Raw(spec.version)
+                    << " is published" << (result.record.active ? " and active" : "");
+  return result;
+}
+
+}  // namespace engram

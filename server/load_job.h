@@ -1,0 +1,52 @@
+// Loading a checkpoint into the store: rows out of a RowSource, chunks into a BulkWriter, several
+// at once, then publication.
+//
+// RunLoad blocks until the load is done, fails or is cancelled. A load that stops half way leaves
+// its finished chunks, and the same call takes it up again.
+#ifndef ENGRAM_SERVER_LOAD_JOB_H_
+#define ENGRAM_SERVER_LOAD_JOB_H_
+
+#include <atomic>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/tables.h"
+#include "storage/nvme/store.h"
+
+namespace engram {
+
+struct LoadParameters {
+  std::string table;
+  std::string checkpoint;  // absolute directory
+  std::string model = "auto";
+  std::vector<std::string> tensors;
+  VersionId version{0};  // 0: the unfinished one of this checkpoint, or the next free one
+  int threads = 2;
+};
+
+struct LoadStatus {
+  uint64_t rows_done = 0;
+  uint64_t rows_total = 0;
+  uint64_t bytes_done = 0;
+  uint64_t bytes_total = 0;
+  uint64_t rows_resumed = 0;
+  const char* phase = "read";
+};
+
+struct LoadResult {
+  TableRecord record;
+  LoadStatus status;
+  bool already_loaded = false;
+};
+
+// `progress` is called now and then from this thread; returning false cancels the load, as does
+// `cancelled`. Errors: those of OpenCheckpoint, Store::BeginLoad and BulkWriter; Cancelled.
+absl::StatusOr<LoadResult> RunLoad(Tables& tables, const LoadParameters& parameters,
+                                   const std::atomic<bool>& cancelled,
+                                   const std::function<bool(const LoadStatus&)>& progress);
+
+}  // namespace engram
+
+#endif  // ENGRAM_SERVER_LOAD_JOB_H_

@@ -1,0 +1,181 @@
+// engramd: reads its config, opens the data directory, serves until SIGTERM.
+
+#include <malloc.h>
+#include <pthread.h>
+#include <signal.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <iostream>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/admin_service.h"
+#include "server/buffer_pool.h"
+#include "server/config.h"
+#include "server/executor.h"
+#include "server/grpc_server.h"
+#include "server/hbm_tier.h"
+#include "server/http.h"
+#include "server/notify.h"
+#include "server/prefetcher.h"
+#include "server/store_service.h"
+#include "server/tables.h"
+#include "storage/base/log.h"
+#include "storage/base/size.h"
+#include "storage/base/status_macros.h"
+#include "storage/nvme/store.h"
+
+namespace engram {
+namespace {
+
+// Unused answer buffers kept for the next look-ups.
+constexpr size_t kPooledBytes = size_t{64} << 20;
+constexpr int kPrefetchThreads = 2;
+
+// SIGTERM and SIGINT are taken by one thread with sigwait; all others, gRPC's and RocksDB's too,
+// inherit the mask that blocks them.
+sigset_t BlockStopSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  return signals;
+}
+
+// Everything that serves, in the order in which it is made; destroyed the other way round.
+class Daemon {
+ public:
+  explicit Daemon(Config config)
+      : config_(std::move(config)),
+        start_(std::chrono::steady_clock::now()),
+        hbm_note_(HbmNote(config_.hbm_bytes)),
+        pool_(kPooledBytes),
+        executor_(config_.io_threads, config_.max_queued_batches) {}
+
+  absl::Status Start() {
+    if (!config_.http.empty()) {
+      // Before the store, whose opening may take a while: /healthz answers, /readyz says no.
+      ENGRAM_ASSIGN_OR_RETURN(http_,
+                              HttpServer::Start(config_.http, [this] { return Snapshot(); }));
+      ENGRAM_LOG(kInfo) << "http on port " << http_->port();
+    }
+    ENGRAM_LOG(kInfo) << "hbm tier " << hbm_note_;
+    ENGRAM_ASSIGN_OR_RETURN(store_, Store::Open({.directory = config_.data_dir,
+                                                 .read_threads = config_.read_threads,
+                                                 .use_io_uring = config_.io_uring,
+                                                 .use_direct_io = config_.direct_io}));
+    ENGRAM_LOG(kInfo) << "nvme tier in " << config_.data_dir << ": " << store_->Describe();
+    ENGRAM_ASSIGN_OR_RETURN(
+        tables_, Tables::Open(store_.get(),
+                              {.dram_budget_bytes = config_.dram_bytes, .hbm_note = hbm_note_}));
+    ENGRAM_LOG(kInfo) << "dram tier " << FormatSize(config_.dram_bytes);
+    prefetcher_ =
+        std::make_unique<Prefetcher>(tables_.get(), kPrefetchThreads, config_.max_queued_batches);
+    store_service_ = StoreService::Create({.tables = tables_.get(),
+                                           .pool = &pool_,
+                                           .executor = &executor_,
+                                           .prefetcher = prefetcher_.get(),
+                                           .limits = {.max_answer_bytes = config_.max_answer}});
+    admin_service_ = AdminService::Create({.tables = tables_.get(),
+                                           .stopping = &stopping_,
+                                           .snapshot = [this] { return Snapshot(); },
+                                           .load_threads = config_.load_threads,
+                                           .allow_tcp = config_.admin_tcp});
+    ENGRAM_ASSIGN_OR_RETURN(grpc_, GrpcServer::Start({.listen = config_.listen,
+                                                      .max_request_bytes = config_.max_request},
+                                                     store_service_.get(), admin_service_.get()));
+    for (const std::string& address : grpc_->addresses()) {
+      ENGRAM_LOG(kInfo) << "grpc on " << address;
+    }
+    ready_ = true;
+    return absl::OkStatus();
+  }
+
+  void Stop() {
+    ready_ = false;
+    stopping_ = true;
+    grpc_->Shutdown(std::chrono::seconds(config_.drain_seconds));
+    if (http_ != nullptr) http_->Stop();
+  }
+
+ private:
+  DaemonSnapshot Snapshot() const {
+    DaemonSnapshot snapshot;
+    snapshot.daemon_version = std::string(EngramVersion());
+    snapshot.uptime_seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+    snapshot.hbm_note = hbm_note_;
+    snapshot.dram_budget_bytes = config_.dram_bytes;
+    snapshot.hbm_budget_bytes = config_.hbm_bytes;
+    // Acquire pairs with the store of ready_: what was made before it may be used after it.
+    snapshot.ready = ready_.load(std::memory_order_acquire);
+    if (snapshot.ready || stopping_.load(std::memory_order_acquire)) {
+      snapshot.nvme_io = store_->Describe();
+      snapshot.tables = tables_->Snapshot();
+    }
+    return snapshot;
+  }
+
+  const Config config_;
+  const std::chrono::steady_clock::time_point start_;
+  const std::string hbm_note_;
+  std::atomic<bool> ready_{false};
+  std::atomic<bool> stopping_{false};
+  BufferPool pool_;
+  std::unique_ptr<Store> store_;
+  std::unique_ptr<Tables> tables_;
+  std::unique_ptr<Prefetcher> prefetcher_;
+  Executor executor_;
+  std::unique_ptr<StoreService> store_service_;
+  std::unique_ptr<AdminService> admin_service_;
+  std::unique_ptr<GrpcServer> grpc_;
+  std::unique_ptr<HttpServer> http_;
+};
+
+int Serve(Config config) {
+  const sigset_t signals = BlockStopSignals();
+  // A client that goes away in the middle of an answer is an error code, not a signal.
+  signal(SIGPIPE, SIG_IGN);
+  // gRPC allocates and frees large messages all the time; giving each back to the kernel costs
+  // more than the gather.
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  mallopt(M_TRIM_THRESHOLD, 128 << 20);
+
+  const int drain_seconds = config.drain_seconds;
+  Daemon daemon(std::move(config));
+  if (const absl::Status status = daemon.Start(); !status.ok()) {
+    std::cerr << "engramd: " << status.message() << "\n";
+    return 1;
+  }
+  std::cout << "engramd: ready" << std::endl;
+  NotifyReady("serving");
+  int signal = 0;
+  sigwait(&signals, &signal);
+  ENGRAM_LOG(kInfo) << "signal " << signal << ": finishing what is under way, for " << drain_seconds
+                    << " s at most";
+  NotifyStopping("finishing what is under way");
+  daemon.Stop();
+  ENGRAM_LOG(kInfo) << "stopped";
+  return 0;
+}
+
+}  // namespace
+}  // namespace engram
+
+int main(int argc, char** argv) {
+  absl::StatusOr<engram::CommandLine> command = engram::ParseCommandLine(argc, argv);
+  if (!command.ok()) {
+    std::cerr << "engramd: " << command.status().message() << "\n";
+    return engram::ExitCode(command.status());
+  }
+  if (command->action == engram::CommandLine::Action::kPrint) {
+    std::cout << command->text;
+    return 0;
+  }
+  return engram::Serve(std::move(command->config));
+}

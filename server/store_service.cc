@@ -1,0 +1,389 @@
+#include "server/store_service.h"
+
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/support/byte_buffer.h>
+
+#include <deque>
+#include <memory>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engram/v1/store.grpc.pb.h"
+#include "server/wire.h"
+#include "storage/base/mutex.h"
+
+namespace engram {
+namespace {
+
+// More rows than this are gathered on the executor, so that one large batch does not hold up the
+// small ones behind it on gRPC's thread. 8,192 rows of 264 bytes take about half a millisecond.
+constexpr size_t kInlineRows = 8192;
+
+// A stream's window: requests read ahead, and answers waiting to be sent.
+constexpr size_t kMaxRequestsAhead = 8;
+constexpr size_t kMaxAnswersWaiting = 8;
+
+absl::Status Overloaded(const Executor& executor) {
+  return absl::ResourceExhaustedError(
+      absl::StrCat("overloaded: ", executor.max_queued(),
+                   " batches wait for the drive already; try again, or raise max_queued_batches"));
+}
+
+absl::Status ShuttingDown() { return absl::UnavailableError("the daemon is shutting down"); }
+
+absl::Status NotARequest() {
+  return absl::InvalidArgumentError("the message cannot be read as engram.v1.LookupRequest");
+}
+
+class StreamSet;
+
+// One StreamLookup. Requests are worked on one at a time and in order: on the calling thread while
+// their rows are in memory, else on the executor.
+//
+// gRPC's operations are started with mutex_ held and never after finishing_ is set, so none can be
+// started on a call that is over; Finish itself is called without the lock, last of all, because
+// the object may be gone when it returns.
+class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
+ public:
+  StreamCall(const StoreService::Parts& parts, StreamSet* set);
+
+  // To be called once, after construction.
+  void Begin();
+  void Drain();
+
+  void OnReadDone(bool ok) override;
+  void OnWriteDone(bool ok) override;
+  void OnCancel() override;
+  void OnDone() override;
+
+ private:
+  void Work();
+  // False when the request was handed to the executor, which calls Work again when it is done.
+  bool Process(grpc::ByteBuffer buffer);
+  void Answer(Lookup& lookup, uint64_t request_id, bool memory_read);
+  void Send(grpc::ByteBuffer answer);
+  void StartNextRead() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool CanWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return !working_ && !broken_ && !requests_.empty() && answers_.size() < kMaxAnswersWaiting;
+  }
+  // True when the caller, having let go of the lock, has to call Finish with the status.
+  bool ShouldFinish() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const StoreService::Parts parts_;
+  StreamSet* const set_;
+  Mutex mutex_;
+  grpc::ByteBuffer incoming_;  // gRPC's while reading_
+  grpc::ByteBuffer outgoing_;  // gRPC's while writing_
+  std::deque<grpc::ByteBuffer> requests_ ABSL_GUARDED_BY(mutex_);
+  std::deque<grpc::ByteBuffer> answers_ ABSL_GUARDED_BY(mutex_);
+  bool reading_ ABSL_GUARDED_BY(mutex_) = false;
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;
+  bool working_ ABSL_GUARDED_BY(mutex_) = false;
+  bool read_closed_ ABSL_GUARDED_BY(mutex_) = false;  // the client sends no more
+  bool draining_ ABSL_GUARDED_BY(mutex_) = false;     // the daemon takes no more
+  bool broken_ ABSL_GUARDED_BY(mutex_) = false;       // nobody listens
+  bool finishing_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+// The streams that are open, for draining them.
+class StreamSet {
+ public:
+  void Add(StreamCall* call) {
+    MutexLock lock(mutex_);
+    calls_.insert(call);
+    if (draining_) call->Drain();
+  }
+  void Remove(StreamCall* call) {
+    MutexLock lock(mutex_);
+    calls_.erase(call);
+  }
+  void Drain() {
+    MutexLock lock(mutex_);
+    draining_ = true;
+    // A call removes itself before it is deleted, so those in the set are alive.
+    for (StreamCall* call : calls_) call->Drain();
+  }
+
+ private:
+  Mutex mutex_;
+  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  std::set<StreamCall*> calls_ ABSL_GUARDED_BY(mutex_);
+};
+
+StreamCall::StreamCall(const StoreService::Parts& parts, StreamSet* set)
+    : parts_(parts), set_(set) {}
+
+void StreamCall::Begin() {
+  {
+    MutexLock lock(mutex_);
+    StartNextRead();
+  }
+  set_->Add(this);
+}
+
+void StreamCall::StartNextRead() {
+  if (reading_ || read_closed_ || draining_ || broken_ || finishing_) return;
+  if (requests_.size() >= kMaxRequestsAhead) return;
+  reading_ = true;
+  StartRead(&incoming_);
+}
+
+bool StreamCall::ShouldFinish() {
+  if (finishing_ || working_ || writing_) return false;
+  const bool answered = requests_.empty() && answers_.empty();
+  if (!broken_ && !((read_closed_ || draining_) && answered)) return false;
+  finishing_ = true;
+  return true;
+}
+
+void StreamCall::Drain() {
+  bool finish = false;
+  {
+    MutexLock lock(mutex_);
+    draining_ = true;
+    finish = ShouldFinish();
+  }
+  if (finish) Finish(ToGrpc(ShuttingDown()));
+}
+
+void StreamCall::OnReadDone(bool ok) {
+  bool work = false;
+  bool finish = false;
+  {
+    MutexLock lock(mutex_);
+    reading_ = false;
+    if (ok) {
+      requests_.push_back(std::exchange(incoming_, grpc::ByteBuffer()));
+      StartNextRead();
+      work = CanWork() && !finishing_;
+      if (work) working_ = true;
+    } else {
+      read_closed_ = true;
+      finish = ShouldFinish();
+    }
+  }
+  if (work) Work();
+  if (finish) Finish(grpc::Status::OK);
+}
+
+void StreamCall::OnWriteDone(bool ok) {
+  bool work = false;
+  bool finish = false;
+  bool drained = false;
+  {
+    MutexLock lock(mutex_);
+    writing_ = false;
+    if (!ok) broken_ = true;
+    if (!broken_ && !answers_.empty()) {
+      outgoing_ = std::move(answers_.front());
+      answers_.pop_front();
+      writing_ = true;
+      StartWrite(&outgoing_);
+    }
+    work = CanWork();
+    if (work) working_ = true;
+    finish = !work && ShouldFinish();
+    drained = draining_;
+  }
+  if (work) Work();
+  if (finish) Finish(drained ? ToGrpc(ShuttingDown()) : grpc::Status::OK);
+}
+
+void StreamCall::OnCancel() {
+  bool finish = false;
+  {
+    MutexLock lock(mutex_);
+    broken_ = true;
+    finish = ShouldFinish();
+  }
+  if (finish) Finish(grpc::Status::CANCELLED);
+}
+
+void StreamCall::OnDone() {
+  set_->Remove(this);
+  delete this;
+}
+
+// Requires working_, which it gives up before it returns unless the executor goes on with it.
+void StreamCall::Work() {
+  while (true) {
+    grpc::ByteBuffer request;
+    bool finish = false;
+    bool drained = false;
+    {
+      MutexLock lock(mutex_);
+      working_ = false;
+      if (CanWork()) {
+        working_ = true;
+        request = std::move(requests_.front());
+        requests_.pop_front();
+        StartNextRead();
+      } else {
+        finish = ShouldFinish();
+        drained = draining_;
+        if (!finish) return;
+      }
+    }
+    if (finish) {
+      Finish(drained ? ToGrpc(ShuttingDown()) : grpc::Status::OK);
+      return;
+    }
+    if (!Process(std::move(request))) return;
+  }
+}
+
+bool StreamCall::Process(grpc::ByteBuffer buffer) {
+  v1::LookupRequest request;
+  if (!DecodeLookupRequest(buffer, request)) {
+    Send(EncodeStreamError(NotARequest(), request.request_id()));
+    return true;
+  }
+  const uint64_t request_id = request.request_id();
+  absl::StatusOr<std::unique_ptr<Lookup>> started =
+      Lookup::Start(*parts_.tables, *parts_.pool, parts_.limits, ToQuery(request));
+  if (!started.ok()) {
+    Send(EncodeStreamError(started.status(), request_id));
+    return true;
+  }
+  const std::shared_ptr<Lookup> lookup = *std::move(started);
+  const bool small = lookup->row_count() <= kInlineRows;
+  if (small && lookup->ReadMemory()) {
+    Answer(*lookup, request_id, /*memory_read=*/true);
+    return true;
+  }
+  const bool submitted = parts_.executor->TrySubmit([this, lookup, request_id, small] {
+    Answer(*lookup, request_id, small);
+    Work();
+  });
+  if (!submitted) Send(EncodeStreamError(Overloaded(*parts_.executor), request_id));
+  return !submitted;
+}
+
+void StreamCall::Answer(Lookup& lookup, uint64_t request_id, bool memory_read) {
+  if (!memory_read) lookup.ReadMemory();
+  const size_t parts = lookup.parts().size();
+  size_t sent = 0;
+  // The first layer's rows leave before the second layer's are read.
+  for (; sent < parts; ++sent) {
+    lookup.ReadPart(sent);
+    if (lookup.fails() && !lookup.parts()[sent]->batch.failures().empty()) break;
+    Send(EncodeStreamPart(lookup, sent, request_id, sent + 1 == parts));
+  }
+  const absl::Status status = lookup.Finish();
+  if (sent < parts) Send(EncodeStreamError(status, request_id));
+  lookup.Warm();
+}
+
+void StreamCall::Send(grpc::ByteBuffer answer) {
+  MutexLock lock(mutex_);
+  if (broken_ || finishing_) return;
+  if (writing_) {
+    answers_.push_back(std::move(answer));
+    return;
+  }
+  outgoing_ = std::move(answer);
+  writing_ = true;
+  StartWrite(&outgoing_);
+}
+
+using BaseService = v1::EngramStore::WithRawCallbackMethod_Lookup<
+    v1::EngramStore::WithRawCallbackMethod_StreamLookup<
+        v1::EngramStore::WithCallbackMethod_Describe<
+            v1::EngramStore::WithCallbackMethod_Prefetch<v1::EngramStore::Service>>>>;
+
+class StoreServiceImpl final : public StoreService, private BaseService {
+ public:
+  explicit StoreServiceImpl(const Parts& parts) : parts_(parts) {}
+
+  grpc::Service* service() override { return this; }
+  void Drain() override { streams_.Drain(); }
+
+ private:
+  grpc::ServerUnaryReactor* Describe(grpc::CallbackServerContext* context,
+                                     const v1::DescribeRequest* request,
+                                     v1::DescribeResponse* response) override {
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    const absl::StatusOr<std::shared_ptr<const OpenTable>> table =
+        parts_.tables->Find(request->table(), VersionId{request->version()});
+    if (table.ok()) {
+      *response->mutable_table() = ToTableInfo((*table)->record);
+      const auto active = parts_.tables->Find(request->table(), kActiveVersion);
+      response->mutable_table()->set_active(active.ok() && *active == *table);
+    }
+    reactor->Finish(ToGrpc(table.status()));
+    return reactor;
+  }
+
+  grpc::ServerUnaryReactor* Prefetch(grpc::CallbackServerContext* context,
+                                     const v1::PrefetchRequest* request,
+                                     v1::PrefetchResponse* response) override {
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    const absl::StatusOr<Prefetcher::Result> result = parts_.prefetcher->Prefetch(
+        request->table(), VersionId{request->version()}, ToLayerQueries(request->layers()));
+    if (result.ok()) {
+      response->set_accepted(result->accepted);
+      response->set_skipped(result->skipped);
+    }
+    reactor->Finish(ToGrpc(result.status()));
+    return reactor;
+  }
+
+  grpc::ServerUnaryReactor* Lookup(grpc::CallbackServerContext* context,
+                                   const grpc::ByteBuffer* request,
+                                   grpc::ByteBuffer* response) override {
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    v1::LookupRequest message;
+    grpc::ByteBuffer buffer = *request;
+    if (!DecodeLookupRequest(buffer, message)) {
+      reactor->Finish(ToGrpc(NotARequest()));
+      return reactor;
+    }
+    absl::StatusOr<std::unique_ptr<engram::Lookup>> started =
+        engram::Lookup::Start(*parts_.tables, *parts_.pool, parts_.limits, ToQuery(message));
+    if (!started.ok()) {
+      reactor->Finish(ToGrpc(started.status()));
+      return reactor;
+    }
+    const std::shared_ptr<engram::Lookup> lookup = *std::move(started);
+    const bool small = lookup->row_count() <= kInlineRows;
+    if (small && lookup->ReadMemory()) {
+      Reply(*lookup, reactor, response);
+      return reactor;
+    }
+    const bool submitted = parts_.executor->TrySubmit([lookup, small, reactor, response] {
+      if (small || !lookup->ReadMemory()) lookup->ReadStorage();
+      Reply(*lookup, reactor, response);
+      lookup->Warm();
+    });
+    if (!submitted) reactor->Finish(ToGrpc(Overloaded(*parts_.executor)));
+    return reactor;
+  }
+
+  // Neither `reactor` nor `response` may be used afterwards.
+  static void Reply(engram::Lookup& lookup, grpc::ServerUnaryReactor* reactor,
+                    grpc::ByteBuffer* response) {
+    const absl::Status status = lookup.Finish();
+    if (status.ok()) *response = EncodeLookupResponse(lookup);
+    reactor->Finish(ToGrpc(status));
+  }
+
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* StreamLookup(
+      grpc::CallbackServerContext* /*context*/) override {
+    // Deletes itself in OnDone.
+    auto* call = new StreamCall(parts_, &streams_);
+    call->Begin();
+    return call;
+  }
+
+  const Parts parts_;
+  StreamSet streams_;
+};
+
+}  // namespace
+
+std::unique_ptr<StoreService> StoreService::Create(Parts parts) {
+  return std::make_unique<StoreServiceImpl>(parts);
+}
+
+}  // namespace engram

@@ -1,0 +1,45 @@
+// The EngramStore service: Describe, Lookup, StreamLookup, Prefetch.
+//
+// Small look-ups whose rows are all in memory are answered on gRPC's own thread; what needs the
+// drive, or is large, goes to `executor`. Answers are raw byte buffers whose rows are sent from
+// the memory that they were gathered into.
+#ifndef ENGRAM_SERVER_STORE_SERVICE_H_
+#define ENGRAM_SERVER_STORE_SERVICE_H_
+
+#include <memory>
+
+#include "server/buffer_pool.h"
+#include "server/executor.h"
+#include "server/lookup.h"
+#include "server/prefetcher.h"
+#include "server/tables.h"
+
+namespace grpc {
+class Service;
+}  // namespace grpc
+
+namespace engram {
+
+class StoreService {
+ public:
+  // All must outlive the service.
+  struct Parts {
+    const Tables* tables = nullptr;
+    BufferPool* pool = nullptr;
+    Executor* executor = nullptr;
+    Prefetcher* prefetcher = nullptr;
+    LookupLimits limits;
+  };
+  static std::unique_ptr<StoreService> Create(Parts parts);
+  virtual ~StoreService() = default;
+
+  virtual grpc::Service* service() = 0;
+
+  // Ends every stream as soon as what it was asked is answered, and new ones at once
+  // (Unavailable). For shutting down: an idle stream must not hold it up.
+  virtual void Drain() = 0;
+};
+
+}  // namespace engram
+
+#endif  // ENGRAM_SERVER_STORE_SERVICE_H_

@@ -1,0 +1,236 @@
+#include "server/tables.h"
+
+#include <chrono>
+#include <set>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "storage/base/log.h"
+#include "storage/base/size.h"
+#include "storage/base/status_macros.h"
+
+namespace engram {
+namespace {
+
+// How long a drop waits for look-ups on the version, so that the space is free when it returns.
+constexpr std::chrono::seconds kDropPatience{10};
+
+std::string Title(absl::string_view name, VersionId version) {
+  return absl::StrCat("table '", name, "' version ", Raw(version));
+}
+
+}  // namespace
+
+TierStack* OpenTable::FindLayer(LayerId id) const {
+  for (const std::unique_ptr<TierStack>& layer : layers) {
+    if (layer->spec().id == id) return layer.get();
+  }
+  return nullptr;
+}
+
+absl::StatusOr<std::unique_ptr<Tables>> Tables::Open(Store* store, Options options) {
+  std::unique_ptr<Tables> tables(new Tables(store, std::move(options)));
+  MutexLock admin(tables->admin_mutex_);
+  for (const TableRecord& record : store->List()) {
+    if (record.state != TableState::kPublished) continue;
+    absl::StatusOr<std::shared_ptr<OpenTable>> opened = tables->OpenVersion(record);
+    if (!opened.ok()) {
+      ENGRAM_LOG(kError) << Title(record.spec.name, record.spec.version)
+                         << " is not served: " << opened.status().message();
+      continue;
+    }
+    MutexLock lock(tables->mutex_);
+    if (record.active) tables->active_[record.spec.name] = record.spec.version;
+    tables->open_[{record.spec.name, record.spec.version}] = *std::move(opened);
+  }
+  tables->ShareOutDram();
+  return tables;
+}
+
+absl::StatusOr<std::shared_ptr<OpenTable>> Tables::OpenVersion(const TableRecord& record) {
+  auto table = std::make_shared<OpenTable>();
+  table->record = record;
+  {
+    MutexLock lock(mutex_);
+    std::shared_ptr<TableProbe>& probe = probes_[record.spec.name];
+    if (probe == nullptr) probe = std::make_shared<TableProbe>();
+    table->probe = probe;
+  }
+  for (const LayerSpec& layer : record.spec.layers) {
+    ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<LayerReader> nvme,
+                            store_->OpenLayer(record.spec.name, record.spec.version, layer.id));
+    table->layers.push_back(std::make_unique<TierStack>(
+        layer, std::move(nvme), std::make_unique<HbmTier>(options_.hbm_note),
+        &table->probe->Layer(layer.id)));
+  }
+  return table;
+}
+
+absl::StatusOr<std::shared_ptr<const OpenTable>> Tables::Find(absl::string_view name,
+                                                              VersionId version) const {
+  MutexLock lock(mutex_);
+  if (version == kActiveVersion) {
+    const auto active = active_.find(name);
+    if (active != active_.end()) version = active->second;
+  }
+  const auto found = open_.find({std::string(name), version});
+  if (found != open_.end()) return found->second;
+  if (version == kActiveVersion) {
+    if (probes_.contains(name)) {
+      return absl::NotFoundError(absl::StrCat(
+          "table '", name, "' has no active version: choose one with `engramctl activate`"));
+    }
+    return absl::NotFoundError(
+        absl::StrCat("there is no table '", name, "': `engramctl list` shows those there are"));
+  }
+  return absl::NotFoundError(absl::StrCat("there is no ", Title(name, version),
+                                          ": `engramctl list` shows those there are"));
+}
+
+absl::Status Tables::Add(const TableRecord& record) {
+  MutexLock admin(admin_mutex_);
+  ENGRAM_ASSIGN_OR_RETURN(std::shared_ptr<OpenTable> opened, OpenVersion(record));
+  {
+    MutexLock lock(mutex_);
+    open_[{record.spec.name, record.spec.version}] = std::move(opened);
+    if (record.active) active_[record.spec.name] = record.spec.version;
+  }
+  ShareOutDram();
+  return absl::OkStatus();
+}
+
+absl::Status Tables::Activate(absl::string_view name, VersionId version) {
+  MutexLock admin(admin_mutex_);
+  ENGRAM_RETURN_IF_ERROR(Find(name, version).status());
+  ENGRAM_RETURN_IF_ERROR(store_->Activate(name, version));
+  {
+    MutexLock lock(mutex_);
+    active_[std::string(name)] = version;
+  }
+  ENGRAM_LOG(kInfo) << Title(name, version) << " is active";
+  ShareOutDram();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<VersionId>> Tables::Drop(absl::string_view name, VersionId version) {
+  MutexLock admin(admin_mutex_);
+  std::vector<VersionId> dropped;
+  for (const TableRecord& record : store_->List()) {
+    const bool wanted = version == kActiveVersion || record.spec.version == version;
+    if (record.spec.name == name && wanted) dropped.push_back(record.spec.version);
+  }
+  if (dropped.empty()) {
+    return absl::NotFoundError(absl::StrCat(
+        "there is no ",
+        version == kActiveVersion ? absl::StrCat("table '", name, "'") : Title(name, version),
+        ": `engramctl list` shows those there are"));
+  }
+  for (const VersionId one : dropped) {
+    ENGRAM_RETURN_IF_ERROR(DropOne({std::string(name), one}));
+  }
+  ShareOutDram();
+  return dropped;
+}
+
+absl::Status Tables::DropOne(const Key& key) {
+  const auto& [name, version] = key;
+  ENGRAM_RETURN_IF_ERROR(store_->Drop(name, version));
+  std::shared_ptr<OpenTable> table;
+  {
+    MutexLock lock(mutex_);
+    if (const auto found = open_.find(key); found != open_.end()) {
+      table = std::move(found->second);
+      open_.erase(found);
+    }
+    if (const auto active = active_.find(name);
+        active != active_.end() && active->second == version) {
+      active_.erase(active);
+    }
+    const auto next = open_.lower_bound({name, VersionId{0}});
+    if (next == open_.end() || next->first.first != name) probes_.erase(name);
+  }
+  ENGRAM_LOG(kInfo) << Title(name, version) << " is dropped";
+  if (table == nullptr) return absl::OkStatus();
+  for (const std::unique_ptr<TierStack>& layer : table->layers) {
+    layer->RemoveDram();
+    dram_shares_.erase(layer.get());
+  }
+  std::weak_ptr<OpenTable> gone = table;
+  table.reset();
+  const auto deadline = std::chrono::steady_clock::now() + kDropPatience;
+  while (!gone.expired() && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return absl::OkStatus();
+}
+
+void Tables::ShareOutDram() {
+  std::map<TierStack*, uint64_t> wanted;
+  std::vector<std::shared_ptr<OpenTable>> all;
+  {
+    MutexLock lock(mutex_);
+    uint64_t total = 0;
+    for (const auto& [key, table] : open_) {
+      all.push_back(table);
+      const auto active = active_.find(key.first);
+      if (active == active_.end() || active->second != key.second) continue;
+      for (const std::unique_ptr<TierStack>& layer : table->layers) {
+        wanted[layer.get()] = layer->spec().bytes();
+        total += layer->spec().bytes();
+      }
+    }
+    for (auto& [stack, share] : wanted) {
+      const double part = static_cast<double>(share) / static_cast<double>(total);
+      share = static_cast<uint64_t>(part * static_cast<double>(options_.dram_budget_bytes));
+    }
+  }
+  // First everything that shrinks or goes gives its memory back, then the new shares are taken:
+  // the budget holds at every moment.
+  for (const std::shared_ptr<OpenTable>& table : all) {
+    for (const std::unique_ptr<TierStack>& layer : table->layers) {
+      const auto share = dram_shares_.find(layer.get());
+      const auto want = wanted.find(layer.get());
+      if (share == dram_shares_.end()) continue;
+      if (want != wanted.end() && want->second == share->second) continue;
+      layer->RemoveDram();
+      dram_shares_.erase(share);
+    }
+  }
+  for (const auto& [stack, share] : wanted) {
+    if (dram_shares_.contains(stack)) continue;
+    if (const absl::Status status = stack->InstallDram(share); !status.ok()) {
+      ENGRAM_LOG(kError) << "layer " << Raw(stack->spec().id) << " gets no DRAM tier of "
+                         << FormatSize(share) << ": " << status.message();
+    }
+    dram_shares_[stack] = share;
+  }
+}
+
+std::vector<TableSnapshot> Tables::Snapshot() const {
+  std::vector<TableSnapshot> result;
+  MutexLock lock(mutex_);
+  for (const auto& [name, probe] : probes_) {
+    TableSnapshot& table = result.emplace_back();
+    table.name = name;
+    table.lookups = probe->lookups.load(std::memory_order_relaxed);
+    table.failed_lookups = probe->failed_lookups.load(std::memory_order_relaxed);
+    table.prefetched_rows = probe->prefetched_rows.load(std::memory_order_relaxed);
+    table.skipped_prefetch_rows = probe->skipped_prefetch_rows.load(std::memory_order_relaxed);
+    table.lookup_seconds = probe->lookup_seconds.Snapshot();
+    const auto active = active_.find(name);
+    if (active == active_.end()) continue;
+    table.version = active->second;
+    const auto open = open_.find({name, active->second});
+    if (open == open_.end()) continue;
+    for (const std::unique_ptr<TierStack>& layer : open->second->layers) {
+      LayerSnapshot& snapshot = table.layers.emplace_back();
+      snapshot.layer = layer->spec().id;
+      snapshot.tiers = layer->Snapshot();
+      snapshot.failed_rows = layer->probe().failed_rows.load(std::memory_order_relaxed);
+      snapshot.zero_rows = layer->probe().zero_rows.load(std::memory_order_relaxed);
+    }
+  }
+  return result;
+}
+
+}  // namespace engram

@@ -1,0 +1,82 @@
+// Tables: every published version, opened for reading, and which one is active.
+//
+// A look-up takes a shared pointer to an immutable OpenTable and finishes on it, whatever is
+// activated or dropped meanwhile. DRAM is shared out among the active versions, in proportion to
+// their layers' bytes; the shares add up to the budget at most, at every moment.
+//
+// Thread-safe. Find and Snapshot do not block on the drive; the others do, one at a time.
+#ifndef ENGRAM_SERVER_TABLES_H_
+#define ENGRAM_SERVER_TABLES_H_
+
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "server/stats.h"
+#include "server/tier_stack.h"
+#include "storage/base/mutex.h"
+#include "storage/nvme/store.h"
+
+namespace engram {
+
+// One version of one table, open. Immutable but for what its stacks hold in DRAM.
+struct OpenTable {
+  TableRecord record;  // `active` as of opening; ask Tables for the present
+  std::shared_ptr<TableProbe> probe;
+  std::vector<std::unique_ptr<TierStack>> layers;  // as record.spec.layers
+
+  const TableSpec& spec() const { return record.spec; }
+  TierStack* FindLayer(LayerId id) const;
+};
+
+class Tables {
+ public:
+  struct Options {
+    uint64_t dram_budget_bytes = 0;
+    std::string hbm_note;
+  };
+  // Opens every published version of `store`, which must outlive the Tables. A version that cannot
+  // be opened is logged and left out; the others serve.
+  static absl::StatusOr<std::unique_ptr<Tables>> Open(Store* store, Options options);
+
+  // NotFound, naming table and version.
+  absl::StatusOr<std::shared_ptr<const OpenTable>> Find(absl::string_view name,
+                                                        VersionId version) const;
+
+  // Called after a load has published `record`.
+  absl::Status Add(const TableRecord& record);
+  absl::Status Activate(absl::string_view name, VersionId version);
+  // Returns the versions dropped. Waits, up to 10 s, until look-ups under way have left them.
+  absl::StatusOr<std::vector<VersionId>> Drop(absl::string_view name, VersionId version);
+
+  std::vector<TableSnapshot> Snapshot() const;
+  Store* store() const { return store_; }
+  const Options& options() const { return options_; }
+
+ private:
+  using Key = std::pair<std::string, VersionId>;
+
+  Tables(Store* store, Options options) : store_(store), options_(std::move(options)) {}
+  absl::StatusOr<std::shared_ptr<OpenTable>> OpenVersion(const TableRecord& record);
+  void ShareOutDram() ABSL_EXCLUSIVE_LOCKS_REQUIRED(admin_mutex_);
+  absl::Status DropOne(const Key& key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(admin_mutex_);
+
+  Store* const store_;
+  const Options options_;
+  Mutex admin_mutex_;    // one change at a time; taken before mutex_
+  mutable Mutex mutex_;  // held only to read or write the maps
+  std::map<Key, std::shared_ptr<OpenTable>> open_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, VersionId, std::less<>> active_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, std::shared_ptr<TableProbe>, std::less<>> probes_ ABSL_GUARDED_BY(mutex_);
+  // What each stack with a cache was given, to leave alone those that keep their share.
+  std::map<const TierStack*, uint64_t> dram_shares_ ABSL_GUARDED_BY(admin_mutex_);
+};
+
+}  // namespace engram
+
+#endif  // ENGRAM_SERVER_TABLES_H_

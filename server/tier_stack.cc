@@ -1,0 +1,133 @@
+#include "server/tier_stack.h"
+
+#include <chrono>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "storage/base/size.h"
+
+namespace engram {
+
+TierStack::TierStack(LayerSpec spec, std::unique_ptr<LayerReader> nvme,
+                     std::unique_ptr<HbmTier> hbm, LayerProbe* probe)
+    : spec_(std::move(spec)),
+      nvme_(std::move(nvme)),
+      hbm_(std::move(hbm)),
+      probe_(probe),
+      dram_note_("off: only the active version of a table has DRAM") {}
+
+std::shared_ptr<RowCache> TierStack::dram() const {
+  MutexLock lock(mutex_);
+  return dram_;
+}
+
+void TierStack::ReadTier(Tier& tier, RowBatch& batch) {
+  std::vector<uint32_t>& missing = batch.missing();
+  if (missing.empty()) return;
+  const size_t failures_before = batch.failures().size();
+  if (batch.wants_tiers()) {
+    const std::vector<uint32_t> before = missing;
+    tier.Read(batch);
+    batch.CountServed(tier.kind(), before, failures_before);
+  } else {
+    // Only the length of this span is used; tiers shorten the vector in place.
+    const absl::Span<const uint32_t> before(missing.data(), missing.size());
+    tier.Read(batch);
+    batch.CountServed(tier.kind(), before, failures_before);
+  }
+}
+
+void TierStack::ReadMemory(RowBatch& batch) {
+  ReadTier(*hbm_, batch);
+  if (const std::shared_ptr<RowCache> cache = dram(); cache != nullptr) ReadTier(*cache, batch);
+}
+
+void TierStack::ReadStorage(RowBatch& batch) { ReadTier(*nvme_, batch); }
+
+void TierStack::Count(const RowBatch& batch) {
+  uint64_t served = 0;
+  for (const TierKind kind : kAllTiers) {
+    const uint64_t hits = batch.served(kind);
+    served += hits;
+    if (hits > 0) {
+      probe_->hits[static_cast<size_t>(kind)].fetch_add(hits, std::memory_order_relaxed);
+    }
+  }
+  const uint64_t failed = batch.failures().size();
+  if (failed > 0) probe_->failed_rows.fetch_add(failed, std::memory_order_relaxed);
+  const uint64_t zeros = batch.ids().size() - served - failed - batch.missing().size();
+  if (zeros > 0) probe_->zero_rows.fetch_add(zeros, std::memory_order_relaxed);
+}
+
+uint64_t TierStack::Offer(const RowBatch& batch, absl::Span<const uint32_t> positions) {
+  const std::shared_ptr<RowCache> cache = dram();
+  if (cache == nullptr) return 0;
+  std::vector<bool> failed(batch.failures().empty() ? 0 : batch.ids().size());
+  for (const RowFailure& failure : batch.failures()) failed[failure.position] = true;
+  uint64_t offered = 0;
+  for (const uint32_t position : positions) {
+    if (!failed.empty() && failed[position]) continue;
+    cache->Offer(batch.ids().subspan(position, 1),
+                 absl::MakeConstSpan(batch.row(position), batch.row_bytes()));
+    ++offered;
+  }
+  return offered;
+}
+
+bool TierStack::InMemory(RowId id) const {
+  const std::shared_ptr<RowCache> cache = dram();
+  return cache != nullptr && cache->Contains(id);
+}
+
+bool TierStack::PeekDram(RowId id, absl::Span<std::byte> out) const {
+  const std::shared_ptr<RowCache> cache = dram();
+  return cache != nullptr && cache->Peek(id, out);
+}
+
+void TierStack::RemoveDram() {
+  std::weak_ptr<RowCache> gone;
+  {
+    MutexLock lock(mutex_);
+    gone = dram_;
+    dram_.reset();
+    dram_note_ = "off: only the active version of a table has DRAM";
+  }
+  while (!gone.expired()) std::this_thread::sleep_for(std::chrono::microseconds(200));
+}
+
+absl::Status TierStack::InstallDram(uint64_t budget_bytes) {
+  absl::StatusOr<std::unique_ptr<RowCache>> cache =
+      RowCache::Create(budget_bytes, spec_.row_bytes, spec_.rows);
+  MutexLock lock(mutex_);
+  if (cache.ok()) {
+    dram_ = *std::move(cache);
+    dram_note_.clear();
+    return absl::OkStatus();
+  }
+  dram_note_ = absl::StrCat("off: ", cache.status().message());
+  // A budget that holds not even one set is the operator's choice (0 turns the tier off).
+  return absl::IsInvalidArgument(cache.status()) ? absl::OkStatus() : cache.status();
+}
+
+std::array<TierSnapshot, kTierCount> TierStack::Snapshot() const {
+  std::array<TierSnapshot, kTierCount> result;
+  result[static_cast<size_t>(TierKind::kHbm)].usage = hbm_->Usage();
+  result[static_cast<size_t>(TierKind::kNvme)].usage = nvme_->Usage();
+  TierUsage& usage = result[static_cast<size_t>(TierKind::kDram)].usage;
+  if (const std::shared_ptr<RowCache> cache = dram(); cache != nullptr) {
+    usage = cache->Usage();
+  } else {
+    MutexLock lock(mutex_);
+    usage.note = dram_note_;
+  }
+  for (const TierKind kind : kAllTiers) {
+    const size_t index = static_cast<size_t>(kind);
+    result[index].hits = probe_->hits[index].load(std::memory_order_relaxed);
+  }
+  return result;
+}
+
+}  // namespace engram

@@ -1,0 +1,74 @@
+// TierStack: the straight way of a batch through one layer of one table version,
+// hbm → dram → nvme.
+//
+// Thread-safe. Reads take no lock that another thread holds for longer than it takes to copy a
+// pointer.
+#ifndef ENGRAM_SERVER_TIER_STACK_H_
+#define ENGRAM_SERVER_TIER_STACK_H_
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "server/hbm_tier.h"
+#include "server/stats.h"
+#include "storage/base/mutex.h"
+#include "storage/dram/row_cache.h"
+#include "storage/nvme/store.h"
+#include "storage/table/row_batch.h"
+#include "storage/table/spec.h"
+
+namespace engram {
+
+class TierStack {
+ public:
+  // `probe` must outlive the stack.
+  TierStack(LayerSpec spec, std::unique_ptr<LayerReader> nvme, std::unique_ptr<HbmTier> hbm,
+            LayerProbe* probe);
+
+  const LayerSpec& spec() const { return spec_; }
+
+  // The tiers in memory. Never blocks.
+  void ReadMemory(RowBatch& batch);
+  // The rest, from the drive. Nothing is missing afterwards; what could not be read is failed.
+  void ReadStorage(RowBatch& batch);
+  // Adds what the batch saw to the counters. Once a batch, when it is done.
+  void Count(const RowBatch& batch);
+
+  // Offers the rows at these positions of a finished batch to DRAM; failed ones are left out.
+  // Returns how many were offered.
+  uint64_t Offer(const RowBatch& batch, absl::Span<const uint32_t> positions);
+  bool InMemory(RowId id) const;
+  bool HasDram() const { return dram() != nullptr; }
+  // A copy of the row as DRAM holds it; false if it does not.
+  bool PeekDram(RowId id, absl::Span<std::byte> out) const;
+
+  // Takes the DRAM cache away and waits until its last reader is done and its memory is given
+  // back. Blocks, for about as long as one batch.
+  void RemoveDram();
+  // Makes a new, empty cache of at most `budget_bytes`; none if the budget is below one set.
+  // Requires that there is none.
+  absl::Status InstallDram(uint64_t budget_bytes);
+
+  std::array<TierSnapshot, kTierCount> Snapshot() const;
+  const LayerProbe& probe() const { return *probe_; }
+
+ private:
+  std::shared_ptr<RowCache> dram() const;
+  static void ReadTier(Tier& tier, RowBatch& batch);
+
+  const LayerSpec spec_;
+  const std::unique_ptr<LayerReader> nvme_;
+  const std::unique_ptr<HbmTier> hbm_;
+  LayerProbe* const probe_;
+  mutable Mutex mutex_;
+  std::shared_ptr<RowCache> dram_ ABSL_GUARDED_BY(mutex_);
+  std::string dram_note_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace engram
+
+#endif  // ENGRAM_SERVER_TIER_STACK_H_

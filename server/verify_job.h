@@ -1,0 +1,45 @@
+// Verifying a table version: every row is read back from NVMe and compared with the digest taken
+// when it was loaded, with the checkpoint when one is given, and with the copy that DRAM holds.
+// Nothing is admitted to any tier.
+#ifndef ENGRAM_SERVER_VERIFY_JOB_H_
+#define ENGRAM_SERVER_VERIFY_JOB_H_
+
+#include <atomic>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/tables.h"
+
+namespace engram {
+
+struct VerifyParameters {
+  std::string table;
+  VersionId version = kActiveVersion;
+  std::string checkpoint;  // absolute directory, or empty
+  std::string model = "auto";
+};
+
+struct VerifyStatus {
+  uint64_t rows_done = 0;
+  uint64_t rows_total = 0;
+  uint64_t bytes_done = 0;
+  uint64_t bytes_total = 0;
+  uint64_t dram_rows = 0;  // rows held in DRAM that were compared
+  uint64_t hbm_rows = 0;
+  uint64_t bad_rows = 0;              // differ, or cannot be read
+  std::vector<std::string> problems;  // the first kMaxProblems
+};
+
+inline constexpr size_t kMaxProblems = 20;
+
+// Blocks. A table with bad rows is not an error of this call: see bad_rows and problems.
+// `progress` as for RunLoad. NotFound; FailedPrecondition: the checkpoint is of another shape.
+absl::StatusOr<VerifyStatus> RunVerify(const Tables& tables, const VerifyParameters& parameters,
+                                       const std::atomic<bool>& cancelled,
+                                       const std::function<bool(const VerifyStatus&)>& progress);
+
+}  // namespace engram
+
+#endif  // ENGRAM_SERVER_VERIFY_JOB_H_

@@ -1,0 +1,45 @@
+// Between messages of engram.v1 and the daemon's own types. The rows of an answer are not copied:
+// the message's last field is a slice over the memory that they were gathered into.
+//
+// Pure functions, safe from any thread.
+#ifndef ENGRAM_SERVER_WIRE_H_
+#define ENGRAM_SERVER_WIRE_H_
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "engram/v1/store.pb.h"
+#include "server/lookup.h"
+#include "storage/nvme/store.h"
+
+namespace grpc {
+class ByteBuffer;
+class Status;
+}  // namespace grpc
+
+namespace engram {
+
+grpc::Status ToGrpc(const absl::Status& status);
+
+// False when `buffer` is not a LookupRequest.
+bool DecodeLookupRequest(grpc::ByteBuffer& buffer, v1::LookupRequest& request);
+
+// Borrows from `request`.
+LookupQuery ToQuery(const v1::LookupRequest& request);
+std::vector<LayerQuery> ToLayerQueries(
+    const google::protobuf::RepeatedPtrField<v1::LayerRowIds>& layers);
+
+// A LookupResponse with every part of the look-up; keeps the parts' row memory alive.
+grpc::ByteBuffer EncodeLookupResponse(const Lookup& lookup);
+
+// A StreamLookupResponse with one part.
+grpc::ByteBuffer EncodeStreamPart(const Lookup& lookup, size_t part, uint64_t request_id,
+                                  bool last);
+// A StreamLookupResponse that ends a request with an error.
+grpc::ByteBuffer EncodeStreamError(const absl::Status& status, uint64_t request_id);
+
+v1::TableInfo ToTableInfo(const TableRecord& record);
+
+}  // namespace engram
+
+#endif  // ENGRAM_SERVER_WIRE_H_

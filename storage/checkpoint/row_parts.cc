@@ -1,0 +1,90 @@
+#include "storage/checkpoint/row_parts.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "storage/base/status_macros.h"
+
+namespace engram {
+namespace {
+
+// Rows read at once. Large enough that a drive reaches its sequential speed and that the far
+// smaller region of scales is still read a quarter of a megabyte at a time.
+constexpr uint64_t kBlockBytes = 8 * 1024 * 1024;
+
+// Puts `count` pieces of kBytes side by side at `stride`. The fixed size lets the compiler turn
+// the copy into a few vector moves.
+template <size_t kBytes>
+void ScatterFixed(const std::byte* from, std::byte* to, size_t stride, uint64_t count) {
+  for (uint64_t i = 0; i < count; ++i) {
+    std::memcpy(to, from, kBytes);
+    from += kBytes;
+    to += stride;
+  }
+}
+
+void Scatter(const std::byte* from, size_t bytes, std::byte* to, size_t stride, uint64_t count) {
+  if (bytes == stride) {
+    std::memcpy(to, from, bytes * count);
+  } else if (bytes == 256) {
+    ScatterFixed<256>(from, to, stride, count);
+  } else if (bytes == 8) {
+    ScatterFixed<8>(from, to, stride, count);
+  } else {
+    for (uint64_t i = 0; i < count; ++i) {
+      std::memcpy(to + i * stride, from + i * bytes, bytes);
+    }
+  }
+}
+
+}  // namespace
+
+RowParts::RowParts(std::vector<RowPart> parts) : parts_(std::move(parts)) {
+  for (const RowPart& part : parts_) row_bytes_ += part.bytes;
+}
+
+absl::Status RowParts::Read(uint64_t first, uint64_t count, absl::Span<std::byte> out) const {
+  const uint64_t block = std::max<uint64_t>(1, kBlockBytes / row_bytes_);
+  std::unique_ptr<Scratch> scratch = TakeScratch();
+  absl::Status status;
+  for (uint64_t done = 0; status.ok() && done < count; done += block) {
+    status = ReadBlock(first + done, std::min(block, count - done), out.data() + done * row_bytes_,
+                       *scratch);
+  }
+  ReturnScratch(std::move(scratch));
+  return status;
+}
+
+absl::Status RowParts::ReadBlock(uint64_t first, uint64_t count, std::byte* out,
+                                 Scratch& scratch) const {
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    const RowPart& part = parts_[i];
+    const absl::StatusOr<absl::Span<const std::byte>> bytes =
+        part.file->Read(part.offset + first * part.bytes, count * part.bytes, scratch[i]);
+    if (!bytes.ok()) {
+      return {bytes.status().code(),
+              absl::StrCat(bytes.status().message(), " (rows ", first, " to ", first + count - 1,
+                           " of tensor '", part.tensor, "')")};
+    }
+    Scatter(bytes->data(), part.bytes, out, row_bytes_, count);
+    out += part.bytes;
+  }
+  return absl::OkStatus();
+}
+
+std::unique_ptr<RowParts::Scratch> RowParts::TakeScratch() const {
+  MutexLock lock(mutex_);
+  if (idle_.empty()) return std::make_unique<Scratch>(parts_.size());
+  std::unique_ptr<Scratch> scratch = std::move(idle_.back());
+  idle_.pop_back();
+  return scratch;
+}
+
+void RowParts::ReturnScratch(std::unique_ptr<Scratch> scratch) const {
+  MutexLock lock(mutex_);
+  idle_.push_back(std::move(scratch));
+}
+
+}  // namespace engram

@@ -1,0 +1,343 @@
+#include "storage/nvme/store_core.h"
+
+#include <fcntl.h>
+#include <rocksdb/convenience.h>
+#include <rocksdb/db.h>
+#include <rocksdb/env.h>
+#include <rocksdb/file_system.h>
+#include <rocksdb/options.h>
+#include <rocksdb/table.h>
+#include <rocksdb/table_properties.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "storage/base/log.h"
+#include "storage/base/status_macros.h"
+#include "storage/nvme/page.h"
+#include "storage/nvme/rocks_status.h"
+
+namespace engram {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kMaxReadThreads = 256;
+
+rocksdb::BlockBasedTableOptions TableOptions() {
+  rocksdb::BlockBasedTableOptions table;
+  // A block is closed as soon as it holds 4 KiB or would with the next page, and padded to a
+  // multiple of 4 KiB: so every page is one aligned block, whatever its size.
+  table.block_size = kPageAlignment;
+  table.block_align = true;
+  table.no_block_cache = true;
+  table.checksum = rocksdb::kXXH3;
+  table.format_version = 5;
+  table.index_block_restart_interval = 16;  // halves the index: some 11 bytes a page in memory
+  table.verify_compression = false;
+  return table;
+}
+
+// The catalog, in the default column family, is small and written to again and again, so unlike the
+// tables it is compacted.
+std::vector<rocksdb::ColumnFamilyDescriptor> Descriptors(const std::vector<std::string>& names,
+                                                         const rocksdb::Options& options) {
+  std::vector<rocksdb::ColumnFamilyDescriptor> descriptors;
+  for (const std::string& name : names) {
+    descriptors.emplace_back(name, options);
+    if (name == rocksdb::kDefaultColumnFamilyName) {
+      descriptors.back().options.disable_auto_compactions = false;
+    }
+  }
+  return descriptors;
+}
+
+// Whether the database has been made, so that its column families can be listed.
+absl::StatusOr<bool> DatabaseExists(const std::string& directory) {
+  std::error_code error;
+  if (fs::exists(directory + "/CURRENT", error)) return true;
+  for (fs::directory_iterator entry(directory, error), end; !error && entry != end;
+       entry.increment(error)) {
+    if (entry->path().extension() == ".sst") {
+      return absl::DataLossError(
+          absl::StrCat(directory, " holds SST files but no CURRENT; restore that file from a ",
+                       "backup, or remove the directory and load the tables again"));
+    }
+  }
+  if (error) return FromErrno(error.value(), "listing " + directory);
+  return false;
+}
+
+}  // namespace
+
+absl::Status SyncDirectory(const std::string& path) {
+  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!fd.valid()) return FromErrno(errno, "opening directory " + path);
+  if (::fsync(fd.get()) != 0) return FromErrno(errno, "syncing directory " + path);
+  return absl::OkStatus();
+}
+
+absl::Status MakeDirectory(const std::string& path) {
+  struct stat info {};
+  if (::stat(path.c_str(), &info) == 0) {
+    if (S_ISDIR(info.st_mode)) return absl::OkStatus();
+    return absl::FailedPreconditionError(
+        absl::StrCat(path, " is no directory; choose another data directory, or remove it"));
+  }
+  const fs::path parent = fs::absolute(path).parent_path();
+  if (!parent.empty() && parent != fs::path(path)) {
+    ENGRAM_RETURN_IF_ERROR(MakeDirectory(parent.string()));
+  }
+  if (::mkdir(path.c_str(), 0750) != 0 && errno != EEXIST) {
+    return FromErrno(errno, "making directory " + path);
+  }
+  return SyncDirectory(parent.string());
+}
+
+ColumnFamily::ColumnFamily(std::shared_ptr<StoreCore> core, rocksdb::ColumnFamilyHandle* handle)
+    : core_(std::move(core)), handle_(handle) {}
+
+ColumnFamily::~ColumnFamily() {
+  const rocksdb::Status status = core_->db().DestroyColumnFamilyHandle(handle_);
+  if (!status.ok()) ENGRAM_LOG(kError) << "closing a column family: " << status.ToString();
+}
+
+absl::StatusOr<uint64_t> ColumnFamily::CountEntries() const {
+  rocksdb::TablePropertiesCollection files;
+  const rocksdb::Status status = core_->db().GetPropertiesOfAllTables(handle_, &files);
+  if (!status.ok()) return FromRocks(status, "counting the pages of " + handle_->GetName());
+  uint64_t entries = 0;
+  for (const auto& [file, properties] : files) entries += properties->num_entries;
+  return entries;
+}
+
+uint64_t ColumnFamily::DiskBytes() const {
+  rocksdb::ColumnFamilyMetaData metadata;
+  core_->db().GetColumnFamilyMetaData(handle_, &metadata);
+  return metadata.size;
+}
+
+StoreCore::StoreCore(const StoreOptions& options, const StoreInternals& internals)
+    : store_options_(options),
+      internals_(internals),
+      pool_(std::clamp(options.read_threads, 1, kMaxReadThreads)) {}
+
+StoreCore::~StoreCore() {
+  if (db_ == nullptr) return;
+  if (default_family_ != nullptr) db_->DestroyColumnFamilyHandle(default_family_);
+  const rocksdb::Status status = db_->Close();
+  if (!status.ok()) ENGRAM_LOG(kError) << "closing " << db_directory() << ": " << status.ToString();
+}
+
+std::string StoreCore::db_directory() const { return store_options_.directory + "/db"; }
+std::string StoreCore::load_directory() const { return store_options_.directory + "/load"; }
+
+std::string StoreCore::StagingDirectory(absl::string_view version_label) const {
+  return absl::StrCat(load_directory(), "/", version_label);
+}
+
+absl::Status StoreCore::RemoveStaging(absl::string_view version_label) {
+  const std::string path = StagingDirectory(version_label);
+  std::error_code error;
+  fs::remove_all(path, error);
+  if (error) return FromErrno(error.value(), "removing " + path);
+  return SyncDirectory(load_directory());
+}
+
+absl::StatusOr<std::shared_ptr<StoreCore>> StoreCore::Open(const StoreOptions& options,
+                                                           const StoreInternals& internals,
+                                                           FamilyMap* families) {
+  if (options.directory.empty()) {
+    return absl::InvalidArgumentError("the data directory has no name; set data_dir");
+  }
+  const std::shared_ptr<StoreCore> core(new StoreCore(options, internals));
+  ENGRAM_RETURN_IF_ERROR(core->PrepareDirectories());
+  ENGRAM_RETURN_IF_ERROR(core->ProbeIo());
+  core->MakeOptions();
+  ENGRAM_ASSIGN_OR_RETURN(const std::vector<std::string> names, core->ListFamilies());
+  ENGRAM_RETURN_IF_ERROR(core->OpenDb(names, families));
+  return core;
+}
+
+absl::Status StoreCore::PrepareDirectories() {
+  ENGRAM_RETURN_IF_ERROR(MakeDirectory(store_options_.directory));
+  ENGRAM_RETURN_IF_ERROR(LockDirectory());
+  ENGRAM_RETURN_IF_ERROR(MakeDirectory(db_directory()));
+  return MakeDirectory(load_directory());
+}
+
+absl::Status StoreCore::LockDirectory() {
+  const std::string path = store_options_.directory + "/LOCK";
+  lock_ = UniqueFd(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0640));
+  if (!lock_.valid()) return FromErrno(errno, "opening " + path);
+  if (::flock(lock_.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK) return FromErrno(errno, "locking " + path);
+    char holder[32] = {};
+    const ssize_t length = ::pread(lock_.get(), holder, sizeof(holder) - 1, 0);
+    return absl::FailedPreconditionError(
+        absl::StrCat("data directory ", store_options_.directory, " is open in another engramd",
+                     length > 0 ? absl::StrCat(" (process ", holder, ")") : "",
+                     "; stop that one, or give this one a data directory of its own"));
+  }
+  // Only for the text above; the lock itself is the flock, which a killed process gives up.
+  const std::string process = absl::StrCat(::getpid());
+  if (::ftruncate(lock_.get(), 0) != 0 ||
+      ::pwrite(lock_.get(), process.data(), process.size(), 0) < 0) {
+    return FromErrno(errno, "writing " + path);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status StoreCore::ProbeIo() {
+  std::string reads = "pread (io_uring turned off)";
+  std::shared_ptr<rocksdb::FileSystem> file_system = rocksdb::FileSystem::Default();
+  if (store_options_.use_io_uring) {
+    const absl::Status uring = ProbeIoUring();
+    if (uring.ok()) {
+      reads = "io_uring";
+      file_system = NewUringFileSystem(std::move(file_system), &uring_counters_);
+    } else {
+      reads = absl::StrCat("pread (io_uring refused: ", uring.message(), ")");
+    }
+  }
+  if (internals_.wrap) file_system = internals_.wrap(std::move(file_system));
+  env_ = rocksdb::NewCompositeEnv(file_system);
+
+  std::string path = "buffered I/O (direct I/O turned off)";
+  if (store_options_.use_direct_io) {
+    const absl::Status direct = ProbeDirectIo(db_directory());
+    if (absl::IsResourceExhausted(direct)) return direct;
+    direct_io_ = direct.ok();
+    path = direct_io_ ? "direct I/O"
+                      : absl::StrCat("buffered I/O (O_DIRECT refused: ", direct.message(), ")");
+  }
+  io_note_ = absl::StrCat(reads, ", ", path);
+  return absl::OkStatus();
+}
+
+std::string StoreCore::Describe() const {
+  std::string text = io_note_;
+  const uint64_t fallbacks = uring_counters_.fallback_reads.load(std::memory_order_relaxed);
+  if (fallbacks > 0) absl::StrAppend(&text, "; ", fallbacks, " reads fell back to pread");
+  if (!damage_.empty()) absl::StrAppend(&text, "; damaged: ", damage_);
+  return text;
+}
+
+void StoreCore::MakeOptions() {
+  auto options = std::make_unique<rocksdb::Options>();
+  options->env = env_.get();
+  options->create_if_missing = true;
+  options->use_direct_reads = direct_io_;
+  options->max_open_files = -1;  // every footer is read at open, every index stays in memory
+  options->skip_stats_update_on_db_open = true;
+  options->disable_auto_compactions = true;  // ingested files are final
+  options->compression = rocksdb::kNoCompression;
+  // Only the catalog writes here, a few records at a time.
+  options->write_buffer_size = size_t{1} << 20;
+  options->max_manifest_file_size = uint64_t{16} << 20;
+  options->table_factory.reset(rocksdb::NewBlockBasedTableFactory(TableOptions()));
+  // Whoever lets go of a dropped version last may be answering a request: files are then removed
+  // on RocksDB's own thread.
+  options->avoid_unnecessary_blocking_io = true;
+  options->info_log_level = rocksdb::WARN_LEVEL;
+  options->max_log_file_size = size_t{1} << 20;
+  options->keep_log_file_num = 4;
+  options->stats_dump_period_sec = 0;
+  options->stats_persist_period_sec = 0;
+  options_ = std::move(options);
+}
+
+absl::StatusOr<std::vector<std::string>> StoreCore::ListFamilies() const {
+  ENGRAM_ASSIGN_OR_RETURN(const bool exists, DatabaseExists(db_directory()));
+  std::vector<std::string> names;
+  if (exists) {
+    const rocksdb::Status status =
+        rocksdb::DB::ListColumnFamilies(*options_, db_directory(), &names);
+    if (!status.ok()) return FromRocks(status, "opening " + db_directory());
+  } else {
+    names.push_back(rocksdb::kDefaultColumnFamilyName);
+  }
+  return names;
+}
+
+absl::Status StoreCore::OpenDb(const std::vector<std::string>& names, FamilyMap* families) {
+  const std::vector<rocksdb::ColumnFamilyDescriptor> descriptors = Descriptors(names, *options_);
+  std::vector<rocksdb::ColumnFamilyHandle*> handles;
+  rocksdb::DB* db = nullptr;
+  const rocksdb::Status status =
+      rocksdb::DB::Open(*options_, db_directory(), descriptors, &handles, &db);
+  if (status.ok()) {
+    db_.reset(db);
+  } else {
+    if (!status.IsCorruption() && !status.IsIOError()) {
+      return FromRocks(status, "opening " + db_directory());
+    }
+    const absl::Status first = FromRocks(status, "opening " + db_directory());
+    if (!OpenDamagedDb(names, &handles).ok()) return first;
+    damage_ = status.ToString();
+    std::replace(damage_.begin(), damage_.end(), '\n', ' ');
+    ENGRAM_LOG(kError) << db_directory() << " is damaged: " << damage_
+                       << "; rows of those files fail, all others are served. Drop the damaged "
+                          "version and load it again.";
+  }
+  for (rocksdb::ColumnFamilyHandle* handle : handles) {
+    if (handle->GetName() == rocksdb::kDefaultColumnFamilyName) {
+      default_family_ = handle;
+    } else {
+      (*families)[handle->GetName()] = std::make_shared<ColumnFamily>(shared_from_this(), handle);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status StoreCore::OpenDamagedDb(const std::vector<std::string>& names,
+                                      std::vector<rocksdb::ColumnFamilyHandle*>* handles) {
+  // Without paranoid_checks RocksDB opens although an SST file is missing or unreadable, and reads
+  // of it fail one by one. But it also skips damaged records of its log, and the log is where the
+  // catalog lies: so first open the catalog alone, read-only, with every check on. If that fails,
+  // the catalog itself is damaged and nothing is opened.
+  const std::string what = "opening " + db_directory();
+  {
+    std::vector<rocksdb::ColumnFamilyHandle*> catalog;
+    rocksdb::DB* read_only = nullptr;
+    const rocksdb::Status status = rocksdb::DB::OpenForReadOnly(
+        *options_, db_directory(), Descriptors({rocksdb::kDefaultColumnFamilyName}, *options_),
+        &catalog, &read_only);
+    if (!status.ok()) return FromRocks(status, what);
+    const std::unique_ptr<rocksdb::DB> closer(read_only);
+    for (rocksdb::ColumnFamilyHandle* handle : catalog) {
+      read_only->DestroyColumnFamilyHandle(handle);
+    }
+  }
+  rocksdb::Options lenient = *options_;
+  lenient.paranoid_checks = false;
+  const std::vector<rocksdb::ColumnFamilyDescriptor> descriptors = Descriptors(names, lenient);
+  rocksdb::DB* db = nullptr;
+  const rocksdb::Status status =
+      rocksdb::DB::Open(lenient, db_directory(), descriptors, handles, &db);
+  if (!status.ok()) return FromRocks(status, what);
+  db_.reset(db);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<ColumnFamily>> StoreCore::CreateFamily(const std::string& name) {
+  rocksdb::ColumnFamilyHandle* handle = nullptr;
+  const rocksdb::Status status = db_->CreateColumnFamily(*options_, name, &handle);
+  if (!status.ok()) return FromRocks(status, "making column family " + name);
+  return std::make_shared<ColumnFamily>(shared_from_this(), handle);
+}
+
+absl::Status StoreCore::DropFamily(ColumnFamily& family) {
+  return FromRocks(db_->DropColumnFamily(family.handle()),
+                   "dropping column family " + family.handle()->GetName());
+}
+
+}  // namespace engram

@@ -1,0 +1,105 @@
+// engram_bench: measures engramd against what the machine can do. See README.md.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdlib>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "storage/base/size.h"
+#include "tests/bench/baseline_service.h"
+#include "tests/bench/suites.h"
+
+namespace engram::bench {
+namespace {
+
+struct Flags {
+  std::vector<std::string> suites;
+  BenchOptions options;
+  std::string table_bytes;
+  std::string serve_baseline;
+  std::string listen;
+};
+
+std::string DefaultDirectory() {
+  const char* directory = std::getenv("TMPDIR");
+  return directory != nullptr && *directory != '\0' ? directory : "/tmp";
+}
+
+std::string SuiteHelp() {
+  std::string text = "Suites:";
+  for (const Suite& suite : kSuites) absl::StrAppend(&text, "\n  ", suite.name, "  ", suite.help);
+  return text;
+}
+
+void Declare(CLI::App& app, Flags& flags) {
+  std::vector<std::string> names;
+  for (const Suite& suite : kSuites) names.emplace_back(suite.name);
+  app.footer(SuiteHelp());
+  app.add_option("SUITE", flags.suites, "what to measure, one or more")
+      ->check(CLI::IsMember(names));
+  app.add_option("--dir", flags.options.dir, "where data is made and removed again; a real drive")
+      ->default_val(DefaultDirectory())
+      ->check(CLI::ExistingDirectory);
+  app.add_flag("--json", flags.options.json, "one JSON object a result, nothing else on stdout");
+  app.add_option("--table-bytes", flags.table_bytes,
+                 "row bytes of the table, as 512MiB; smaller than the suite's own marks the result");
+  app.add_flag("--quick", flags.options.quick,
+               "tiny tables and short rounds: only to see that it works");
+  // For this program's own child processes.
+  app.add_option("--serve-baseline", flags.serve_baseline)->group("");
+  app.add_option("--listen", flags.listen)->group("");
+}
+
+int Serve(const Flags& flags) {
+  const absl::StatusOr<BaselineKind> kind = ParseBaselineKind(flags.serve_baseline);
+  if (kind.ok()) return ServeBaseline(*kind, flags.listen);
+  std::cerr << "engram_bench: --serve-baseline: " << kind.status().message() << "\n";
+  return 2;
+}
+
+int Measure(const Flags& flags) {
+  CatchInterrupts();
+  Reporter reporter(flags.options.json, DescribeMachine(flags.options.dir));
+  for (const Suite& suite : kSuites) {
+    const auto& wanted = flags.suites;
+    if (std::find(wanted.begin(), wanted.end(), suite.name) == wanted.end()) continue;
+    const absl::Status status = suite.run(flags.options, reporter);
+    if (status.ok()) continue;
+    std::cerr << "engram_bench: " << suite.name << ": " << status.message() << "\n";
+    return 1;
+  }
+  return 0;
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app("Measures engramd against what this machine can do");
+  Flags flags;
+  Declare(app, flags);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  if (!flags.serve_baseline.empty()) return Serve(flags);
+  if (flags.suites.empty()) {
+    std::cerr << "engram_bench: name a suite; --help lists them\n";
+    return 2;
+  }
+  if (!flags.table_bytes.empty()) {
+    const absl::StatusOr<uint64_t> bytes = ParseSize(flags.table_bytes);
+    if (!bytes.ok() || *bytes == 0) {
+      std::cerr << "engram_bench: --table-bytes: "
+                << (bytes.ok() ? "0 is no table" : bytes.status().message()) << "\n";
+      return 2;
+    }
+    flags.options.table_bytes = *bytes;
+  }
+  return Measure(flags);
+}
+
+}  // namespace
+}  // namespace engram::bench
+
+int main(int argc, char** argv) { return engram::bench::Main(argc, argv); }

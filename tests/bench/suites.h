@@ -1,0 +1,38 @@
+// The suites. Each makes what it measures in a scratch directory of its own, starts it, measures
+// value and baseline in turns, so that drift meets both alike, and reports medians.
+//
+// Rows that came back are compared with what was loaded, outside the time that is measured; the
+// first wrong one ends the suite with DataLoss.
+#ifndef ENGRAM_TESTS_BENCH_SUITES_H_
+#define ENGRAM_TESTS_BENCH_SUITES_H_
+
+#include <array>
+
+#include "absl/status/status.h"
+#include "tests/bench/bench_env.h"
+#include "tests/bench/report.h"
+
+namespace engram::bench {
+
+// Rows a second over gRPC with all rows in DRAM, against generated code.
+absl::Status RunGrpcSuite(const BenchOptions& options, Reporter& reporter);
+// Rows a second from NVMe alone, against random 4 KiB reads.
+absl::Status RunNvmeSuite(const BenchOptions& options, Reporter& reporter);
+// Bytes a second of a bulk load, against copying the same files.
+absl::Status RunLoadSuite(const BenchOptions& options, Reporter& reporter);
+
+struct Suite {
+  const char* name;
+  const char* help;
+  absl::Status (*run)(const BenchOptions& options, Reporter& reporter);
+};
+
+inline constexpr std::array<Suite, 3> kSuites = {{
+    {"grpc", "rows/s of Lookup over a Unix socket, all rows in DRAM", RunGrpcSuite},
+    {"nvme", "rows/s from NVMe alone, past the page cache", RunNvmeSuite},
+    {"load", "bytes/s from safetensors to published", RunLoadSuite},
+}};
+
+}  // namespace engram::bench
+
+#endif  // ENGRAM_TESTS_BENCH_SUITES_H_

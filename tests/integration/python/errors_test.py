@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+"""What a caller does wrong, and what the daemon says: the contract's status code, a text that
+names the value, and rows served as before to the next caller."""
+
+import random
+import socket
+import tempfile
+import unittest
+
+import grpc
+import h2.config
+import h2.connection
+import h2.events
+
+import testing
+from checkpoint_rows import read_layers
+from daemon import Daemon
+from store_stubs import pack_ids, store_client
+
+TABLE = "errors"
+MAX_REQUEST_BYTES = 64 << 20
+Code = grpc.StatusCode
+
+
+def claim_large_message(address, size):
+    """Calls Lookup with a message whose prefix says `size` bytes, of which almost none are sent.
+
+    Returns (grpc-status, grpc-message), or None if the daemon closed the stream without them.
+    """
+    connection = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+    with socket.create_connection(address, timeout=60) as wire:
+        connection.initiate_connection()
+        stream = connection.get_next_available_stream_id()
+        connection.send_headers(stream, [
+            (":method", "POST"), (":scheme", "http"), (":authority", "localhost"),
+            (":path", "/engram.v1.EngramStore/Lookup"), ("te", "trailers"),
+            ("content-type", "application/grpc")])
+        connection.send_data(stream, b"\0" + size.to_bytes(4, "big") + b"\x0a\x05")
+        wire.sendall(connection.data_to_send())
+        status = message = None
+        while True:
+            piece = wire.recv(65536)
+            if not piece:
+                return None
+            for event in connection.receive_data(piece):
+                if isinstance(event, (h2.events.ResponseReceived, h2.events.TrailersReceived)):
+                    headers = dict(event.headers)
+                    status = headers.get("grpc-status", status)
+                    message = headers.get("grpc-message", message)
+                if isinstance(event, (h2.events.StreamEnded, h2.events.StreamReset)):
+                    return None if status is None else (int(status), message)
+            wire.sendall(connection.data_to_send())
+
+
+class ErrorsTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.random = random.Random(testing.SEED)
+        directory = tempfile.TemporaryDirectory(prefix="engram-checkpoint.")
+        cls.addClassCleanup(directory.cleanup)
+        testing.make_checkpoint(directory.name, 300)
+        cls.layers = read_layers(directory.name)
+        cls.daemon = cls.enterClassContext(Daemon(testing.BIN_DIR, tcp=True))
+        cls.daemon.load(TABLE, directory.name)
+        cls.client = cls.enterClassContext(store_client(testing.PROTO, cls.daemon.target))
+
+    def tearDown(self):
+        """Whatever a test did: the same process serves the right rows."""
+        self.assertTrue(self.daemon.alive(), "engramd died")
+        for layer, source in self.layers.items():
+            ids = [self.random.randrange(source.rows) for _ in range(16)]
+            self.assertEqual(b"".join(self.client.rows(TABLE, layer, ids)), source.packed(ids))
+
+    def assert_fails(self, codes, texts, call):
+        with self.assertRaises(grpc.RpcError) as caught:
+            call()
+        error = caught.exception
+        self.assertIn(error.code(), codes, error.details())
+        for text in texts:
+            self.assertIn(str(text), error.details())
+
+    def test_id_one_past_the_end(self):
+        rows = self.layers[14].rows
+        for policy in (self.client.pb.ON_ROW_ERROR_FAIL, self.client.pb.ON_ROW_ERROR_ZERO):
+            self.assert_fails(
+                [Code.INVALID_ARGUMENT], [rows],
+                lambda p=policy: self.client.lookup(TABLE, {14: [0, rows]}, on_row_error=p))
+
+    def test_largest_id(self):
+        self.assert_fails([Code.INVALID_ARGUMENT], [0xFFFFFFFE],
+                          lambda: self.client.lookup(TABLE, {1: [0xFFFFFFFE]}))
+
+    def test_dead_position_is_a_zero_row(self):
+        rows = self.client.rows(TABLE, 1, [3, -1, 4])
+        self.assertEqual(rows, [self.layers[1].row(3), bytes(264), self.layers[1].row(4)])
+
+    def test_unknown_table_layer_and_version(self):
+        self.assert_fails([Code.NOT_FOUND], ["no-such-table"],
+                          lambda: self.client.lookup("no-such-table", {1: [0]}))
+        self.assert_fails([Code.NOT_FOUND], [99], lambda: self.client.lookup(TABLE, {99: [0]}))
+        self.assert_fails([Code.NOT_FOUND], [77],
+                          lambda: self.client.lookup(TABLE, {1: [0]}, version=77))
+
+    def test_other_table_than_expected(self):
+        self.assert_fails(
+            [Code.FAILED_PRECONDITION], ["0123abcd"],
+            lambda: self.client.lookup(TABLE, {1: [0]}, expect_table_digest="0123abcd"))
+
+    def test_half_an_id(self):
+        request = self.client.pb.LookupRequest(table=TABLE, layers=[
+            self.client.pb.LayerRowIds(layer=1, row_ids=pack_ids([1, 2])[:-1])])
+        self.assert_fails([Code.INVALID_ARGUMENT], [7],
+                          lambda: self.client.stub.Lookup(request, timeout=60))
+
+    def test_answer_over_the_limit(self):
+        # 16 MiB of ids ask for 1.03 GiB of rows.
+        ids = pack_ids([5]) * (4 << 20)
+        request = self.client.pb.LookupRequest(
+            table=TABLE, layers=[self.client.pb.LayerRowIds(layer=1, row_ids=ids)])
+        self.assert_fails([Code.RESOURCE_EXHAUSTED], [(4 << 20) * 264],
+                          lambda: self.client.stub.Lookup(request, timeout=60))
+
+    def test_request_over_the_limit(self):
+        payload = bytes(MAX_REQUEST_BYTES + 4096)
+        self.assert_fails([Code.RESOURCE_EXHAUSTED], [len(payload)],
+                          lambda: self.client.raw("Lookup", payload))
+
+    def test_request_that_claims_two_gigabytes(self):
+        answer = claim_large_message(self.daemon.tcp, 2 << 30)
+        self.assertIsNotNone(answer, "the stream was closed without a status")
+        status, message = answer
+        self.assertEqual(status, Code.RESOURCE_EXHAUSTED.value[0], message)
+        self.assertIn(str(2 << 30), message)
+
+    def test_garbage(self):
+        for payload in (b"\xff" * 64, b"\x0a\xff\xff\xff\xff\x0f", self.random.randbytes(4096)):
+            self.assert_fails([Code.INTERNAL, Code.INVALID_ARGUMENT], [],
+                              lambda p=payload: self.client.raw("Lookup", p))
+
+    def test_stream_goes_on_after_a_failed_request(self):
+        rows = self.layers[1].rows
+        requests = [self.client.request(TABLE, {1: [rows]}, request_id=1),
+                    self.client.request(TABLE, {1: [2]}, request_id=2)]
+        bad, good = self.client.stub.StreamLookup(iter(requests), timeout=60)
+        self.assertEqual((bad.request_id, bad.code, bad.last),
+                         (1, Code.INVALID_ARGUMENT.value[0], True))
+        self.assertIn(str(rows), bad.message)
+        self.assertEqual((good.request_id, good.code, good.last), (2, 0, True))
+        self.assertEqual(good.layer.rows, self.layers[1].row(2))
+
+    def test_admin_is_not_served_on_tcp(self):
+        host, port = self.daemon.tcp
+        done = self.daemon.run("engramctl", "--server", f"{host}:{port}", "drop", TABLE)
+        self.assertEqual(done.returncode, 1, done.stdout)
+        self.assertNotEqual(done.stderr, "")
+
+    def test_engramctl_exit_codes(self):
+        for arguments, code, text in (
+                (("rows", "no-such-table", "--layer", 1, "--ids", 0), 1, "no-such-table"),
+                (("rows", TABLE, "--layer", 1, "--ids", self.layers[1].rows), 1,
+                 self.layers[1].rows),
+                (("load", "t", "--checkpoint", "/no/such/checkpoint"), 1, "/no/such/checkpoint"),
+                (("describe", "no-such-table"), 1, "no-such-table"),
+                (("no-such-command",), 2, ""),
+                (("rows", TABLE), 2, "")):
+            done = self.daemon.ctl(*arguments)
+            self.assertEqual(done.returncode, code, (arguments, done.stdout, done.stderr))
+            self.assertIn(str(text), done.stderr)
+            self.assertNotEqual(done.stderr, "")
+
+
+if __name__ == "__main__":
+    testing.main()

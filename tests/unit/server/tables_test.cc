@@ -1,0 +1,148 @@
+#include "server/tables.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <random>
+#include <thread>
+
+#include "tests/unit/server/table_fixture.h"
+
+namespace engram {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+uint64_t DramCapacity(const std::vector<TableSnapshot>& tables) {
+  uint64_t bytes = 0;
+  for (const TableSnapshot& table : tables) {
+    for (const LayerSnapshot& layer : table.layers) {
+      bytes += layer.tiers[static_cast<size_t>(TierKind::kDram)].usage.capacity_bytes;
+    }
+  }
+  return bytes;
+}
+
+class TablesTest : public TableFixture {
+ protected:
+  // The version that answers, or the error.
+  absl::StatusOr<uint64_t> AnsweringVersion(const std::string& name, VersionId version) {
+    const std::string ids = Bytes({3, 1000, 77});
+    auto lookup = Lookup::Start(*tables_, pool_, {},
+                                {.table = name, .version = version, .layers = {{LayerId{1}, ids}}});
+    if (!lookup.ok()) return lookup.status();
+    if (!(*lookup)->ReadMemory()) (*lookup)->ReadStorage();
+    if (const absl::Status status = (*lookup)->Finish(); !status.ok()) return status;
+    EXPECT_TRUE(RowsAreRight(**lookup));
+    (*lookup)->Warm();
+    return Raw((*lookup)->version());
+  }
+};
+
+TEST_F(TablesTest, FirstVersionIsActiveLaterOnesWait) {
+  OpenTables(uint64_t{4} << 20);
+  Load("a", 1, 2000);
+  Load("a", 2, 2100);
+  EXPECT_EQ(*AnsweringVersion("a", kActiveVersion), 1u);
+  EXPECT_EQ(*AnsweringVersion("a", VersionId{2}), 2u);
+  ASSERT_TRUE(tables_->Activate("a", VersionId{2}).ok());
+  EXPECT_EQ(*AnsweringVersion("a", kActiveVersion), 2u);
+  const absl::Status missing = tables_->Activate("a", VersionId{3});
+  EXPECT_EQ(missing.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(missing.message()), HasSubstr("version 3"));
+  Reopen(uint64_t{4} << 20);
+  EXPECT_EQ(*AnsweringVersion("a", kActiveVersion), 2u);
+  EXPECT_EQ(*AnsweringVersion("a", VersionId{1}), 1u);
+}
+
+TEST_F(TablesTest, DropsOneVersionOrAll) {
+  OpenTables(uint64_t{4} << 20);
+  Load("a", 1, 2000);
+  Load("a", 2, 2000);
+  Load("b", 1, 2000);
+  auto dropped = tables_->Drop("a", VersionId{1});
+  ASSERT_TRUE(dropped.ok()) << dropped.status();
+  EXPECT_THAT(*dropped, ElementsAre(VersionId{1}));
+  const absl::Status no_active = AnsweringVersion("a", kActiveVersion).status();
+  EXPECT_EQ(no_active.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(no_active.message()), HasSubstr("activate"));
+  EXPECT_EQ(*AnsweringVersion("a", VersionId{2}), 2u);
+  ASSERT_TRUE(tables_->Drop("a", kActiveVersion).ok());
+  EXPECT_EQ(AnsweringVersion("a", VersionId{2}).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(tables_->Drop("a", kActiveVersion).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(*AnsweringVersion("b", kActiveVersion), 1u);
+  Reopen(0);
+  EXPECT_EQ(*AnsweringVersion("b", kActiveVersion), 1u);
+  EXPECT_EQ(store_->List().size(), 1u);
+}
+
+TEST_F(TablesTest, DramBudgetHoldsAcrossChanges) {
+  constexpr uint64_t kBudget = uint64_t{1} << 20;
+  OpenTables(kBudget);
+  Load("a", 1, 20000);
+  EXPECT_LE(DramCapacity(tables_->Snapshot()), kBudget);
+  EXPECT_GT(DramCapacity(tables_->Snapshot()), kBudget / 2);
+  Load("b", 1, 20000);
+  const std::vector<TableSnapshot> two = tables_->Snapshot();
+  EXPECT_LE(DramCapacity(two), kBudget);
+  for (const TableSnapshot& table : two) {
+    EXPECT_GT(table.layers[0].tiers[1].usage.capacity_bytes, kBudget / 8);
+  }
+  ASSERT_TRUE(tables_->Drop("a", kActiveVersion).ok());
+  EXPECT_LE(DramCapacity(tables_->Snapshot()), kBudget);
+  EXPECT_GT(DramCapacity(tables_->Snapshot()), kBudget / 2);
+}
+
+TEST_F(TablesTest, SwitchingUnderLoadNeverMixesVersions) {
+  OpenTables(uint64_t{2} << 20);
+  Load("a", 1, 3000);
+  Load("a", 2, 3000);
+  std::atomic<bool> stop{false};
+  std::atomic<uint64_t> answers{0};
+  std::vector<std::thread> readers;
+  for (int t = 0; t < 3; ++t) {
+    readers.emplace_back([&, t] {
+      std::mt19937 random(t);
+      while (!stop) {
+        std::vector<uint32_t> ids(64);
+        for (uint32_t& id : ids) id = random() % 3000;
+        const std::string bytes = Bytes(ids);
+        auto lookup =
+            Lookup::Start(*tables_, pool_, {},
+                          {.table = "a", .layers = {{LayerId{1}, bytes}, {LayerId{14}, bytes}}});
+        ASSERT_TRUE(lookup.ok()) << lookup.status();
+        if (!(*lookup)->ReadMemory()) (*lookup)->ReadStorage();
+        ASSERT_TRUE((*lookup)->Finish().ok());
+        ASSERT_TRUE(RowsAreRight(**lookup));
+        (*lookup)->Warm();
+        ++answers;
+      }
+    });
+  }
+  for (uint64_t round = 0; round < 20; ++round) {
+    const uint64_t before = answers;
+    ASSERT_TRUE(tables_->Activate("a", VersionId{1 + round % 2}).ok());
+    while (answers < before + 5 && !::testing::Test::HasFailure()) std::this_thread::yield();
+  }
+  stop = true;
+  for (std::thread& reader : readers) reader.join();
+}
+
+TEST_F(TablesTest, AnOpenLookupFinishesOnTheVersionThatIsDropped) {
+  OpenTables(0);
+  Load("a", 1, 3000);
+  const std::string ids = Bytes({1, 2, 2999});
+  auto lookup = Lookup::Start(*tables_, pool_, {}, {.table = "a", .layers = {{LayerId{1}, ids}}});
+  ASSERT_TRUE(lookup.ok());
+  std::thread dropper([this] { EXPECT_TRUE(tables_->Drop("a", kActiveVersion).ok()); });
+  while (tables_->Find("a", kActiveVersion).ok()) std::this_thread::yield();
+  (*lookup)->ReadStorage();
+  EXPECT_TRUE((*lookup)->Finish().ok());
+  EXPECT_TRUE(RowsAreRight(**lookup));
+  lookup->reset();
+  dropper.join();
+}
+
+}  // namespace
+}  // namespace engram

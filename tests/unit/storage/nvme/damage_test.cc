@@ -1,0 +1,243 @@
+// What a damaged drive may do to a store: rows fail, neighbours and other tables are served, and
+// no wrong byte comes back.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <rocksdb/db.h>
+#include <rocksdb/options.h>
+
+#include <filesystem>
+#include <fstream>
+#include <set>
+#include <string>
+
+#include "storage/nvme/catalog_record.h"
+#include "tests/unit/storage/nvme/store_fixture.h"
+
+namespace engram {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+
+std::string Text(const absl::Status& status) { return std::string(status.message()); }
+
+// One file a layer: pages of it lie at multiples of 4,096.
+StoreInternals OneChunk() { return StoreInternals(); }
+
+std::vector<RowId> AllRows(const LayerSpec& layer) {
+  std::vector<RowId> ids;
+  for (uint64_t row = 0; row < layer.rows; ++row) ids.push_back(RowId{static_cast<uint32_t>(row)});
+  return ids;
+}
+
+void FlipByte(const fs::path& path, uint64_t offset) {
+  std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
+  file.seekg(static_cast<std::streamoff>(offset));
+  const char byte = static_cast<char>(file.get() ^ 0x10);
+  file.seekp(static_cast<std::streamoff>(offset));
+  file.put(byte);
+  ASSERT_TRUE(file.good());
+}
+
+// Changes records below the Store, as another program or another release would.
+void EditCatalog(const std::string& directory, const std::string& key, const std::string& value) {
+  rocksdb::Options options;
+  std::vector<std::string> names;
+  ASSERT_TRUE(rocksdb::DB::ListColumnFamilies(options, directory + "/db", &names).ok());
+  std::vector<rocksdb::ColumnFamilyDescriptor> families;
+  for (const std::string& name : names) families.emplace_back(name, options);
+  std::vector<rocksdb::ColumnFamilyHandle*> handles;
+  rocksdb::DB* db = nullptr;
+  ASSERT_TRUE(rocksdb::DB::Open(options, directory + "/db", families, &handles, &db).ok());
+  const std::unique_ptr<rocksdb::DB> owner(db);
+  EXPECT_TRUE(db->Put(rocksdb::WriteOptions(), key, value).ok());
+  for (rocksdb::ColumnFamilyHandle* handle : handles) db->DestroyColumnFamilyHandle(handle);
+}
+
+class DamageTest : public testing::Test {
+ protected:
+  void LoadBoth() {
+    std::unique_ptr<Store> store = OpenOrDie(directory_.path(), OneChunk());
+    ASSERT_TRUE(Load(*store, big_).ok());
+    ASSERT_TRUE(Load(*store, other_).ok());
+  }
+
+  const TestDirectory directory_;
+  const TableSpec big_ = MakeSpec("big", 1, {{1, 15 * 400 + 7, 264}}, 3);
+  const TableSpec other_ = MakeSpec("other", 1, {{1, 15 * 50, 264}}, 4);
+};
+
+TEST_F(DamageTest, FlippedBytesFailTheirPagesOnly) {
+  LoadBoth();
+  std::mt19937_64 random(TestSeed());
+  const fs::path file = SstFiles(directory_.path())[0];
+  std::set<uint64_t> pages;
+  while (pages.size() < 5) pages.insert(random() % 400);
+  for (const uint64_t page : pages) FlipByte(file, page * 4096 + random() % (15 * 264));
+
+  std::unique_ptr<Store> store = OpenOrDie(directory_.path());
+  auto reader = store->OpenLayer("big", VersionId{1}, LayerId{1});
+  ASSERT_TRUE(reader.ok());
+  std::vector<RowId> ids = AllRows(big_.layers[0]);
+  std::shuffle(ids.begin(), ids.end(), random);
+  const size_t failed =
+      ReadAndCompare(**reader, big_, LayerId{1}, ids, [&](RowId row, const absl::Status& status) {
+        return status.code() == absl::StatusCode::kDataLoss && pages.contains(Raw(row) / 15) &&
+               Text(status).find("table big version 1 layer 1 page ") == 0 &&
+               Text(status).find(file.filename().string()) != std::string::npos &&
+               Text(status).find("offset") != std::string::npos;
+      });
+  EXPECT_EQ(failed, pages.size() * 15);
+  ExpectWholeTable(*store, other_);
+}
+
+TEST_F(DamageTest, MissingFileFailsItsRowsAndOtherTablesAreServed) {
+  LoadBoth();
+  const fs::path file = SstFiles(directory_.path())[0];
+  fs::remove(file);
+  std::unique_ptr<Store> store = OpenOrDie(directory_.path());
+  ASSERT_NE(store, nullptr);
+  EXPECT_THAT(store->Describe(), HasSubstr("damaged: "));
+  EXPECT_THAT(store->Describe(), HasSubstr(file.filename().string()));
+  ExpectWholeTable(*store, other_);
+  auto reader = store->OpenLayer("big", VersionId{1}, LayerId{1});
+  ASSERT_TRUE(reader.ok());
+  EXPECT_EQ(ReadAndCompare(**reader, big_, LayerId{1}, AllRows(big_.layers[0]),
+                           [&](RowId, const absl::Status& status) {
+                             return status.code() == absl::StatusCode::kUnavailable ||
+                                    status.code() == absl::StatusCode::kDataLoss;
+                           }),
+            big_.layers[0].rows);
+  // The way out: drop it, load it again.
+  reader->reset();
+  ASSERT_TRUE(store->Drop("big", VersionId{1}).ok());
+  ASSERT_TRUE(Load(*store, big_).ok());
+  ExpectWholeTable(*store, big_);
+  store.reset();
+  store = OpenOrDie(directory_.path());
+  EXPECT_THAT(store->Describe(), testing::Not(HasSubstr("damaged")));
+  ExpectWholeTable(*store, big_);
+  ExpectWholeTable(*store, other_);
+}
+
+TEST_F(DamageTest, MissingFileOfALayerSparesItsOtherFiles) {
+  const TableSpec spec = MakeSpec("m", 1, {{1, 20000, 264}});
+  {
+    std::unique_ptr<Store> store = OpenOrDie(directory_.path());  // small chunks: many files
+    ASSERT_TRUE(Load(*store, spec).ok());
+    ASSERT_GT(store->List()[0].chunks.size(), 4u);
+  }
+  fs::remove(SstFiles(directory_.path())[0]);
+  std::unique_ptr<Store> store = OpenOrDie(directory_.path());
+  auto reader = store->OpenLayer("m", VersionId{1}, LayerId{1});
+  ASSERT_TRUE(reader.ok());
+  const Chunk chunk = store->List()[0].chunks[0];
+  const size_t failed =
+      ReadAndCompare(**reader, spec, LayerId{1}, AllRows(spec.layers[0]),
+                     [](RowId, const absl::Status& status) { return !status.ok(); });
+  EXPECT_GT(failed, 0u);
+  EXPECT_LE(failed, chunk.rows);
+}
+
+TEST_F(DamageTest, TruncatedFile) {
+  LoadBoth();
+  const fs::path file = SstFiles(directory_.path())[0];
+  fs::resize_file(file, fs::file_size(file) / 2);
+  std::unique_ptr<Store> store = OpenOrDie(directory_.path());
+  ASSERT_NE(store, nullptr);
+  ExpectWholeTable(*store, other_);
+  auto reader = store->OpenLayer("big", VersionId{1}, LayerId{1});
+  ASSERT_TRUE(reader.ok());
+  EXPECT_EQ(ReadAndCompare(**reader, big_, LayerId{1}, {RowId{0}, RowId{6006}},
+                           [](RowId, const absl::Status& status) {
+                             return status.code() == absl::StatusCode::kDataLoss;
+                           }),
+            2u);
+}
+
+TEST_F(DamageTest, DamagedCatalogOpensNothing) {
+  LoadBoth();
+  for (const auto& entry : fs::directory_iterator(directory_ / "db")) {
+    if (entry.path().filename().string().rfind("MANIFEST", 0) == 0) FlipByte(entry.path(), 40);
+  }
+  StoreOptions options;
+  options.directory = directory_.path();
+  const absl::Status status = Store::Open(options).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
+  EXPECT_THAT(Text(status), HasSubstr(directory_.path()));
+}
+
+TEST_F(DamageTest, MissingCurrentIsNoReasonToBeginAnew) {
+  LoadBoth();
+  fs::remove(directory_ / "db/CURRENT");
+  StoreOptions options;
+  options.directory = directory_.path();
+  const absl::Status status = Store::Open(options).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(Text(status), HasSubstr("CURRENT"));
+  EXPECT_FALSE(SstFiles(directory_.path()).empty());
+}
+
+TEST_F(DamageTest, DamagedRecordIsKeptAndTheOthersServed) {
+  LoadBoth();
+  const std::string key = TableKey("big", VersionId{1});
+  EditCatalog(directory_.path(), key, "{\"format\":1, nonsense");
+  const size_t files = SstFiles(directory_.path()).size();
+  for (int restart = 0; restart < 2; ++restart) {
+    std::unique_ptr<Store> store = OpenOrDie(directory_.path());
+    ASSERT_EQ(store->List().size(), 1u);
+    ExpectWholeTable(*store, other_);
+    for (const absl::Status& status :
+         {store->Find("big", VersionId{1}).status(), store->BeginLoad(big_).status(),
+          store->OpenLayer("big", VersionId{1}, LayerId{1}).status(),
+          store->Activate("big", VersionId{1})}) {
+      EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+      EXPECT_THAT(Text(status), HasSubstr(key));
+    }
+    EXPECT_GE(SstFiles(directory_.path()).size(), files);
+  }
+  // Only its own drop removes it.
+  std::unique_ptr<Store> store = OpenOrDie(directory_.path());
+  ASSERT_TRUE(store->Drop("big", VersionId{1}).ok());
+  ASSERT_TRUE(Load(*store, big_).ok());
+  ExpectWholeTable(*store, big_);
+}
+
+TEST_F(DamageTest, RecordOfAnotherReleaseIsLeftAlone) {
+  LoadBoth();
+  EditCatalog(directory_.path(), TableKey("big", VersionId{1}), "{\"format\":2}");
+  EditCatalog(directory_.path(), "active/big", "{\"format\":2}");
+  EditCatalog(directory_.path(), "quota/big", "{\"format\":2}");  // a kind that we do not know
+  std::unique_ptr<Store> store = OpenOrDie(directory_.path());
+  const absl::Status status = store->Find("big", VersionId{1}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(Text(status), HasSubstr("format version 2"));
+  // Not the first version of its table, as far as anybody can tell.
+  const TableSpec next = MakeSpec("big", 2, {{1, 100, 264}});
+  EXPECT_FALSE(Load(*store, next)->active);
+}
+
+TEST_F(DamageTest, DamagedChunkRecordMeansWritingItAgain) {
+  const TableSpec spec = MakeSpec("m", 1, {{1, 20000, 264}});
+  size_t chunks = 0;
+  {
+    std::unique_ptr<Store> store = OpenOrDie(directory_.path());
+    auto writer = store->BeginLoad(spec);
+    ASSERT_TRUE(writer.ok());
+    chunks = (*writer)->todo().size();
+    ASSERT_TRUE(WriteChunks(**writer, spec, SIZE_MAX).ok());
+  }
+  EditCatalog(directory_.path(), ChunkKey("m", VersionId{1}, {LayerId{1}, 0, 0, 0, ""}), "?");
+  std::unique_ptr<Store> store = OpenOrDie(directory_.path());
+  auto writer = store->BeginLoad(spec);
+  ASSERT_TRUE(writer.ok());
+  ASSERT_EQ((*writer)->todo().size(), 1u);
+  EXPECT_EQ((*writer)->todo()[0].index, 0u);
+  ASSERT_GT(chunks, 1u);
+  ASSERT_TRUE(WriteChunks(**writer, spec, SIZE_MAX).ok());
+  ASSERT_TRUE((*writer)->Publish().ok());
+  ExpectWholeTable(*store, spec);
+}
+
+}  // namespace
+}  // namespace engram

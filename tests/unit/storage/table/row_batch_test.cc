@@ -1,0 +1,111 @@
+#include "storage/table/row_batch.h"
+
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace engram {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+constexpr uint32_t kRowBytes = 4;
+constexpr std::byte kDirty{0xEE};
+
+class RowBatchTest : public ::testing::Test {
+ protected:
+  RowBatch Make(std::vector<RowId> ids) {
+    ids_ = std::move(ids);
+    out_.assign(ids_.size() * kRowBytes, kDirty);
+    tiers_.assign(ids_.size(), 77);
+    return RowBatch(ids_, kRowBytes, absl::MakeSpan(out_), absl::MakeSpan(tiers_));
+  }
+  bool RowIs(uint32_t position, std::byte value) const {
+    for (uint32_t i = 0; i < kRowBytes; ++i) {
+      if (out_[position * kRowBytes + i] != value) return false;
+    }
+    return true;
+  }
+
+  std::vector<RowId> ids_;
+  std::vector<std::byte> out_;
+  std::vector<uint8_t> tiers_;
+};
+
+TEST_F(RowBatchTest, ZeroesDeadPositionsAndMissesTheRest) {
+  const RowBatch batch = Make({RowId{7}, kZeroRow, RowId{0}, kZeroRow, RowId{7}});
+  EXPECT_THAT(batch.missing(), ElementsAre(0, 2, 4));
+  EXPECT_TRUE(RowIs(0, kDirty));
+  EXPECT_TRUE(RowIs(1, std::byte{0}));
+  EXPECT_TRUE(RowIs(2, kDirty));
+  EXPECT_TRUE(RowIs(3, std::byte{0}));
+  EXPECT_EQ(batch.ids().size(), 5u);
+  EXPECT_EQ(batch.row_bytes(), kRowBytes);
+  EXPECT_EQ(batch.row(3), out_.data() + 12);
+  EXPECT_TRUE(batch.wants_tiers());
+  EXPECT_THAT(tiers_, ElementsAre(kNoTier, kNoTier, kNoTier, kNoTier, kNoTier));
+  EXPECT_THAT(batch.failures(), IsEmpty());
+}
+
+TEST_F(RowBatchTest, MayBeEmpty) {
+  const RowBatch batch = Make({});
+  EXPECT_THAT(batch.missing(), IsEmpty());
+}
+
+TEST_F(RowBatchTest, CountsWhatEachTierServed) {
+  RowBatch batch = Make({RowId{1}, RowId{2}, kZeroRow, RowId{3}, RowId{4}});
+  // DRAM fills positions 0 and 3; NVMe fills 1 and fails 4.
+  std::vector<uint32_t> before = batch.missing();
+  batch.missing() = {1, 4};
+  batch.CountServed(TierKind::kDram, before, 0);
+  EXPECT_EQ(batch.served(TierKind::kDram), 2u);
+  EXPECT_THAT(tiers_, ElementsAre(1, kNoTier, kNoTier, 1, kNoTier));
+  before = batch.missing();
+  batch.Fail(4, absl::DataLossError("bad page"));
+  batch.missing().clear();
+  batch.CountServed(TierKind::kNvme, before, 0);
+  EXPECT_EQ(batch.served(TierKind::kNvme), 1u);
+  EXPECT_EQ(batch.served(TierKind::kHbm), 0u);
+  EXPECT_THAT(tiers_, ElementsAre(1, 2, kNoTier, 1, kNoTier));
+  ASSERT_EQ(batch.failures().size(), 1u);
+  EXPECT_EQ(batch.failures()[0].position, 4u);
+  EXPECT_EQ(batch.failures()[0].status, absl::DataLossError("bad page"));
+  EXPECT_TRUE(RowIs(4, std::byte{0}));
+}
+
+TEST_F(RowBatchTest, CountsOnlyTheTiersOwnFailures) {
+  RowBatch batch = Make({RowId{1}, RowId{2}});
+  std::vector<uint32_t> before = batch.missing();
+  batch.Fail(0, absl::UnavailableError("x"));
+  batch.missing() = {1};
+  batch.CountServed(TierKind::kDram, before, 0);
+  before = batch.missing();
+  batch.missing().clear();
+  batch.CountServed(TierKind::kNvme, before, 1);
+  EXPECT_EQ(batch.served(TierKind::kDram), 0u);
+  EXPECT_EQ(batch.served(TierKind::kNvme), 1u);
+  EXPECT_THAT(tiers_, ElementsAre(kNoTier, 2));
+}
+
+TEST_F(RowBatchTest, DoesWithoutTierNotes) {
+  ids_ = {RowId{1}, kZeroRow};
+  out_.assign(ids_.size() * kRowBytes, kDirty);
+  RowBatch batch(ids_, kRowBytes, absl::MakeSpan(out_));
+  EXPECT_FALSE(batch.wants_tiers());
+  const std::vector<uint32_t> before = batch.missing();
+  batch.missing().clear();
+  batch.CountServed(TierKind::kHbm, before, 0);
+  EXPECT_EQ(batch.served(TierKind::kHbm), 1u);
+}
+
+TEST(TierName, NamesEachTier) {
+  EXPECT_STREQ(TierName(TierKind::kHbm), "hbm");
+  EXPECT_STREQ(TierName(TierKind::kDram), "dram");
+  EXPECT_STREQ(TierName(TierKind::kNvme), "nvme");
+  EXPECT_EQ(kAllTiers.size(), kTierCount);
+}
+
+}  // namespace
+}  // namespace engram

@@ -1,0 +1,108 @@
+#include "storage/table/spec.h"
+
+#include "absl/strings/str_replace.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace engram {
+namespace {
+
+using ::testing::HasSubstr;
+
+TableSpec Example() {
+  TableSpec spec;
+  spec.name = "flash";
+  spec.version = VersionId{3};
+  spec.family = "deepseek-v4.1";
+  spec.row_format = "f8_e4m3[256] f8_e8m0[8]";
+  spec.layers = {{LayerId{1}, 10, 264, {{2, 0, 3}, {2, 1, 7}}}, {LayerId{14}, 4294967295, 264, {}}};
+  spec.addressing = {4, 8, 16000000, 2, 99092};
+  spec.checkpoint_digest = "00ff";
+  return spec;
+}
+
+TEST(TableSpec, SurvivesItsTextForm) {
+  const TableSpec spec = Example();
+  const auto parsed = ParseTableSpec(TableSpecToJson(spec));
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(*parsed, spec);
+  TableSpec other = spec;
+  other.layers[0].columns[1].rows = 6;
+  EXPECT_FALSE(other == spec);
+}
+
+TEST(TableSpec, AddsUp) {
+  const TableSpec spec = Example();
+  EXPECT_EQ(spec.rows(), 10u + 4294967295u);
+  EXPECT_EQ(spec.bytes(), (10u + 4294967295u) * 264u);
+  EXPECT_EQ(spec.FindLayer(LayerId{14}), &spec.layers[1]);
+  EXPECT_EQ(spec.FindLayer(LayerId{2}), nullptr);
+}
+
+TEST(ParseTableSpec, RefusesBadText) {
+  const std::string good = TableSpecToJson(Example());
+  const auto edited = [&](const std::string& from, const std::string& to) {
+    const std::string text = absl::StrReplaceAll(good, {{from, to}});
+    EXPECT_NE(text, good) << from;
+    return text;
+  };
+  for (const std::string& text :
+       {std::string(), std::string("[]"), std::string("{}"), std::string("null"), good + "x",
+        good.substr(0, good.size() - 1), edited("\"name\"", "\"nam\""), edited("\"flash\"", "5"),
+        edited("\"layers\":[", "\"layers\":5,\"l\":["),
+        edited("\"row_bytes\":264", "\"row_bytes\":\"264\""), edited("\"addressing\"", "\"a\""),
+        edited("\"columns\"", "\"cols\""), edited("\"order\"", "\"o\""),
+        edited("\"checkpoint_digest\"", "\"d\""), edited("\"version\":3", "\"version\":null")}) {
+    const absl::Status status = ParseTableSpec(text).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status << " for " << text;
+  }
+  // Readable, but no table.
+  for (const std::string& text :
+       {edited("\"row_bytes\":264", "\"row_bytes\":0"), edited("\"layer\":14", "\"layer\":1"),
+        edited("\"layer\":14", "\"layer\":0")}) {
+    const absl::Status status = ParseTableSpec(text).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
+    EXPECT_THAT(status.message(), HasSubstr("impossible"));
+  }
+}
+
+TEST(CheckTableSpec, KnowsItsBounds) {
+  EXPECT_TRUE(CheckTableSpec(Example()).ok());
+  const auto expect_bad = [](const char* text, auto&& edit) {
+    TableSpec spec = Example();
+    edit(spec);
+    const absl::Status status = CheckTableSpec(spec);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_THAT(status.message(), HasSubstr(text));
+  };
+  expect_bad("0", [](TableSpec& s) { s.layers.clear(); });
+  expect_bad("1025", [](TableSpec& s) { s.layers.resize(1025); });
+  expect_bad("layer 1: row count 0", [](TableSpec& s) { s.layers[0].rows = 0; });
+  expect_bad("layer 14: row count 4294967296", [](TableSpec& s) { ++s.layers[1].rows; });
+  expect_bad("row size 0", [](TableSpec& s) { s.layers[0].row_bytes = 0; });
+  expect_bad("row size 65537", [](TableSpec& s) { s.layers[0].row_bytes = kMaxRowBytes + 1; });
+  expect_bad("layer 1 follows layer 14", [](TableSpec& s) { std::swap(s.layers[0], s.layers[1]); });
+  expect_bad("layer 1 follows layer 1", [](TableSpec& s) { s.layers[1].id = LayerId{1}; });
+  expect_bad("sum of column sizes 11", [](TableSpec& s) { s.layers[0].columns[0].rows = 4; });
+  TableSpec widest = Example();
+  widest.layers[0].row_bytes = kMaxRowBytes;
+  EXPECT_TRUE(CheckTableSpec(widest).ok());
+}
+
+TEST(CheckTableName, TakesPlainNamesOnly) {
+  for (const char* name : {"a", "flash-4.1_x", "_x", "9", "A.b"}) {
+    EXPECT_TRUE(CheckTableName(name).ok()) << name;
+  }
+  EXPECT_TRUE(CheckTableName(std::string(kMaxNameLength, 'n')).ok());
+  for (const std::string& name :
+       {std::string(), std::string("."), std::string(".."), std::string(".a"), std::string("-a"),
+        std::string("a/b"), std::string("a b"), std::string("a\n"), std::string("ü"),
+        std::string("a\0b", 3), std::string(kMaxNameLength + 1, 'n')}) {
+    const absl::Status status = CheckTableName(name);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << name;
+    EXPECT_LT(status.message().size(), 400u);
+  }
+}
+
+}  // namespace
+}  // namespace engram
