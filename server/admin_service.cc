@@ -111,8 +111,11 @@ class AdminServiceImpl final : public AdminService, private v1::EngramAdmin::Ser
   grpc::Service* service() override { return this; }
 
  private:
-  // PermissionDenied for a caller on TCP, unless it is allowed.
-  absl::Status CheckCaller(const grpc::ServerContext& context) const {
+  // Lets a call in. PermissionDenied for a caller on TCP, unless it is allowed; Unavailable when
+  // the daemon is shutting down.
+  absl::Status Enter(const grpc::ServerContext& context, InFlight::Token& token) const {
+    token = parts_.in_flight->Enter();
+    if (token == nullptr) return absl::UnavailableError("the daemon is shutting down");
     if (parts_.allow_tcp || absl::StartsWith(context.peer(), "unix:")) return absl::OkStatus();
     return absl::PermissionDeniedError(
         absl::StrCat("admin calls are served on Unix sockets only, not to ", context.peer(),
@@ -130,7 +133,8 @@ class AdminServiceImpl final : public AdminService, private v1::EngramAdmin::Ser
 
   grpc::Status Load(grpc::ServerContext* context, const v1::LoadRequest* request,
                     grpc::ServerWriter<v1::LoadProgress>* writer) override {
-    absl::Status status = CheckCaller(*context);
+    InFlight::Token token;
+    absl::Status status = Enter(*context, token);
     if (status.ok()) status = CheckDirectory(request->checkpoint());
     if (!status.ok()) return ToGrpc(status);
     LoadParameters parameters{.table = request->table(),
@@ -153,7 +157,8 @@ class AdminServiceImpl final : public AdminService, private v1::EngramAdmin::Ser
 
   grpc::Status List(grpc::ServerContext* context, const v1::ListRequest* /*request*/,
                     v1::ListResponse* response) override {
-    if (const absl::Status status = CheckCaller(*context); !status.ok()) return ToGrpc(status);
+    InFlight::Token token;
+    if (const absl::Status status = Enter(*context, token); !status.ok()) return ToGrpc(status);
     for (const TableRecord& record : parts_.tables->store()->List()) {
       *response->add_tables() = ToTableInfo(record);
     }
@@ -162,7 +167,8 @@ class AdminServiceImpl final : public AdminService, private v1::EngramAdmin::Ser
 
   grpc::Status Activate(grpc::ServerContext* context, const v1::ActivateRequest* request,
                         v1::ActivateResponse* /*response*/) override {
-    if (const absl::Status status = CheckCaller(*context); !status.ok()) return ToGrpc(status);
+    InFlight::Token token;
+    if (const absl::Status status = Enter(*context, token); !status.ok()) return ToGrpc(status);
     if (request->version() == 0) {
       return ToGrpc(absl::InvalidArgumentError("activate needs a version, 1 or more"));
     }
@@ -171,7 +177,8 @@ class AdminServiceImpl final : public AdminService, private v1::EngramAdmin::Ser
 
   grpc::Status Drop(grpc::ServerContext* context, const v1::DropRequest* request,
                     v1::DropResponse* response) override {
-    if (const absl::Status status = CheckCaller(*context); !status.ok()) return ToGrpc(status);
+    InFlight::Token token;
+    if (const absl::Status status = Enter(*context, token); !status.ok()) return ToGrpc(status);
     const absl::StatusOr<std::vector<VersionId>> dropped =
         parts_.tables->Drop(request->table(), VersionId{request->version()});
     if (!dropped.ok()) return ToGrpc(dropped.status());
@@ -181,7 +188,8 @@ class AdminServiceImpl final : public AdminService, private v1::EngramAdmin::Ser
 
   grpc::Status Verify(grpc::ServerContext* context, const v1::VerifyRequest* request,
                       grpc::ServerWriter<v1::VerifyProgress>* writer) override {
-    absl::Status status = CheckCaller(*context);
+    InFlight::Token token;
+    absl::Status status = Enter(*context, token);
     if (status.ok() && !request->checkpoint().empty()) {
       status = CheckDirectory(request->checkpoint());
     }
@@ -203,7 +211,8 @@ class AdminServiceImpl final : public AdminService, private v1::EngramAdmin::Ser
 
   grpc::Status Stats(grpc::ServerContext* context, const v1::StatsRequest* /*request*/,
                      v1::StatsResponse* response) override {
-    if (const absl::Status status = CheckCaller(*context); !status.ok()) return ToGrpc(status);
+    InFlight::Token token;
+    if (const absl::Status status = Enter(*context, token); !status.ok()) return ToGrpc(status);
     const DaemonSnapshot snapshot = parts_.snapshot();
     response->set_daemon_version(snapshot.daemon_version);
     response->set_uptime_seconds(snapshot.uptime_seconds);

@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 
+#include "server/in_flight.h"
 #include "server/stats.h"
 #include "server/tables.h"
 
@@ -23,6 +24,7 @@ class AdminService {
   // All must outlive the service.
   struct Parts {
     Tables* tables = nullptr;
+    InFlight* in_flight = nullptr;
     const std::atomic<bool>* stopping = nullptr;  // loads and checks end soon after it is set
     std::function<DaemonSnapshot()> snapshot;
     int load_threads = 2;

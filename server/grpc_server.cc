@@ -1,5 +1,6 @@
 #include "server/grpc_server.h"
 
+#include <grpc/grpc.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
@@ -18,6 +19,9 @@
 
 namespace engram {
 namespace {
+
+// For the last answers to leave their sockets.
+constexpr std::chrono::milliseconds kFlushTime{300};
 
 // gRPC replaces whatever lies at a socket's path. Replacing a live daemon's socket would cut it
 // off without a word, so ask first whether somebody answers there.
@@ -48,8 +52,10 @@ class GrpcServerImpl final : public GrpcServer {
     if (server_ != nullptr) Shutdown(std::chrono::milliseconds(0));
   }
 
-  absl::Status Start(const GrpcServerOptions& options, StoreService* store, AdminService* admin) {
+  absl::Status Start(const GrpcServerOptions& options, StoreService* store, AdminService* admin,
+                     InFlight* in_flight) {
     store_ = store;
+    in_flight_ = in_flight;
     grpc::ServerBuilder builder;
     builder.SetMaxReceiveMessageSize(static_cast<int>(options.max_request_bytes));
     builder.SetMaxSendMessageSize(-1);  // the answer's limit is checked before it is gathered
@@ -87,8 +93,11 @@ class GrpcServerImpl final : public GrpcServer {
     if (grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService()) {
       health->SetServingStatus(false);
     }
+    in_flight_->Close();
     store_->Drain();
-    server_->Shutdown(std::chrono::system_clock::now() + patience);
+    in_flight_->WaitUntilIdle(patience);
+    // What is left is over its time, or an answer on its way out, or an idle connection.
+    server_->Shutdown(std::chrono::system_clock::now() + kFlushTime);
     server_->Wait();
     server_.reset();
   }
@@ -113,6 +122,7 @@ class GrpcServerImpl final : public GrpcServer {
   }
 
   StoreService* store_ = nullptr;
+  InFlight* in_flight_ = nullptr;
   std::unique_ptr<grpc::Server> server_;
   std::vector<std::string> addresses_;
 };
@@ -121,11 +131,15 @@ class GrpcServerImpl final : public GrpcServer {
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOptions& options,
                                                               StoreService* store,
-                                                              AdminService* admin) {
+                                                              AdminService* admin,
+                                                              InFlight* in_flight) {
+  // One reference that is never given back: the last grpc_shutdown of a process joins a thread
+  // that may sleep in a poll for 10 s after its last large answer (tcp_posix's backup poller).
+  grpc_init();
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   auto server = std::make_unique<GrpcServerImpl>();
-  ENGRAM_RETURN_IF_ERROR(server->Start(options, store, admin));
+  ENGRAM_RETURN_IF_ERROR(server->Start(options, store, admin, in_flight));
   return std::unique_ptr<GrpcServer>(std::move(server));
 }
 

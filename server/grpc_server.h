@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "server/admin_service.h"
+#include "server/in_flight.h"
 #include "server/store_service.h"
 
 namespace engram {
@@ -21,11 +22,12 @@ struct GrpcServerOptions {
 
 class GrpcServer {
  public:
-  // The services must outlive the server. A Unix socket left by a daemon that died is replaced;
-  // sockets are made with mode 0660. Unavailable, naming the address, when one cannot be bound.
+  // The services and their in_flight must outlive the server. A Unix socket left by a daemon that
+  // died is replaced; sockets are made with mode 0660. Unavailable, naming the address, when one
+  // cannot be bound.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(const GrpcServerOptions& options,
-                                                           StoreService* store,
-                                                           AdminService* admin);
+                                                           StoreService* store, AdminService* admin,
+                                                           InFlight* in_flight);
   virtual ~GrpcServer() = default;
 
   // The addresses bound, with the port that was chosen where 0 was asked for.

@@ -23,8 +23,8 @@ class HttpServer {
   // and serves at once. `snapshot` is called once for each request that needs numbers, from
   // several threads at once, until Stop returns; it must not block on the drive.
   //
-  // InvalidArgument: the address is none, or its host has no address. FailedPrecondition: the port is
-  // in use. PermissionDenied, Unavailable …: bind's own error. All texts name the address.
+  // InvalidArgument: the address is none, or its host has no address. FailedPrecondition: the port
+  // is in use. PermissionDenied, Unavailable …: bind's own error. All texts name the address.
   static absl::StatusOr<std::unique_ptr<HttpServer>> Start(
       const std::string& address, std::function<DaemonSnapshot()> snapshot);
   ~HttpServer();  // stops

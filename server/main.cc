@@ -20,6 +20,7 @@
 #include "server/grpc_server.h"
 #include "server/hbm_tier.h"
 #include "server/http.h"
+#include "server/in_flight.h"
 #include "server/notify.h"
 #include "server/prefetcher.h"
 #include "server/store_service.h"
@@ -79,16 +80,19 @@ class Daemon {
     store_service_ = StoreService::Create({.tables = tables_.get(),
                                            .pool = &pool_,
                                            .executor = &executor_,
+                                           .in_flight = &in_flight_,
                                            .prefetcher = prefetcher_.get(),
                                            .limits = {.max_answer_bytes = config_.max_answer}});
     admin_service_ = AdminService::Create({.tables = tables_.get(),
+                                           .in_flight = &in_flight_,
                                            .stopping = &stopping_,
                                            .snapshot = [this] { return Snapshot(); },
                                            .load_threads = config_.load_threads,
                                            .allow_tcp = config_.admin_tcp});
-    ENGRAM_ASSIGN_OR_RETURN(grpc_, GrpcServer::Start({.listen = config_.listen,
-                                                      .max_request_bytes = config_.max_request},
-                                                     store_service_.get(), admin_service_.get()));
+    ENGRAM_ASSIGN_OR_RETURN(
+        grpc_,
+        GrpcServer::Start({.listen = config_.listen, .max_request_bytes = config_.max_request},
+                          store_service_.get(), admin_service_.get(), &in_flight_));
     for (const std::string& address : grpc_->addresses()) {
       ENGRAM_LOG(kInfo) << "grpc on " << address;
     }
@@ -126,6 +130,7 @@ class Daemon {
   const std::string hbm_note_;
   std::atomic<bool> ready_{false};
   std::atomic<bool> stopping_{false};
+  InFlight in_flight_;
   BufferPool pool_;
   std::unique_ptr<Store> store_;
   std::unique_ptr<Tables> tables_;

@@ -12,6 +12,7 @@
 #include "engram/v1/store.grpc.pb.h"
 #include "server/wire.h"
 #include "storage/base/mutex.h"
+#include "storage/base/status_macros.h"
 
 namespace engram {
 namespace {
@@ -32,8 +33,9 @@ absl::Status Overloaded(const Executor& executor) {
 
 absl::Status ShuttingDown() { return absl::UnavailableError("the daemon is shutting down"); }
 
-absl::Status NotARequest() {
-  return absl::InvalidArgumentError("the message cannot be read as engram.v1.LookupRequest");
+absl::Status Unreadable(absl::string_view message) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("the message cannot be read as engram.v1.", message));
 }
 
 class StreamSet;
@@ -46,7 +48,7 @@ class StreamSet;
 // the object may be gone when it returns.
 class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
-  StreamCall(const StoreService::Parts& parts, StreamSet* set);
+  StreamCall(const StoreService::Parts& parts, InFlight::Token token, StreamSet* set);
 
   // To be called once, after construction.
   void Begin();
@@ -71,6 +73,7 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
   bool ShouldFinish() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const StoreService::Parts parts_;
+  const InFlight::Token token_;
   StreamSet* const set_;
   Mutex mutex_;
   grpc::ByteBuffer incoming_;  // gRPC's while reading_
@@ -111,8 +114,8 @@ class StreamSet {
   std::set<StreamCall*> calls_ ABSL_GUARDED_BY(mutex_);
 };
 
-StreamCall::StreamCall(const StoreService::Parts& parts, StreamSet* set)
-    : parts_(parts), set_(set) {}
+StreamCall::StreamCall(const StoreService::Parts& parts, InFlight::Token token, StreamSet* set)
+    : parts_(parts), token_(std::move(token)), set_(set) {}
 
 void StreamCall::Begin() {
   {
@@ -235,8 +238,8 @@ void StreamCall::Work() {
 
 bool StreamCall::Process(grpc::ByteBuffer buffer) {
   v1::LookupRequest request;
-  if (!DecodeLookupRequest(buffer, request)) {
-    Send(EncodeStreamError(NotARequest(), request.request_id()));
+  if (!Decode(buffer, request)) {
+    Send(EncodeStreamError(Unreadable("LookupRequest"), request.request_id()));
     return true;
   }
   const uint64_t request_id = request.request_id();
@@ -287,10 +290,12 @@ void StreamCall::Send(grpc::ByteBuffer answer) {
   StartWrite(&outgoing_);
 }
 
+// Every method is raw: gRPC 1.51 answers UNIMPLEMENTED when generated callback code cannot parse a
+// message, and the caller should learn what is wrong.
 using BaseService = v1::EngramStore::WithRawCallbackMethod_Lookup<
     v1::EngramStore::WithRawCallbackMethod_StreamLookup<
-        v1::EngramStore::WithCallbackMethod_Describe<
-            v1::EngramStore::WithCallbackMethod_Prefetch<v1::EngramStore::Service>>>>;
+        v1::EngramStore::WithRawCallbackMethod_Describe<
+            v1::EngramStore::WithRawCallbackMethod_Prefetch<v1::EngramStore::Service>>>>;
 
 class StoreServiceImpl final : public StoreService, private BaseService {
  public:
@@ -301,63 +306,82 @@ class StoreServiceImpl final : public StoreService, private BaseService {
 
  private:
   grpc::ServerUnaryReactor* Describe(grpc::CallbackServerContext* context,
-                                     const v1::DescribeRequest* request,
-                                     v1::DescribeResponse* response) override {
+                                     const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    const absl::StatusOr<std::shared_ptr<const OpenTable>> table =
-        parts_.tables->Find(request->table(), VersionId{request->version()});
-    if (table.ok()) {
-      *response->mutable_table() = ToTableInfo((*table)->record);
-      const auto active = parts_.tables->Find(request->table(), kActiveVersion);
-      response->mutable_table()->set_active(active.ok() && *active == *table);
-    }
-    reactor->Finish(ToGrpc(table.status()));
+    reactor->Finish(ToGrpc(AnswerDescribe(*request, *response)));
     return reactor;
   }
 
+  absl::Status AnswerDescribe(const grpc::ByteBuffer& buffer, grpc::ByteBuffer& response) {
+    v1::DescribeRequest request;
+    if (!Decode(buffer, request)) return Unreadable("DescribeRequest");
+    ENGRAM_ASSIGN_OR_RETURN(const std::shared_ptr<const OpenTable> table,
+                            parts_.tables->Find(request.table(), VersionId{request.version()}));
+    v1::DescribeResponse answer;
+    *answer.mutable_table() = ToTableInfo(table->record);
+    // The record says what was active when the version was opened.
+    const auto active = parts_.tables->Find(request.table(), kActiveVersion);
+    answer.mutable_table()->set_active(active.ok() && *active == table);
+    response = Encode(answer);
+    return absl::OkStatus();
+  }
+
   grpc::ServerUnaryReactor* Prefetch(grpc::CallbackServerContext* context,
-                                     const v1::PrefetchRequest* request,
-                                     v1::PrefetchResponse* response) override {
+                                     const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    const absl::StatusOr<Prefetcher::Result> result = parts_.prefetcher->Prefetch(
-        request->table(), VersionId{request->version()}, ToLayerQueries(request->layers()));
-    if (result.ok()) {
-      response->set_accepted(result->accepted);
-      response->set_skipped(result->skipped);
-    }
-    reactor->Finish(ToGrpc(result.status()));
+    reactor->Finish(ToGrpc(AnswerPrefetch(*request, *response)));
     return reactor;
+  }
+
+  absl::Status AnswerPrefetch(const grpc::ByteBuffer& buffer, grpc::ByteBuffer& response) {
+    v1::PrefetchRequest request;
+    if (!Decode(buffer, request)) return Unreadable("PrefetchRequest");
+    ENGRAM_ASSIGN_OR_RETURN(
+        const Prefetcher::Result result,
+        parts_.prefetcher->Prefetch(request.table(), VersionId{request.version()},
+                                    ToLayerQueries(request.layers())));
+    v1::PrefetchResponse answer;
+    answer.set_accepted(result.accepted);
+    answer.set_skipped(result.skipped);
+    response = Encode(answer);
+    return absl::OkStatus();
   }
 
   grpc::ServerUnaryReactor* Lookup(grpc::CallbackServerContext* context,
                                    const grpc::ByteBuffer* request,
                                    grpc::ByteBuffer* response) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    v1::LookupRequest message;
-    grpc::ByteBuffer buffer = *request;
-    if (!DecodeLookupRequest(buffer, message)) {
-      reactor->Finish(ToGrpc(NotARequest()));
-      return reactor;
+    if (const absl::Status status = AnswerLookup(*request, reactor, response); !status.ok()) {
+      reactor->Finish(ToGrpc(status));
     }
-    absl::StatusOr<std::unique_ptr<engram::Lookup>> started =
-        engram::Lookup::Start(*parts_.tables, *parts_.pool, parts_.limits, ToQuery(message));
-    if (!started.ok()) {
-      reactor->Finish(ToGrpc(started.status()));
-      return reactor;
-    }
-    const std::shared_ptr<engram::Lookup> lookup = *std::move(started);
+    return reactor;
+  }
+
+  // Answers through `reactor`, now or later, unless it returns an error.
+  absl::Status AnswerLookup(const grpc::ByteBuffer& buffer, grpc::ServerUnaryReactor* reactor,
+                            grpc::ByteBuffer* response) {
+    InFlight::Token token = parts_.in_flight->Enter();
+    if (token == nullptr) return ShuttingDown();
+    v1::LookupRequest request;
+    if (!Decode(buffer, request)) return Unreadable("LookupRequest");
+    ENGRAM_ASSIGN_OR_RETURN(
+        std::unique_ptr<engram::Lookup> started,
+        engram::Lookup::Start(*parts_.tables, *parts_.pool, parts_.limits, ToQuery(request)));
+    const std::shared_ptr<engram::Lookup> lookup = std::move(started);
     const bool small = lookup->row_count() <= kInlineRows;
     if (small && lookup->ReadMemory()) {
       Reply(*lookup, reactor, response);
-      return reactor;
+      return absl::OkStatus();
     }
-    const bool submitted = parts_.executor->TrySubmit([lookup, small, reactor, response] {
-      if (small || !lookup->ReadMemory()) lookup->ReadStorage();
-      Reply(*lookup, reactor, response);
-      lookup->Warm();
-    });
-    if (!submitted) reactor->Finish(ToGrpc(Overloaded(*parts_.executor)));
-    return reactor;
+    const bool submitted =
+        parts_.executor->TrySubmit([lookup, small, reactor, response, token = std::move(token)] {
+          if (small || !lookup->ReadMemory()) lookup->ReadStorage();
+          Reply(*lookup, reactor, response);
+          lookup->Warm();
+        });
+    return submitted ? absl::OkStatus() : Overloaded(*parts_.executor);
   }
 
   // Neither `reactor` nor `response` may be used afterwards.
@@ -370,9 +394,12 @@ class StoreServiceImpl final : public StoreService, private BaseService {
 
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* StreamLookup(
       grpc::CallbackServerContext* /*context*/) override {
-    // Deletes itself in OnDone.
-    auto* call = new StreamCall(parts_, &streams_);
+    // A stream that comes too late has no token and is ended by Drain. Deletes itself in OnDone.
+    InFlight::Token token = parts_.in_flight->Enter();
+    const bool late = token == nullptr;
+    auto* call = new StreamCall(parts_, std::move(token), &streams_);
     call->Begin();
+    if (late) call->Drain();
     return call;
   }
 

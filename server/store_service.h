@@ -10,6 +10,7 @@
 
 #include "server/buffer_pool.h"
 #include "server/executor.h"
+#include "server/in_flight.h"
 #include "server/lookup.h"
 #include "server/prefetcher.h"
 #include "server/tables.h"
@@ -27,6 +28,7 @@ class StoreService {
     const Tables* tables = nullptr;
     BufferPool* pool = nullptr;
     Executor* executor = nullptr;
+    InFlight* in_flight = nullptr;
     Prefetcher* prefetcher = nullptr;
     LookupLimits limits;
   };
@@ -35,8 +37,8 @@ class StoreService {
 
   virtual grpc::Service* service() = 0;
 
-  // Ends every stream as soon as what it was asked is answered, and new ones at once
-  // (Unavailable). For shutting down: an idle stream must not hold it up.
+  // Ends every stream as soon as what it was asked is answered (Unavailable). For shutting down,
+  // after in_flight is closed: an idle stream must not hold it up.
   virtual void Drain() = 0;
 };
 

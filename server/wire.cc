@@ -75,9 +75,15 @@ grpc::Status ToGrpc(const absl::Status& status) {
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()), std::string(status.message()));
 }
 
-bool DecodeLookupRequest(grpc::ByteBuffer& buffer, v1::LookupRequest& request) {
-  grpc::ProtoBufferReader reader(&buffer);
-  return reader.status().ok() && request.ParseFromZeroCopyStream(&reader);
+bool Decode(const grpc::ByteBuffer& buffer, google::protobuf::Message& message) {
+  grpc::ByteBuffer copy = buffer;  // shares the slices; the reader wants it mutable
+  grpc::ProtoBufferReader reader(&copy);
+  return reader.status().ok() && message.ParseFromZeroCopyStream(&reader);
+}
+
+grpc::ByteBuffer Encode(const google::protobuf::Message& message) {
+  const grpc::Slice slice(message.SerializeAsString());
+  return grpc::ByteBuffer(&slice, 1);
 }
 
 std::vector<LayerQuery> ToLayerQueries(
@@ -130,8 +136,7 @@ grpc::ByteBuffer EncodeStreamError(const absl::Status& status, uint64_t request_
   message.set_code(static_cast<int>(status.code()));
   message.set_message(std::string(status.message()));
   message.set_last(true);
-  const grpc::Slice slice(message.SerializeAsString());
-  return grpc::ByteBuffer(&slice, 1);
+  return Encode(message);
 }
 
 v1::TableInfo ToTableInfo(const TableRecord& record) {

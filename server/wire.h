@@ -21,8 +21,9 @@ namespace engram {
 
 grpc::Status ToGrpc(const absl::Status& status);
 
-// False when `buffer` is not a LookupRequest.
-bool DecodeLookupRequest(grpc::ByteBuffer& buffer, v1::LookupRequest& request);
+// False when `buffer` is no such message.
+bool Decode(const grpc::ByteBuffer& buffer, google::protobuf::Message& message);
+grpc::ByteBuffer Encode(const google::protobuf::Message& message);
 
 // Borrows from `request`.
 LookupQuery ToQuery(const v1::LookupRequest& request);

@@ -1,5 +1,4 @@
 #include <CLI/CLI.hpp>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -45,7 +44,7 @@ void AddActivateCommand(CommandLine& line) {
   command->add_option("NAME", flags->name, "the table")->required();
   command->add_option("VERSION", flags->version, "the version to serve")
       ->required()
-      ->check(CLI::Range(uint64_t{1}, std::numeric_limits<uint64_t>::max()));
+      ->check(CheckVersion);
 }
 
 }  // namespace engram

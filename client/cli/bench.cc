@@ -320,7 +320,9 @@ void AddBenchCommand(CommandLine& line) {
   command->add_option("--layers", flags->layers, "layers with commas, or all")
       ->check(CheckLayers)
       ->capture_default_str();
-  command->add_option("--seed", flags->seed, "of the row ids")->capture_default_str();
+  command->add_option("--seed", flags->seed, "of the row ids")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
 }
 
 }  // namespace engram

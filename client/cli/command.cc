@@ -5,6 +5,9 @@
 #include <system_error>
 #include <utility>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+
 namespace engram {
 namespace {
 
@@ -34,6 +37,13 @@ absl::StatusOr<std::unique_ptr<Client>> ConnectClient(const CommandLine& line) {
   options.connect_timeout = kConnectTimeout;
   options.default_deadline = kCallTimeout;
   return Client::Connect(options);
+}
+
+std::string CheckVersion(const std::string& text) {
+  uint64_t version = 0;
+  const bool digits = text.find_first_not_of("0123456789") == std::string::npos;
+  if (digits && absl::SimpleAtoi(text, &version) && version > 0) return "";
+  return absl::StrCat("\"", text, "\" is not a version: give a whole number, 1 or more");
 }
 
 std::string AbsoluteDirectory(const std::string& directory) {

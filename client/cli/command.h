@@ -36,6 +36,10 @@ CLI::App* AddCommand(CommandLine& line, const std::string& name, const std::stri
 absl::StatusOr<std::unique_ptr<AdminClient>> ConnectAdmin(const CommandLine& line);
 absl::StatusOr<std::unique_ptr<Client>> ConnectClient(const CommandLine& line);
 
+// For CLI11's check: the empty string if `text` is a version, 1 and up, else what is wrong. (CLI11
+// itself takes -1 for the largest number.)
+std::string CheckVersion(const std::string& text);
+
 // DIR as the daemon must be told: the real path if there is such a directory here, else made
 // absolute as text, for the daemon may see other directories than we do.
 std::string AbsoluteDirectory(const std::string& directory);

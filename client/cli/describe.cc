@@ -1,6 +1,5 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
@@ -88,7 +87,7 @@ void AddDescribeCommand(CommandLine& line) {
                  [&line, flags] { return Run(line, *flags); });
   command->add_option("NAME", flags->name, "the table")->required();
   command->add_option("--version", flags->version, "version (default: the active one)")
-      ->check(CLI::Range(uint64_t{1}, std::numeric_limits<uint64_t>::max()));
+      ->check(CheckVersion);
 }
 
 }  // namespace engram

@@ -1,5 +1,4 @@
 #include <CLI/CLI.hpp>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -48,7 +47,7 @@ void AddDropCommand(CommandLine& line) {
                  [&line, flags] { return Run(line, *flags); });
   command->add_option("NAME", flags->name, "the table")->required();
   command->add_option("VERSION", flags->version, "the version (default: all of them)")
-      ->check(CLI::Range(uint64_t{1}, std::numeric_limits<uint64_t>::max()));
+      ->check(CheckVersion);
 }
 
 }  // namespace engram

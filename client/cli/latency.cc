@@ -8,7 +8,7 @@ namespace engram {
 
 void Latencies::Add(uint64_t nanos) {
   // Below 64 ns each value has its own bucket; above, the six bits after the leading one count.
-  const int shift = std::max(0, std::bit_width(nanos) - 1 - kSubBits);
+  const int shift = std::max(0, static_cast<int>(std::bit_width(nanos)) - 1 - kSubBits);
   const uint64_t bucket = (static_cast<uint64_t>(shift) << kSubBits) + (nanos >> shift);
   ++buckets_[std::min<uint64_t>(bucket, buckets_.size() - 1)];
   ++count_;

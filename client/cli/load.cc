@@ -1,5 +1,4 @@
 #include <CLI/CLI.hpp>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -133,7 +132,7 @@ void AddLoadCommand(CommandLine& line) {
       ->expected(1)
       ->take_all();
   command->add_option("--version", flags->version, "version to make (default: the next free one)")
-      ->check(CLI::Range(uint64_t{1}, std::numeric_limits<uint64_t>::max()));
+      ->check(CheckVersion);
 }
 
 }  // namespace engram

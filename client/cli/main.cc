@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
@@ -28,6 +29,13 @@ std::string HelpHint(const CLI::App& app) {
   for (const CLI::App* chosen : app.get_subcommands())
     absl::StrAppend(&command, " ", chosen->get_name());
   return absl::StrCat("; see ", command, " --help");
+}
+
+// CLI11 says only that a command is missing when it does not know the one that was given.
+std::string WhatIsWrong(const CLI::App& app, const CLI::ParseError& error) {
+  const std::vector<std::string> unknown = app.remaining();
+  if (!app.get_subcommands().empty() || unknown.empty()) return error.what();
+  return absl::StrCat("there is no command \"", unknown.front(), "\"");
 }
 
 absl::Status SettleServer(std::string& server) {
@@ -61,7 +69,7 @@ int Run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     // --help and --version come here too, as successes.
     if (error.get_exit_code() == 0) return app.exit(error);
-    return Complain(kWrongUsage, absl::StrCat(error.what(), HelpHint(app)));
+    return Complain(kWrongUsage, absl::StrCat(WhatIsWrong(app, error), HelpHint(app)));
   }
   if (absl::Status status = SettleServer(line.server); !status.ok()) {
     return Complain(kWrongUsage, status.message());

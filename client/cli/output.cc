@@ -22,9 +22,13 @@ size_t Width(absl::string_view text) {
 }  // namespace
 
 std::string HumanCount(uint64_t count) {
-  std::string digits = absl::StrCat(count);
-  for (size_t end = digits.size(); end > 3; end -= 3) digits.insert(end - 3, ",");
-  return digits;
+  const std::string digits = absl::StrCat(count);
+  std::string grouped;
+  for (size_t i = 0; i < digits.size(); ++i) {
+    if (i > 0 && (digits.size() - i) % 3 == 0) grouped += ',';
+    grouped += digits[i];
+  }
+  return grouped;
 }
 
 std::string HumanBytes(double bytes) {

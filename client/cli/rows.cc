@@ -1,6 +1,5 @@
 #include <CLI/CLI.hpp>
 #include <cstddef>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -129,7 +128,7 @@ void AddRowsCommand(CommandLine& line) {
       ->required()
       ->check(CheckIds);
   command->add_option("--version", flags->version, "version (default: the active one)")
-      ->check(CLI::Range(uint64_t{1}, std::numeric_limits<uint64_t>::max()));
+      ->check(CheckVersion);
 }
 
 }  // namespace engram

@@ -1,5 +1,4 @@
 #include <CLI/CLI.hpp>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -99,7 +98,7 @@ void AddVerifyCommand(CommandLine& line) {
       ->check(CLI::IsMember(
           {"auto", "deepseek-v4.1", "engram-demo", "qwen4-exp", "longcat", "generic"}));
   command->add_option("--version", flags->version, "version (default: the active one)")
-      ->check(CLI::Range(uint64_t{1}, std::numeric_limits<uint64_t>::max()));
+      ->check(CheckVersion);
 }
 
 }  // namespace engram

@@ -74,6 +74,13 @@ absl::Status Catalog::Write(rocksdb::WriteBatch& batch, absl::string_view what) 
   return FromRocks(core_->db().Write(options, &batch), what);
 }
 
+void Catalog::Settle() const {
+  const rocksdb::Status status = core_->db().Flush(rocksdb::FlushOptions());
+  if (!status.ok()) {
+    ENGRAM_LOG(kWarning) << "the catalog stays in RocksDB's log for now: " << status.ToString();
+  }
+}
+
 TableRecord Catalog::Shown(const VersionName& version, const CatalogRecord& record) const {
   TableRecord shown = record.table;
   const auto active = active_.find(version.name);
@@ -188,6 +195,7 @@ absl::StatusOr<TableRecord> Catalog::Publish(CatalogRecord record) {
   const bool first = !HasPublished(version.name);
   if (first) batch.Put(ActiveKey(version.name), EncodeActiveRecord(version.version));
   ENGRAM_RETURN_IF_ERROR(Write(batch, "publishing " + key));
+  Settle();
   if (first) active_[version.name] = version.version;
   records_[version] = record;
   return Shown(version, record);
@@ -210,6 +218,7 @@ absl::Status Catalog::Activate(absl::string_view name, VersionId version) {
   batch.Put(ActiveKey(name), EncodeActiveRecord(version));
   ENGRAM_RETURN_IF_ERROR(
       Write(batch, absl::StrCat("activating table ", name, " version ", Raw(version))));
+  Settle();
   active_[key.name] = version;
   return absl::OkStatus();
 }
@@ -230,6 +239,7 @@ absl::Status Catalog::Remove(const VersionName& version) {
   if (was_active) batch.Delete(ActiveKey(version.name));
   ENGRAM_RETURN_IF_ERROR(Write(
       batch, absl::StrCat("dropping table ", version.name, " version ", Raw(version.version))));
+  Settle();
   if (was_active) active_.erase(active);
   records_.erase(version);
   damaged_.erase(version);

@@ -64,6 +64,9 @@ class Catalog {
   absl::Status ReadAll();
   void ReadRecord(absl::string_view key, absl::string_view text);
   absl::Status Write(rocksdb::WriteBatch& batch, absl::string_view what) const;
+  // Moves what has been written from RocksDB's log into an SST file. A damaged length in the log
+  // can look like its end and hide what follows; in an SST file every byte is under a checksum.
+  void Settle() const;
   TableRecord Shown(const VersionName& version, const CatalogRecord& record) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool HasPublished(absl::string_view name) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

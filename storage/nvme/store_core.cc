@@ -236,6 +236,9 @@ void StoreCore::MakeOptions() {
   options->env = env_.get();
   options->create_if_missing = true;
   options->use_direct_reads = direct_io_;
+  // A record cut short at the log's end is a crash in mid-write; anything else is damage, and the
+  // catalog is not to be opened without what follows it.
+  options->wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
   options->max_open_files = -1;  // every footer is read at open, every index stays in memory
   options->skip_stats_update_on_db_open = true;
   options->disable_auto_compactions = true;  // ingested files are final

@@ -194,11 +194,13 @@ class UringFile final : public rocksdb::FSRandomAccessFileOwnerWrapper {
   IOStatus MultiRead(FSReadRequest* reqs, size_t count, const IOOptions& options,
                      IODebugContext* debug) override {
     const size_t alignment = use_direct_io() ? GetRequiredBufferAlignment() : 1;
-    size_t done = 0;
-    if (Aligned(reqs, count, alignment)) {
-      Ring& ring = ThreadRing();
-      if (ring.error() == 0) done = ring.ReadAll(fd_.get(), name_, alignment, reqs, count);
+    if (!Aligned(reqs, count, alignment)) {
+      // RocksDB has aligned them all; its own file would not take them either.
+      return IOStatus::InvalidArgument("direct reads that are not aligned, of " + name_);
     }
+    size_t done = 0;
+    Ring& ring = ThreadRing();
+    if (ring.error() == 0) done = ring.ReadAll(fd_.get(), name_, alignment, reqs, count);
     if (counters_ != nullptr) {
       counters_->ring_reads.fetch_add(done, std::memory_order_relaxed);
       counters_->fallback_reads.fetch_add(count - done, std::memory_order_relaxed);

@@ -2,10 +2,10 @@
 // io_uring. Debian's RocksDB is built without liburing, and one pread after another reaches a
 // quarter of what the drive can do.
 //
-// Each reading thread has a ring of its own, made at its first batched read. Requests that are not
-// aligned as direct I/O needs, and all that is not a batched read, go to the base file system. When
-// a ring cannot be made on some thread, that thread reads through the base, and the fall-back is
-// counted. Thread-safe.
+// Each reading thread has a ring of its own, made at its first batched read. All that is not a
+// batched read goes to the base file system. When a ring cannot be made on some thread, that thread
+// reads through the base, and the fall-back is counted. A direct read that is not aligned is
+// refused with InvalidArgument. Thread-safe.
 //
 // RocksDB 7.8 calls MultiRead from BlockBasedTable::RetrieveMultipleBlocks with up to 32 blocks of
 // one file; under direct I/O RandomAccessFileReader has aligned each request to

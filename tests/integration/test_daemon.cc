@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
@@ -76,7 +77,10 @@ TestDaemon::TestDaemon(const std::string& directory, std::vector<std::string> fl
     : directory_(directory), target_("unix:" + directory + "/s") {
   std::vector<std::string> arguments = {"--data-dir", directory + "/data", "--listen"};
   std::string listen = target_;
-  std::vector<std::string> rest = {"--http", "", "--dram", "64MiB"};
+  std::vector<std::string> rest = {"--http", ""};
+  if (std::find(flags.begin(), flags.end(), "--dram") == flags.end()) {
+    flags.insert(flags.end(), {"--dram", "64MiB"});
+  }
   for (size_t i = 0; i < flags.size(); ++i) {
     if (flags[i] == "--also-listen") {
       listen += "," + flags[++i];

@@ -2,11 +2,11 @@
 
 #include <yaml-cpp/yaml.h>
 
+#include <algorithm>
 #include <chrono>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <regex>
 #include <set>
 #include <sstream>
 #include <string>
@@ -79,10 +79,13 @@ std::map<std::string, std::string> Emitted() {
 
 // Every engram_* series that the text names.
 std::set<std::string> Named(const std::string& text) {
-  static const std::regex kName("engram_[a-z0-9_]+");
+  constexpr char kNameLetters[] = "abcdefghijklmnopqrstuvwxyz0123456789_";
   std::set<std::string> names;
-  for (std::sregex_iterator it(text.begin(), text.end(), kName), end; it != end; ++it) {
-    names.insert(it->str());
+  size_t begin = text.find("engram_");
+  while (begin != std::string::npos) {
+    const size_t end = std::min(text.find_first_not_of(kNameLetters, begin), text.size());
+    names.insert(text.substr(begin, end - begin));
+    begin = text.find("engram_", end);
   }
   return names;
 }

@@ -145,7 +145,7 @@ TEST(PlanChunksTest, WholePagesInOrderWithinBounds) {
     EXPECT_EQ(row, spec.layers[i].rows);
   }
   EXPECT_EQ(at, chunks.size());
-  EXPECT_EQ(chunks[1].rows / 15, 3922u);  // 66,667 pages are 260 MiB: 17 chunks of at most 32 MiB
+  EXPECT_EQ(chunks[1].rows / 15, 8334u);  // 66,667 pages in 8 chunks of 32.6 MiB
 }
 
 }  // namespace

@@ -1,0 +1,202 @@
+// The store over a drive that answers some reads with EIO and some writes with ENOSPC.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <memory>
+#include <set>
+#include <string>
+#include <thread>
+
+#include "tests/fault/fault_file_system.h"
+#include "tests/unit/storage/nvme/store_fixture.h"
+
+namespace engram {
+namespace {
+
+using rocksdb::IOStatus;
+using testing::HasSubstr;
+
+bool IsTable(const std::string& file) {
+  return file.size() > 4 && file.rfind(".sst") == file.size() - 4;
+}
+
+// A hook that a test can change while the store is open.
+class Faults {
+ public:
+  StoreInternals Internals(StoreInternals internals = SmallChunks()) {
+    internals.wrap = [this](std::shared_ptr<rocksdb::FileSystem> base) {
+      return std::make_shared<FaultFileSystem>(
+          std::move(base),
+          [this](FileOp op, const std::string& file, uint64_t offset, size_t bytes) {
+            const std::shared_ptr<const FaultHook> hook = std::atomic_load(&hook_);
+            return hook == nullptr ? IOStatus::OK() : (*hook)(op, file, offset, bytes);
+          });
+    };
+    return internals;
+  }
+  void Set(FaultHook hook) {
+    std::atomic_store(&hook_, std::make_shared<const FaultHook>(std::move(hook)));
+  }
+  void Clear() { std::atomic_store(&hook_, std::shared_ptr<const FaultHook>()); }
+
+ private:
+  std::shared_ptr<const FaultHook> hook_;
+};
+
+TEST(NvmeIoFaultTest, BadSectorsFailTheirRowsOnly) {
+  const TestDirectory directory;
+  const TableSpec spec = MakeSpec("m", 1, {{1, 15 * 3000, 264}});
+  Faults faults;
+  std::unique_ptr<Store> store = OpenOrDie(directory.path(), faults.Internals(StoreInternals()));
+  ASSERT_TRUE(Load(*store, spec).ok());
+  auto reader = store->OpenLayer("m", VersionId{1}, LayerId{1});
+  ASSERT_TRUE(reader.ok());
+
+  // One file: page k lies at k × 4,096. Reads that touch a bad page fail whole.
+  std::mt19937_64 random(TestSeed());
+  std::set<uint64_t> bad;
+  while (bad.size() < 100) bad.insert(random() % 3000);
+  faults.Set([&](FileOp op, const std::string& file, uint64_t offset, size_t bytes) {
+    if (op != FileOp::kRead || !IsTable(file)) return IOStatus::OK();
+    const auto first = bad.lower_bound(offset / 4096);
+    if (first == bad.end() || *first * 4096 >= offset + bytes) return IOStatus::OK();
+    return IOStatus::IOError("offset " + std::to_string(offset) + " of " + file,
+                             "Input/output error");
+  });
+  size_t failed = 0;
+  size_t expected = 0;
+  for (const std::vector<RowId>& ids : ShuffledBatches(spec.layers[0], random)) {
+    for (const RowId id : ids) {
+      if (id != kZeroRow && bad.contains(Raw(id) / 15)) ++expected;
+    }
+    failed +=
+        ReadAndCompare(**reader, spec, LayerId{1}, ids, [&](RowId row, const absl::Status& status) {
+          return bad.contains(Raw(row) / 15) && status.code() == absl::StatusCode::kUnavailable &&
+                 status.message().find("page ") != absl::string_view::npos &&
+                 status.message().find(".sst") != absl::string_view::npos;
+        });
+  }
+  EXPECT_EQ(failed, expected);
+  EXPECT_GT(failed, 1000u);
+
+  faults.Clear();  // the drive recovers, and so do its rows
+  ExpectWholeTable(*store, spec);
+}
+
+TEST(NvmeIoFaultTest, FlakyReadsNeverGiveAWrongRow) {
+  const TestDirectory directory;
+  const TableSpec spec = MakeSpec("m", 1, {{1, 20011, 264}});
+  Faults faults;
+  std::unique_ptr<Store> store = OpenOrDie(directory.path(), faults.Internals());
+  ASSERT_TRUE(Load(*store, spec).ok());
+  auto reader = store->OpenLayer("m", VersionId{1}, LayerId{1});
+  ASSERT_TRUE(reader.ok());
+  std::atomic<uint64_t> calls{0};
+  faults.Set([&](FileOp op, const std::string& file, uint64_t, size_t) {
+    if (op != FileOp::kRead || !IsTable(file)) return IOStatus::OK();
+    return Mix(TestSeed() + calls.fetch_add(1)) % 3 == 0 ? IOStatus::IOError("flaky")
+                                                         : IOStatus::OK();
+  });
+  std::atomic<size_t> failed{0};
+  std::vector<std::thread> threads;
+  for (uint64_t thread = 0; thread < 4; ++thread) {
+    threads.emplace_back([&, thread] {
+      std::mt19937_64 random(TestSeed() + thread);
+      for (int round = 0; round < 15; ++round) {
+        std::vector<RowId> ids(1 + random() % 1000);
+        for (RowId& id : ids) id = RowId{static_cast<uint32_t>(random() % 20011)};
+        failed +=
+            ReadAndCompare(**reader, spec, LayerId{1}, ids, [](RowId, const absl::Status& status) {
+              return status.code() == absl::StatusCode::kUnavailable;
+            });
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_GT(failed.load(), 0u);
+}
+
+TEST(NvmeIoFaultTest, WholeDriveGone) {
+  const TestDirectory directory;
+  const TableSpec spec = MakeSpec("m", 1, {{1, 3000, 264}});
+  Faults faults;
+  std::unique_ptr<Store> store = OpenOrDie(directory.path(), faults.Internals());
+  ASSERT_TRUE(Load(*store, spec).ok());
+  auto reader = store->OpenLayer("m", VersionId{1}, LayerId{1});
+  ASSERT_TRUE(reader.ok());
+  faults.Set([](FileOp op, const std::string&, uint64_t, size_t) {
+    return op == FileOp::kRead ? IOStatus::IOError("No such device") : IOStatus::OK();
+  });
+  const std::vector<RowId> ids = {RowId{0}, RowId{2999}, RowId{0}, RowId{77}, kZeroRow};
+  EXPECT_EQ(ReadAndCompare(**reader, spec, LayerId{1}, ids,
+                           [](RowId, const absl::Status& status) {
+                             return status.code() == absl::StatusCode::kUnavailable;
+                           }),
+            4u);
+}
+
+TEST(NvmeIoFaultTest, FullDriveStopsALoadThatGoesOnLater) {
+  const TestDirectory directory;
+  const TableSpec spec = MakeSpec("m", 1, {{1, 20011, 264}});
+  Faults faults;
+  std::unique_ptr<Store> store = OpenOrDie(directory.path(), faults.Internals());
+  auto writer = store->BeginLoad(spec);
+  ASSERT_TRUE(writer.ok());
+  ASSERT_TRUE(WriteChunks(**writer, spec, 2).ok());
+  writer->reset();
+  writer = store->BeginLoad(spec);
+  ASSERT_TRUE(writer.ok());
+  const size_t todo = (*writer)->todo().size();
+  faults.Set([](FileOp op, const std::string& file, uint64_t, size_t) {
+    return op == FileOp::kAppend && IsTable(file) ? IOStatus::NoSpace("no room for " + file)
+                                                  : IOStatus::OK();
+  });
+  const absl::Status status = WriteChunks(**writer, spec, SIZE_MAX);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("make room"));
+  writer->reset();
+  faults.Clear();
+  writer = store->BeginLoad(spec);
+  ASSERT_TRUE(writer.ok());
+  EXPECT_EQ((*writer)->todo().size(), todo);
+  ASSERT_TRUE(WriteChunks(**writer, spec, SIZE_MAX).ok());
+  ASSERT_TRUE((*writer)->Publish().ok());
+  ExpectWholeTable(*store, spec);
+}
+
+TEST(NvmeIoFaultTest, EachFailedOperationOfALoadLeavesItResumable) {
+  // Fails the n-th operation for a spread of n, then opens the directory anew, as after the
+  // daemon's restart, and finishes the load.
+  const TableSpec spec = MakeSpec("m", 1, {{1, 2000, 264}, {14, 900, 160}});
+  std::mt19937_64 random(TestSeed());
+  for (int round = 0; round < 15; ++round) {
+    const TestDirectory directory;
+    Faults faults;
+    std::unique_ptr<Store> store = OpenOrDie(directory.path(), faults.Internals());
+    ASSERT_NE(store, nullptr);
+    std::atomic<uint64_t> left{random() % 120};
+    faults.Set([&](FileOp op, const std::string& file, uint64_t, size_t) {
+      if (op == FileOp::kRead || left.fetch_sub(1) != 0) return IOStatus::OK();
+      return IOStatus::IOError("injected into " + file);
+    });
+    const absl::StatusOr<TableRecord> first = Load(*store, spec);
+    store.reset();
+    faults.Clear();
+    store = OpenOrDie(directory.path());
+    ASSERT_NE(store, nullptr);
+    const absl::StatusOr<TableRecord> found = store->Find("m", VersionId{1});
+    const bool published = found.ok() && found->state == TableState::kPublished;
+    if (first.ok()) {
+      EXPECT_TRUE(published);
+    }
+    if (!published) {
+      const absl::StatusOr<TableRecord> second = Load(*store, spec);
+      ASSERT_TRUE(second.ok()) << second.status() << " after " << first.status();
+    }
+    ExpectWholeTable(*store, spec);
+  }
+}
+
+}  // namespace
+}  // namespace engram

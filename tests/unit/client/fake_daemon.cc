@@ -1,0 +1,281 @@
+#include "tests/unit/client/fake_daemon.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <stdexcept>
+#include <vector>
+
+namespace engram::testing {
+namespace {
+
+constexpr uint32_t kZeroRow = 0xFFFFFFFFu;
+
+void FillLayer(const v1::LayerRowIds& asked, bool want_tiers, v1::LayerRows* layer) {
+  std::vector<uint32_t> ids(asked.row_ids().size() / 4);
+  std::memcpy(ids.data(), asked.row_ids().data(), asked.row_ids().size());
+  layer->set_layer(asked.layer());
+  layer->set_row_bytes(static_cast<uint32_t>(RowBytes(asked.layer(), 0).size()));
+  uint64_t served = 0;
+  for (const uint32_t id : ids) {
+    layer->mutable_rows()->append(RowBytes(asked.layer(), id));
+    if (want_tiers) layer->mutable_tiers()->push_back(id == kZeroRow ? '\xFF' : '\x01');
+    if (id != kZeroRow) ++served;
+  }
+  layer->mutable_served()->set_dram(served);
+}
+
+}  // namespace
+
+uint8_t RowByte(int32_t layer, uint32_t id, size_t index) {
+  if (id == kZeroRow) return 0;
+  return static_cast<uint8_t>(static_cast<uint32_t>(layer) * 31 + id * 7 + index + 1);
+}
+
+std::string RowBytes(int32_t layer, uint32_t id) {
+  std::string row(layer == 1 ? 8 : layer == 14 ? 6 : 0, '\0');
+  for (size_t i = 0; i < row.size(); ++i) row[i] = static_cast<char>(RowByte(layer, id, i));
+  return row;
+}
+
+v1::TableInfo FakeTable() {
+  v1::TableInfo table;
+  table.set_name("t");
+  table.set_version(3);
+  table.set_active(true);
+  table.set_state("published");
+  table.set_family("engram-demo");
+  table.set_row_format("u8[8]");
+  table.set_checkpoint_digest("c0");
+  table.set_table_digest("d0");
+  table.set_rows(300);
+  table.set_bytes(2000);
+  table.mutable_addressing()->set_max_ngram_size(3);
+  table.mutable_addressing()->set_heads(2);
+  table.mutable_addressing()->set_base_size(40);
+  v1::LayerInfo* first = table.add_layers();
+  first->set_layer(1);
+  first->set_rows(100);
+  first->set_row_bytes(8);
+  v1::Column* column = first->add_columns();
+  column->set_order(2);
+  column->set_head(1);
+  column->set_rows(100);
+  v1::LayerInfo* second = table.add_layers();
+  second->set_layer(14);
+  second->set_rows(200);
+  second->set_row_bytes(6);
+  return table;
+}
+
+grpc::Status AnswerLookup(const v1::LookupRequest& request, v1::LookupResponse* response) {
+  if (request.table() != "t") {
+    return {grpc::StatusCode::NOT_FOUND, "no table \"" + request.table() + "\""};
+  }
+  if (!request.expect_table_digest().empty() && request.expect_table_digest() != "d0") {
+    return {grpc::StatusCode::FAILED_PRECONDITION, "another table"};
+  }
+  response->set_version(3);
+  for (const v1::LayerRowIds& asked : request.layers()) {
+    FillLayer(asked, request.want_tiers(), response->add_layers());
+  }
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeStore::Describe(grpc::ServerContext*, const v1::DescribeRequest* request,
+                                 v1::DescribeResponse* response) {
+  if (request->table() != "t") {
+    return {grpc::StatusCode::NOT_FOUND, "no table \"" + request->table() + "\""};
+  }
+  *response->mutable_table() = FakeTable();
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeStore::Lookup(grpc::ServerContext* context, const v1::LookupRequest* request,
+                               v1::LookupResponse* response) {
+  ++lookups;
+  return on_lookup ? on_lookup(context, *request, response) : AnswerLookup(*request, response);
+}
+
+grpc::Status FakeStore::StreamLookup(
+    grpc::ServerContext*,
+    grpc::ServerReaderWriter<v1::StreamLookupResponse, v1::LookupRequest>* stream) {
+  v1::LookupRequest request;
+  while (stream->Read(&request)) {
+    v1::LookupResponse answer;
+    const grpc::Status status = AnswerLookup(request, &answer);
+    const int messages = status.ok() ? answer.layers_size() : 1;
+    for (int i = 0; i < messages; ++i) {
+      v1::StreamLookupResponse message;
+      message.set_request_id(request.request_id());
+      message.set_code(status.error_code());
+      message.set_message(status.error_message());
+      message.set_last(i + 1 == messages);
+      message.set_version(answer.version());
+      if (status.ok()) message.mutable_layer()->Swap(answer.mutable_layers(i));
+      if (on_stream_answer) on_stream_answer(&message);
+      if (!stream->Write(message)) return grpc::Status::OK;
+    }
+  }
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeStore::Prefetch(grpc::ServerContext*, const v1::PrefetchRequest* request,
+                                 v1::PrefetchResponse* response) {
+  uint64_t ids = 0;
+  for (const v1::LayerRowIds& layer : request->layers()) ids += layer.row_ids().size() / 4;
+  response->set_accepted(ids);
+  response->set_skipped(1);
+  return grpc::Status::OK;
+}
+
+void FakeAdmin::WaitForHang() {
+  MutexLock lock(mutex_);
+  while (!hanging_) changed_.Wait(mutex_);
+}
+
+void FakeAdmin::WaitForCancelled() {
+  MutexLock lock(mutex_);
+  while (!cancelled_) changed_.Wait(mutex_);
+}
+
+v1::LoadRequest FakeAdmin::LastLoad() {
+  MutexLock lock(mutex_);
+  return last_load_;
+}
+
+v1::DropRequest FakeAdmin::LastDrop() {
+  MutexLock lock(mutex_);
+  return last_drop_;
+}
+
+grpc::Status FakeAdmin::Hang(grpc::ServerContext* context) {
+  MutexLock lock(mutex_);
+  hanging_ = true;
+  changed_.NotifyAll();
+  while (!context->IsCancelled()) changed_.WaitFor(mutex_, std::chrono::milliseconds(10));
+  cancelled_ = true;
+  changed_.NotifyAll();
+  return {grpc::StatusCode::CANCELLED, "cancelled"};
+}
+
+grpc::Status FakeAdmin::Load(grpc::ServerContext* context, const v1::LoadRequest* request,
+                             grpc::ServerWriter<v1::LoadProgress>* writer) {
+  {
+    MutexLock lock(mutex_);
+    last_load_ = *request;
+  }
+  if (request->table() == "refused") return {grpc::StatusCode::INVALID_ARGUMENT, "no\nsuch thing"};
+  v1::LoadProgress progress;
+  progress.set_rows_total(300);
+  progress.set_bytes_total(2000);
+  progress.set_rows_done(150);
+  progress.set_bytes_done(1000);
+  progress.set_phase("read");
+  writer->Write(progress);
+  if (request->table() == "hang") return Hang(context);
+  progress.set_rows_done(300);
+  progress.set_bytes_done(2000);
+  progress.set_rows_resumed(30);
+  progress.set_done(request->table() != "undone");
+  progress.set_already_loaded(request->table() == "again");
+  *progress.mutable_table() = FakeTable();
+  progress.mutable_table()->set_name(request->table());
+  progress.mutable_table()->set_active(request->version() == 0);
+  writer->Write(progress);
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeAdmin::List(grpc::ServerContext*, const v1::ListRequest*,
+                             v1::ListResponse* response) {
+  *response->add_tables() = FakeTable();
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeAdmin::Activate(grpc::ServerContext*, const v1::ActivateRequest* request,
+                                 v1::ActivateResponse*) {
+  if (request->version() == 3) return grpc::Status::OK;
+  return {grpc::StatusCode::NOT_FOUND, "no version " + std::to_string(request->version())};
+}
+
+grpc::Status FakeAdmin::Drop(grpc::ServerContext*, const v1::DropRequest* request,
+                             v1::DropResponse* response) {
+  MutexLock lock(mutex_);
+  last_drop_ = *request;
+  response->add_versions(2);
+  if (request->version() == 0) response->add_versions(3);
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeAdmin::Verify(grpc::ServerContext* context, const v1::VerifyRequest* request,
+                               grpc::ServerWriter<v1::VerifyProgress>* writer) {
+  v1::VerifyProgress progress;
+  progress.set_rows_total(300);
+  progress.set_rows_done(300);
+  progress.set_bytes_done(2000);
+  progress.set_dram_rows(7);
+  writer->Write(progress);
+  if (request->table() == "hang") return Hang(context);
+  if (request->table() == "bad") {
+    progress.set_bad_rows(2);
+    progress.add_problems("layer 1 row 5 differs");
+  }
+  progress.set_done(true);
+  writer->Write(progress);
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeAdmin::Stats(grpc::ServerContext*, const v1::StatsRequest*,
+                              v1::StatsResponse* response) {
+  response->set_daemon_version("9.9");
+  v1::TableStats* table = response->add_tables();
+  table->set_name("t");
+  table->set_version(3);
+  table->set_lookups(5);
+  table->set_lookup_p50_seconds(0.000125);
+  table->set_failed_rows(10);
+  for (const int layer : {1, 14}) {
+    v1::LayerStats* stats = table->add_layers();
+    stats->set_layer(layer);
+    stats->mutable_hbm()->set_note("no CUDA device");
+    stats->mutable_dram()->set_on(true);
+    stats->mutable_dram()->set_hits(30);
+    stats->mutable_dram()->set_rows(4);
+    stats->mutable_nvme()->set_on(true);
+    stats->mutable_nvme()->set_hits(15);
+  }
+  return grpc::Status::OK;
+}
+
+FakeDaemon::FakeDaemon() {
+  directory_ = ::testing::TempDir() + "engram_client_XXXXXX";
+  if (::mkdtemp(directory_.data()) == nullptr) throw std::runtime_error("mkdtemp " + directory_);
+  target_ = "unix:" + directory_ + "/s";
+  Start();
+}
+
+FakeDaemon::~FakeDaemon() {
+  Stop();
+  std::filesystem::remove_all(directory_);
+}
+
+void FakeDaemon::Start() {
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort(target_, grpc::InsecureServerCredentials());
+  builder.SetMaxReceiveMessageSize(64 << 20);
+  builder.RegisterService(&store);
+  builder.RegisterService(&admin);
+  server_ = builder.BuildAndStart();
+  if (server_ == nullptr) throw std::runtime_error("cannot listen at " + target_);
+}
+
+void FakeDaemon::Stop() {
+  if (server_ == nullptr) return;
+  server_->Shutdown(std::chrono::system_clock::now());
+  server_->Wait();
+  server_ = nullptr;
+}
+
+}  // namespace engram::testing
