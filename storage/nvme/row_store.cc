@@ -17,8 +17,11 @@
 namespace engram {
 namespace {
 
-// RocksDB works a MultiGet off in groups of 32 keys; so do we, each group on some thread.
+// RocksDB works a MultiGet off in groups of 32 keys, file after file; so do we, each group on some
+// thread. A batch that gives less than that to each thread is cut finer, so that all of them read:
+// its pages mostly lie in different files, which one thread would read one after the other.
 constexpr size_t kGroupPages = 32;
+constexpr size_t kFewestGroupPages = 8;
 
 // The missing rows of a batch, sorted, and cut into groups of at most kGroupPages pages.
 struct Plan {
@@ -32,23 +35,25 @@ struct Plan {
   std::vector<Entry> entries;
   std::vector<size_t> group_begin;  // indexes into entries; one more at the end
 
-  void Build(const RowBatch& batch, const PageGeometry& geometry);
+  void Build(const RowBatch& batch, const PageGeometry& geometry, size_t threads);
 };
 
-void Plan::Build(const RowBatch& batch, const PageGeometry& geometry) {
+void Plan::Build(const RowBatch& batch, const PageGeometry& geometry, size_t threads) {
   entries.clear();
   group_begin.clear();
   for (const uint32_t position : batch.missing()) {
     entries.push_back({Raw(batch.ids()[position]), position});
   }
   std::sort(entries.begin(), entries.end());
-  size_t pages = kGroupPages;
+  const size_t limit =
+      std::clamp((entries.size() + threads - 1) / threads, kFewestGroupPages, kGroupPages);
+  size_t pages = limit;
   PageId last{};
   for (size_t i = 0; i < entries.size(); ++i) {
     const PageId page = geometry.PageOf(RowId{entries[i].row});
     if (i > 0 && page == last) continue;
     last = page;
-    if (pages == kGroupPages) {
+    if (pages == limit) {
       group_begin.push_back(i);
       pages = 0;
     }
@@ -117,7 +122,8 @@ void RocksLayerReader::Read(RowBatch& batch) {
   if (batch.missing().empty()) return;
   static thread_local Plan thread_plan;
   Plan& plan = thread_plan;  // captured below: the pool's threads must see this thread's
-  plan.Build(batch, geometry_);
+  // The calling thread reads too.
+  plan.Build(batch, geometry_, static_cast<size_t>(family_->core().pool().threads()) + 1);
   Failures failures;
   const auto read_group = [&](size_t group) {
     const size_t begin = plan.group_begin[group];

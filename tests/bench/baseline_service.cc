@@ -119,9 +119,8 @@ class RawClient final : public BaselineProcess {
     grpc::ByteBuffer response;
     grpc::ClientContext context;
     const grpc::internal::RpcMethod method(kMethod, grpc::internal::RpcMethod::NORMAL_RPC);
-    ENGRAM_RETURN_IF_ERROR(FromGrpc(grpc::internal::BlockingUnaryCall(channel_.get(), method,
-                                                                      &context, request,
-                                                                      &response)));
+    ENGRAM_RETURN_IF_ERROR(FromGrpc(
+        grpc::internal::BlockingUnaryCall(channel_.get(), method, &context, request, &response)));
     return CheckSize(response.Length(), ids.size());
   }
 

@@ -83,7 +83,8 @@ ScratchDirectory::~ScratchDirectory() {
     if (path.empty()) continue;
     std::error_code error;
     std::filesystem::remove_all(path, error);
-    if (error) std::cerr << "engram_bench: cannot remove " << path << ": " << error.message() << "\n";
+    if (error)
+      std::cerr << "engram_bench: cannot remove " << path << ": " << error.message() << "\n";
   }
 }
 
@@ -93,8 +94,8 @@ absl::StatusOr<std::string> ScratchDirectory::SocketAddress(const std::string& n
   if (socket_dir_.empty()) {
     std::string path = "/tmp/engram_bench.XXXXXX";
     if (::mkdtemp(path.data()) == nullptr) {
-      return absl::UnavailableError(absl::StrCat("cannot make a directory for sockets in /tmp: ",
-                                                 std::strerror(errno)));
+      return absl::UnavailableError(
+          absl::StrCat("cannot make a directory for sockets in /tmp: ", std::strerror(errno)));
     }
     socket_dir_ = path;
   }
@@ -108,9 +109,9 @@ absl::Status ScratchDirectory::CheckSpace(uint64_t bytes) const {
     return absl::UnavailableError(absl::StrCat("statvfs ", path_, ": ", error.message()));
   }
   if (space.available >= bytes) return absl::OkStatus();
-  return absl::ResourceExhaustedError(
-      absl::StrCat(path_, " has ", FormatSize(space.available), " free; this suite needs ",
-                   FormatSize(bytes), ": name another place with --dir or a smaller --table-bytes"));
+  return absl::ResourceExhaustedError(absl::StrCat(
+      path_, " has ", FormatSize(space.available), " free; this suite needs ", FormatSize(bytes),
+      ": name another place with --dir or a smaller --table-bytes"));
 }
 
 absl::Status ScratchDirectory::CheckOnDrive() const {

@@ -63,8 +63,7 @@ absl::StatusOr<std::unique_ptr<ChildProcess>> ChildProcess::Start(
   std::vector<char*> pointers;
   for (const std::string& argument : argv) pointers.push_back(const_cast<char*>(argument.c_str()));
   pointers.push_back(nullptr);
-  const UniqueFd log(
-      ::open(log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
+  const UniqueFd log(::open(log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
   if (!log.valid()) return Errno(absl::StrCat("open ", log_path));
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) != 0) return Errno("pipe2");
@@ -76,8 +75,8 @@ absl::StatusOr<std::unique_ptr<ChildProcess>> ChildProcess::Start(
   if (pid == 0) Exec(pointers.data(), write_end.get(), log.get(), parent);
   UniqueFd process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
   const bool watched = process.valid();
-  std::unique_ptr<ChildProcess> child(new ChildProcess(pid, std::move(process), std::move(read_end),
-                                                       argv[0], log_path));
+  std::unique_ptr<ChildProcess> child(
+      new ChildProcess(pid, std::move(process), std::move(read_end), argv[0], log_path));
   if (!watched) return absl::UnavailableError("pidfd_open is refused: a Linux of 5.3 or newer");
   return child;
 }
@@ -147,8 +146,8 @@ absl::Status ChildProcess::Stop() {
     return absl::InternalError(absl::StrCat(name_, " did not stop on SIGTERM and was killed"));
   }
   if (WIFEXITED(wait_status_) && WEXITSTATUS(wait_status_) == 0) return absl::OkStatus();
-  return absl::InternalError(Failed(absl::StrCat("did not stop cleanly (wait status ", wait_status_,
-                                                 ")")).message());
+  return absl::InternalError(
+      Failed(absl::StrCat("did not stop cleanly (wait status ", wait_status_, ")")).message());
 }
 
 absl::StatusOr<double> ChildProcess::CpuSeconds() const {
@@ -171,21 +170,27 @@ absl::StatusOr<double> ChildProcess::CpuSeconds() const {
   return static_cast<double>(user + system) / static_cast<double>(::sysconf(_SC_CLK_TCK));
 }
 
-absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(
-    const ScratchDirectory& scratch, uint64_t dram_bytes,
-    const std::vector<std::string>& more_flags) {
+absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const ScratchDirectory& scratch,
+                                                      uint64_t dram_bytes,
+                                                      const std::vector<std::string>& more_flags) {
   ENGRAM_ASSIGN_OR_RETURN(const std::string program, SiblingProgram("engramd"));
   std::unique_ptr<Daemon> daemon(new Daemon);
   daemon->data_dir_ = scratch.File("data");
   daemon->log_dir_ = scratch.path();
   ENGRAM_ASSIGN_OR_RETURN(daemon->target_, scratch.SocketAddress("engramd"));
-  std::vector<std::string> argv = {program,    "--data-dir", daemon->data_dir_,
-                                         "--listen", daemon->target_, "--http",
-                                         "off",      "--hbm",      "0",
-                                         "--dram",   absl::StrCat(dram_bytes, "B")};
+  std::vector<std::string> argv = {program,
+                                   "--data-dir",
+                                   daemon->data_dir_,
+                                   "--listen",
+                                   daemon->target_,
+                                   "--http",
+                                   "off",
+                                   "--hbm",
+                                   "0",
+                                   "--dram",
+                                   absl::StrCat(dram_bytes, "B")};
   argv.insert(argv.end(), more_flags.begin(), more_flags.end());
-  ENGRAM_ASSIGN_OR_RETURN(daemon->process_,
-                          ChildProcess::Start(argv, scratch.File("engramd.log")));
+  ENGRAM_ASSIGN_OR_RETURN(daemon->process_, ChildProcess::Start(argv, scratch.File("engramd.log")));
   ENGRAM_RETURN_IF_ERROR(daemon->process_->WaitForLine("engramd: ready", kStartPatience));
   return daemon;
 }
@@ -215,7 +220,8 @@ absl::Status Daemon::Drop(const std::string& table) {
     ::usleep(static_cast<useconds_t>(kLookAround.count() * 1000));
   }
   return absl::UnavailableError(absl::StrCat("files of table ", table, " still lie in ", data_dir_,
-                                             " ", kDropPatience.count(), " s after it was dropped"));
+                                             " ", kDropPatience.count(),
+                                             " s after it was dropped"));
 }
 
 absl::StatusOr<std::vector<std::string>> Daemon::DataFiles() const {

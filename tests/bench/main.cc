@@ -43,8 +43,9 @@ void Declare(CLI::App& app, Flags& flags) {
       ->default_val(DefaultDirectory())
       ->check(CLI::ExistingDirectory);
   app.add_flag("--json", flags.options.json, "one JSON object a result, nothing else on stdout");
-  app.add_option("--table-bytes", flags.table_bytes,
-                 "row bytes of the table, as 512MiB; smaller than the suite's own marks the result");
+  app.add_option(
+      "--table-bytes", flags.table_bytes,
+      "row bytes of the table, as 512MiB; smaller than the suite's own marks the result");
   app.add_flag("--quick", flags.options.quick,
                "tiny tables and short rounds: only to see that it works");
   // For this program's own child processes.

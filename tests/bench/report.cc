@@ -71,8 +71,7 @@ Machine DescribeMachine(const std::string& dir) {
   utsname names{};
   if (::uname(&names) == 0) machine.kernel = names.release;
   machine.file_system = FileSystem(dir);
-  machine.memory_bytes =
-      static_cast<int64_t>(::sysconf(_SC_PHYS_PAGES)) * ::sysconf(_SC_PAGESIZE);
+  machine.memory_bytes = static_cast<int64_t>(::sysconf(_SC_PHYS_PAGES)) * ::sysconf(_SC_PAGESIZE);
   machine.date = absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::Now(), absl::UTCTimeZone());
   double loads[1] = {0};
   if (::getloadavg(loads, 1) == 1) machine.load_average = loads[0];
@@ -81,11 +80,10 @@ Machine DescribeMachine(const std::string& dir) {
 
 Reporter::Reporter(bool json, Machine machine) : json_(json), machine_(std::move(machine)) {
   if (json_) return;
-  std::cout << absl::StreamFormat("%s, %d cores, %.0f GiB, Linux %s, %s, %s, load %.2f\n",
-                                  machine_.cpu, machine_.cores,
-                                  static_cast<double>(machine_.memory_bytes) / (1 << 30),
-                                  machine_.kernel, machine_.file_system, machine_.date,
-                                  machine_.load_average)
+  std::cout << absl::StreamFormat(
+                   "%s, %d cores, %.0f GiB, Linux %s, %s, %s, load %.2f\n", machine_.cpu,
+                   machine_.cores, static_cast<double>(machine_.memory_bytes) / (1 << 30),
+                   machine_.kernel, machine_.file_system, machine_.date, machine_.load_average)
             << std::flush;
 }
 

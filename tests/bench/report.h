@@ -30,7 +30,7 @@ struct Machine {
   std::string kernel;
   std::string file_system;  // of the scratch directory
   int64_t memory_bytes = 0;
-  std::string date;  // UTC, ISO 8601
+  std::string date;         // UTC, ISO 8601
   double load_average = 0;  // of the last minute, before the start
 };
 Machine DescribeMachine(const std::string& dir);

@@ -224,8 +224,7 @@ absl::Status WriteCheckpoint(const CheckpointShape& shape, const std::string& di
   std::array<absl::Status, kLayers.size()> statuses;
   std::vector<std::thread> threads;
   for (size_t i = 0; i < kLayers.size(); ++i) {
-    threads.emplace_back(
-        [&, i] { statuses[i] = WriteShard(shape, i, directory); });
+    threads.emplace_back([&, i] { statuses[i] = WriteShard(shape, i, directory); });
   }
   for (std::thread& thread : threads) thread.join();
   for (const absl::Status& status : statuses) ENGRAM_RETURN_IF_ERROR(status);

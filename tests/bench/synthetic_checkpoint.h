@@ -17,8 +17,8 @@
 
 namespace engram::bench {
 
-inline constexpr uint32_t kHeadDim = 256;    // values of a row, one byte each
-inline constexpr uint32_t kScaleBytes = 8;   // one for each 32 values
+inline constexpr uint32_t kHeadDim = 256;   // values of a row, one byte each
+inline constexpr uint32_t kScaleBytes = 8;  // one for each 32 values
 inline constexpr uint32_t kRowBytes = kHeadDim + kScaleBytes;
 inline constexpr std::array<int32_t, 2> kLayers = {1, 14};
 

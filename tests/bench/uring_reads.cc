@@ -146,9 +146,8 @@ absl::StatusOr<RandomReader::Outcome> RandomReader::Run(int depth, int threads, 
   std::vector<std::thread> workers;
   const Clock::time_point start = Clock::now();
   for (size_t i = 0; i < statuses.size(); ++i) {
-    workers.emplace_back([&, i] {
-      statuses[i] = ReadFor(depth / threads, seconds, seed + i, &reads[i]);
-    });
+    workers.emplace_back(
+        [&, i] { statuses[i] = ReadFor(depth / threads, seconds, seed + i, &reads[i]); });
   }
   for (std::thread& worker : workers) worker.join();
   Outcome outcome{.reads = 0, .seconds = SecondsSince(start)};
@@ -313,8 +312,8 @@ absl::Status CopyFiles(const std::vector<std::string>& files, const std::string&
 absl::StatusOr<DeviceReads> ReadDeviceCounters(const std::string& path) {
   struct stat info {};
   if (::stat(path.c_str(), &info) != 0) return Failed(absl::StrCat("stat ", path), errno);
-  const std::string file = absl::StrCat("/sys/dev/block/", major(info.st_dev), ":",
-                                        minor(info.st_dev), "/stat");
+  const std::string file =
+      absl::StrCat("/sys/dev/block/", major(info.st_dev), ":", minor(info.st_dev), "/stat");
   // Kernel documentation, block/stat: reads, merged, sectors, milliseconds of the reads, …
   std::ifstream in(file);
   uint64_t reads = 0;

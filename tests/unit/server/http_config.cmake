@@ -8,6 +8,8 @@ if(ENGRAM_GRPC)
     DEPS engram::server_http yaml-cpp nlohmann_json::nlohmann_json LABELS unit)
   engram_test(NAME unit_server_http SRCS http_test.cc
     DEPS engram::server_http PkgConfig::HTTPLIB nlohmann_json::nlohmann_json LABELS unit)
+  engram_test(NAME unit_server_notify SRCS notify_test.cc
+    DEPS engram::server_http LABELS unit)
   # Both compare files of deploy/ with what the code says.
   foreach(test unit_server_config unit_server_metrics)
     target_compile_definitions(${test} PRIVATE ENGRAM_SOURCE_DIR="${PROJECT_SOURCE_DIR}")

@@ -68,14 +68,19 @@ class Http : public ::testing::Test {
     return httplib::Client("127.0.0.1", server_->port()).Get(path);
   }
 
-  // Sends raw bytes and reads until the server closes.
-  std::string Raw(const std::string& request) {
-    const UniqueFd fd(::socket(AF_INET, SOCK_STREAM, 0));
+  UniqueFd Connect() {
+    UniqueFd fd(::socket(AF_INET, SOCK_STREAM, 0));
     sockaddr_in name{};
     name.sin_family = AF_INET;
     name.sin_port = htons(static_cast<uint16_t>(server_->port()));
     name.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     EXPECT_EQ(::connect(fd.get(), reinterpret_cast<sockaddr*>(&name), sizeof(name)), 0);
+    return fd;
+  }
+
+  // Sends raw bytes and reads until the server closes.
+  std::string Raw(const std::string& request) {
+    const UniqueFd fd = Connect();
     ::send(fd.get(), request.data(), request.size(), MSG_NOSIGNAL);
     ::shutdown(fd.get(), SHUT_WR);
     std::string answer;
@@ -182,6 +187,16 @@ TEST_F(Http, AnswersManyCallersAtOnce) {
   }
   for (std::thread& caller : callers) caller.join();
   EXPECT_EQ(good, 160);
+}
+
+TEST_F(Http, SilentCallersAreDroppedForOthers) {
+  std::vector<UniqueFd> silent;  // more than there are threads
+  for (int i = 0; i < 6; ++i) silent.push_back(Connect());
+  httplib::Client client("127.0.0.1", server_->port());
+  client.set_read_timeout(60);
+  const auto answer = client.Get("/healthz");
+  ASSERT_TRUE(answer);
+  EXPECT_EQ(answer->status, 200);
 }
 
 TEST_F(Http, StopsAndStopsAgain) {

@@ -1,0 +1,168 @@
+// engram_bench runs, and prints what it promises: behaviour, not speed.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace engram::bench {
+namespace {
+
+using Json = nlohmann::json;
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+// A directory on the drive that the build lies on: /tmp may be memory.
+class Scratch {
+ public:
+  Scratch() {
+    std::string path = (std::filesystem::current_path() / "bench_smoke.XXXXXX").string();
+    if (::mkdtemp(path.data()) != nullptr) path_ = path;
+  }
+  ~Scratch() { std::filesystem::remove_all(path_); }
+  const std::string& path() const { return path_; }
+  std::vector<std::string> Left() const {
+    std::vector<std::string> names;
+    for (const auto& entry : std::filesystem::directory_iterator(path_)) {
+      names.push_back(entry.path().filename().string());
+    }
+    return names;
+  }
+
+ private:
+  std::string path_;
+};
+
+struct Outcome {
+  int exit_code = -1;
+  std::string out;
+  std::vector<Json> lines;  // of stdout, those that are JSON objects
+};
+
+std::string Program() {
+  return (std::filesystem::read_symlink("/proc/self/exe").parent_path() / "engram_bench").string();
+}
+
+Outcome Run(const std::string& arguments) {
+  Outcome outcome;
+  FILE* pipe = ::popen(("'" + Program() + "' " + arguments).c_str(), "r");
+  if (pipe == nullptr) return outcome;
+  std::array<char, 4096> buffer;
+  while (std::fgets(buffer.data(), static_cast<int>(buffer.size()), pipe) != nullptr) {
+    outcome.out += buffer.data();
+  }
+  const int status = ::pclose(pipe);
+  if (WIFEXITED(status)) outcome.exit_code = WEXITSTATUS(status);
+  for (size_t begin = 0; begin < outcome.out.size();) {
+    const size_t end = std::min(outcome.out.find('\n', begin), outcome.out.size());
+    const Json line = Json::parse(outcome.out.substr(begin, end - begin), nullptr, false);
+    EXPECT_TRUE(line.is_object()) << outcome.out.substr(begin, end - begin);
+    if (line.is_object()) outcome.lines.push_back(line);
+    begin = end + 1;
+  }
+  return outcome;
+}
+
+void ExpectPositive(const Json& line, const std::string& key) {
+  ASSERT_TRUE(line.contains(key)) << key << " in " << line;
+  ASSERT_TRUE(line[key].is_number()) << line;
+  EXPECT_TRUE(std::isfinite(line[key].get<double>())) << line;
+  EXPECT_GT(line[key].get<double>(), 0) << key << " in " << line;
+}
+
+// Runs a suite at toy size; returns its results by name, after checks that hold for all.
+std::map<std::string, Json> RunSuite(const std::string& suite) {
+  const Scratch scratch;
+  const Outcome outcome = Run(suite + " --quick --json --dir '" + scratch.path() + "'");
+  EXPECT_EQ(outcome.exit_code, 0);
+  EXPECT_THAT(scratch.Left(), IsEmpty());
+  std::map<std::string, Json> results;
+  for (const Json& line : outcome.lines) {
+    for (const char* key : {"value", "baseline", "ratio", "table_bytes"}) {
+      ExpectPositive(line, key);
+    }
+    EXPECT_TRUE(line["unit"].is_string()) << line;
+    EXPECT_EQ(line["small"], true) << line;
+    EXPECT_EQ(line["quick"], true) << line;
+    ExpectPositive(line["machine"], "cores");
+    EXPECT_NEAR(line["ratio"].get<double>() * line["baseline"].get<double>(),
+                line["value"].get<double>(), line["value"].get<double>() * 1e-9);
+    results[line["name"].get<std::string>()] = line;
+  }
+  EXPECT_EQ(results.size(), outcome.lines.size()) << "a name is printed twice";
+  return results;
+}
+
+TEST(BenchSmokeTest, Grpc) {
+  std::map<std::string, Json> results = RunSuite("grpc");
+  EXPECT_EQ(results.size(), 4u);
+  for (const std::string rows : {"512", "8192"}) {
+    for (const std::string what : {"lookup", "raw_constant"}) {
+      Json& line = results["grpc/" + what + "/" + rows];
+      EXPECT_EQ(line["unit"], "rows/s") << line;
+      EXPECT_EQ(line["rows_per_call"], std::stoi(rows)) << line;
+    }
+  }
+}
+
+TEST(BenchSmokeTest, Nvme) {
+  std::map<std::string, Json> results = RunSuite("nvme");
+  EXPECT_EQ(results.size(), 3u);
+  for (const int depth : {32, 128}) {
+    Json& line = results["nvme/depth_" + std::to_string(depth)];
+    EXPECT_EQ(line["unit"], "rows/s") << line;
+    EXPECT_EQ(line["depth"], depth) << line;
+    EXPECT_THAT(line["nvme_io"].get<std::string>(), HasSubstr("direct I/O"));
+    ExpectPositive(line, "threads");
+  }
+}
+
+TEST(BenchSmokeTest, Load) {
+  std::map<std::string, Json> results = RunSuite("load");
+  EXPECT_EQ(results.size(), 1u);
+  Json& line = results["load/safetensors"];
+  EXPECT_EQ(line["unit"], "B/s") << line;
+  ExpectPositive(line, "seconds");
+  ExpectPositive(line, "baseline_seconds");
+}
+
+TEST(BenchSmokeTest, WrongUsage) {
+  EXPECT_EQ(Run("2>/dev/null").exit_code, 2);
+  EXPECT_EQ(Run("no_such_suite 2>/dev/null").exit_code, 2);
+  EXPECT_EQ(Run("grpc --table-bytes 0 2>/dev/null").exit_code, 2);
+  EXPECT_EQ(Run("grpc --table-bytes much 2>/dev/null").exit_code, 2);
+}
+
+TEST(BenchSmokeTest, TooLittleSpace) {
+  const Scratch scratch;
+  const Outcome outcome =
+      Run("load --table-bytes 100TiB --dir '" + scratch.path() + "' 2>/dev/null >/dev/null");
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(scratch.Left(), IsEmpty());
+}
+
+TEST(BenchSmokeTest, InterruptCleansUp) {
+  const Scratch scratch;
+  // A second is long before the end of a table of this size.
+  const Outcome outcome = Run("nvme --table-bytes 2GiB --dir '" + scratch.path() +
+                              "' 2>/dev/null >/dev/null & pid=$!; "
+                              "until [ -n \"$(ls -A '" +
+                              scratch.path() +
+                              "'/*/checkpoint 2>/dev/null)\" ]; "
+                              "do sleep 0.01; done; kill -INT $pid; wait $pid");
+  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_THAT(scratch.Left(), IsEmpty());
+}
+
+}  // namespace
+}  // namespace engram::bench
