@@ -25,6 +25,26 @@ using Clock = std::chrono::system_clock;
 constexpr std::chrono::milliseconds kFirstPause{10};
 constexpr std::chrono::milliseconds kLongestPause{250};
 
+// When the time of a repeated call runs out in the middle of an attempt, what it is told is why
+// there was more than one.
+class Outcome {
+ public:
+  // Returns whether to try again, if there is time.
+  bool Add(const grpc::Status& status) {
+    const bool again = status.error_code() == grpc::StatusCode::UNAVAILABLE;
+    if (!again_ || status.error_code() != grpc::StatusCode::DEADLINE_EXCEEDED) {
+      status_ = StatusFromGrpc(status);
+    }
+    again_ = again;
+    return again;
+  }
+  const absl::Status& status() const { return status_; }
+
+ private:
+  bool again_ = false;
+  absl::Status status_;
+};
+
 grpc::internal::RpcMethod Unary(const char* method) {
   return grpc::internal::RpcMethod(method, grpc::internal::RpcMethod::NORMAL_RPC);
 }
@@ -80,7 +100,7 @@ class UnaryCaller::AsyncCall : public std::enable_shared_from_this<AsyncCall> {
 
  private:
   void Attempted(const grpc::Status& status) {
-    if (status.error_code() == grpc::StatusCode::UNAVAILABLE && Pause()) return;
+    if (outcome_.Add(status) && Pause()) return;
     {
       // Both hold the channel, whose last reference must not be dropped here: gRPC would wait for
       // this very thread.
@@ -88,7 +108,7 @@ class UnaryCaller::AsyncCall : public std::enable_shared_from_this<AsyncCall> {
       context_ = nullptr;
       channel_ = nullptr;
     }
-    done_(StatusFromGrpc(status), &answer_);
+    done_(outcome_.status(), &answer_);
     done_ = nullptr;
     MutexLock lock(registry_->mutex);
     registry_->calls.erase(shared_from_this());
@@ -112,6 +132,7 @@ class UnaryCaller::AsyncCall : public std::enable_shared_from_this<AsyncCall> {
   const grpc::ByteBuffer request_;
   const Clock::time_point deadline_;
   Done done_;
+  Outcome outcome_;
   grpc::ByteBuffer answer_;
   std::chrono::milliseconds pause_ = kFirstPause;
 
@@ -139,14 +160,14 @@ UnaryCaller::~UnaryCaller() {
 absl::Status UnaryCaller::Call(const char* method, const grpc::ByteBuffer& request,
                                std::chrono::milliseconds timeout, grpc::ByteBuffer* answer) {
   const Clock::time_point deadline = DeadlineAfter(timeout);
+  Outcome outcome;
   for (std::chrono::milliseconds pause = kFirstPause;; pause = std::min(2 * pause, kLongestPause)) {
     grpc::ClientContext context;
     context.set_deadline(deadline);
     answer->Clear();
     const grpc::Status status =
         grpc::internal::BlockingUnaryCall(channel_.get(), Unary(method), &context, request, answer);
-    const bool again = status.error_code() == grpc::StatusCode::UNAVAILABLE;
-    if (!again || Clock::now() + pause >= deadline) return StatusFromGrpc(status);
+    if (!outcome.Add(status) || Clock::now() + pause >= deadline) return outcome.status();
     std::this_thread::sleep_for(pause);
   }
 }

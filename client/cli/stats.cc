@@ -12,6 +12,7 @@
 #include "client/cli/command.h"
 #include "client/cli/interrupt.h"
 #include "client/cli/output.h"
+#include "storage/base/size.h"
 #include "storage/base/status_macros.h"
 
 namespace engram {
@@ -129,8 +130,7 @@ void PrintTable(const v1::TableStats& table) {
   for (const v1::LayerStats& layer : table.layers()) {
     for (const NamedTier& tier : kTiers) {
       const v1::TierStats& stats = (layer.*tier.get)();
-      const std::string note = absl::StrCat(
-          stats.on() ? "" : "off", stats.on() || stats.note().empty() ? "" : ": ", stats.note());
+      const std::string note = stats.on() || !stats.note().empty() ? stats.note() : "off";
       text.AddRow({absl::StrCat(layer.layer()), tier.name, HumanCount(stats.rows()),
                    HumanBytes(static_cast<double>(stats.bytes())), HumanCount(stats.hits()),
                    HumanShare(stats.hit_ratio()), note});
@@ -142,8 +142,8 @@ void PrintTable(const v1::TableStats& table) {
 void PrintStats(const v1::StatsResponse& stats) {
   Print(absl::StrFormat("engramd %s, up %s; NVMe by %s; budgets: dram %s, hbm %s\n",
                         stats.daemon_version(), HumanSeconds(stats.uptime_seconds()),
-                        stats.nvme_io(), HumanBytes(static_cast<double>(stats.dram_budget_bytes())),
-                        HumanBytes(static_cast<double>(stats.hbm_budget_bytes()))));
+                        stats.nvme_io(), FormatSize(stats.dram_budget_bytes()),
+                        FormatSize(stats.hbm_budget_bytes())));
   if (stats.tables().empty()) Print("no tables\n");
   for (const v1::TableStats& table : stats.tables()) PrintTable(table);
 }

@@ -94,7 +94,7 @@ class ChildProcess {
   absl::StatusOr<double> CpuSeconds() const;
 
  private:
-  ChildProcess(pid_t pid, UniqueFd process, UniqueFd output, std::string name,
+  ChildProcess(pid_t pid, UniqueFd process, UniqueFd output, const std::string& name,
                std::string log_path);
   absl::Status Failed(const std::string& what) const;
   bool Reap(std::chrono::milliseconds timeout);  // false when it still runs

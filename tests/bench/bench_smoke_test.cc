@@ -6,6 +6,8 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -18,7 +20,7 @@ namespace engram::bench {
 namespace {
 
 using Json = nlohmann::json;
-using testing::AllOf;
+using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
@@ -53,7 +55,7 @@ std::string Program() {
   return (std::filesystem::read_symlink("/proc/self/exe").parent_path() / "engram_bench").string();
 }
 
-Outcome Run(const std::string& arguments) {
+Outcome RunBench(const std::string& arguments) {
   Outcome outcome;
   FILE* pipe = ::popen(("'" + Program() + "' " + arguments).c_str(), "r");
   if (pipe == nullptr) return outcome;
@@ -83,7 +85,7 @@ void ExpectPositive(const Json& line, const std::string& key) {
 // Runs a suite at toy size; returns its results by name, after checks that hold for all.
 std::map<std::string, Json> RunSuite(const std::string& suite) {
   const Scratch scratch;
-  const Outcome outcome = Run(suite + " --quick --json --dir '" + scratch.path() + "'");
+  const Outcome outcome = RunBench(suite + " --quick --json --dir '" + scratch.path() + "'");
   EXPECT_EQ(outcome.exit_code, 0);
   EXPECT_THAT(scratch.Left(), IsEmpty());
   std::map<std::string, Json> results;
@@ -117,7 +119,7 @@ TEST(BenchSmokeTest, Grpc) {
 
 TEST(BenchSmokeTest, Nvme) {
   std::map<std::string, Json> results = RunSuite("nvme");
-  EXPECT_EQ(results.size(), 3u);
+  EXPECT_EQ(results.size(), 4u);
   for (const int depth : {32, 128}) {
     Json& line = results["nvme/depth_" + std::to_string(depth)];
     EXPECT_EQ(line["unit"], "rows/s") << line;
@@ -137,29 +139,33 @@ TEST(BenchSmokeTest, Load) {
 }
 
 TEST(BenchSmokeTest, WrongUsage) {
-  EXPECT_EQ(Run("2>/dev/null").exit_code, 2);
-  EXPECT_EQ(Run("no_such_suite 2>/dev/null").exit_code, 2);
-  EXPECT_EQ(Run("grpc --table-bytes 0 2>/dev/null").exit_code, 2);
-  EXPECT_EQ(Run("grpc --table-bytes much 2>/dev/null").exit_code, 2);
+  EXPECT_EQ(RunBench("2>/dev/null").exit_code, 2);
+  EXPECT_EQ(RunBench("no_such_suite 2>/dev/null").exit_code, 2);
+  EXPECT_EQ(RunBench("grpc --table-bytes 0 2>/dev/null").exit_code, 2);
+  EXPECT_EQ(RunBench("grpc --table-bytes much 2>/dev/null").exit_code, 2);
 }
 
 TEST(BenchSmokeTest, TooLittleSpace) {
   const Scratch scratch;
+  const std::string log = scratch.path() + "/log";
   const Outcome outcome =
-      Run("load --table-bytes 100TiB --dir '" + scratch.path() + "' 2>/dev/null >/dev/null");
+      RunBench("load --table-bytes 1TiB --json --dir '" + scratch.path() + "' 2>'" + log + "'");
   EXPECT_EQ(outcome.exit_code, 1);
-  EXPECT_THAT(scratch.Left(), IsEmpty());
+  std::ifstream file(log);
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  EXPECT_THAT(text, HasSubstr("free; this suite needs 2.1"));
+  EXPECT_THAT(scratch.Left(), ElementsAre("log"));
 }
 
 TEST(BenchSmokeTest, InterruptCleansUp) {
   const Scratch scratch;
   // A second is long before the end of a table of this size.
-  const Outcome outcome = Run("nvme --table-bytes 2GiB --dir '" + scratch.path() +
-                              "' 2>/dev/null >/dev/null & pid=$!; "
-                              "until [ -n \"$(ls -A '" +
-                              scratch.path() +
-                              "'/*/checkpoint 2>/dev/null)\" ]; "
-                              "do sleep 0.01; done; kill -INT $pid; wait $pid");
+  const Outcome outcome = RunBench("nvme --table-bytes 2GiB --dir '" + scratch.path() +
+                                   "' 2>/dev/null >/dev/null & pid=$!; "
+                                   "until [ -n \"$(ls -A '" +
+                                   scratch.path() +
+                                   "'/*/checkpoint 2>/dev/null)\" ]; "
+                                   "do sleep 0.01; done; kill -INT $pid; wait $pid");
   EXPECT_EQ(outcome.exit_code, 1);
   EXPECT_THAT(scratch.Left(), IsEmpty());
 }

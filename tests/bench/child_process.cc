@@ -29,6 +29,7 @@ constexpr std::chrono::milliseconds kLookAround{100};  // between looks at the i
 constexpr std::chrono::seconds kStopPatience{20};      // the daemon drains for 10 s
 constexpr std::chrono::seconds kStartPatience{60};
 constexpr std::chrono::seconds kDropPatience{30};
+constexpr uintmax_t kLeastTableFile = 64 << 10;  // the catalog's own files are smaller
 constexpr size_t kLogTailBytes = 2000;
 
 absl::Status Errno(const std::string& what) {
@@ -81,7 +82,7 @@ absl::StatusOr<std::unique_ptr<ChildProcess>> ChildProcess::Start(
   return child;
 }
 
-ChildProcess::ChildProcess(pid_t pid, UniqueFd process, UniqueFd output, std::string name,
+ChildProcess::ChildProcess(pid_t pid, UniqueFd process, UniqueFd output, const std::string& name,
                            std::string log_path)
     : pid_(pid),
       process_(std::move(process)),
@@ -230,7 +231,10 @@ absl::StatusOr<std::vector<std::string>> Daemon::DataFiles() const {
   auto entry = std::filesystem::recursive_directory_iterator(data_dir_, error);
   for (; !error && entry != std::filesystem::recursive_directory_iterator();
        entry.increment(error)) {
-    if (entry->path().extension() == ".sst") files.push_back(entry->path().string());
+    std::error_code gone;  // a file may be deleted while we look
+    if (entry->path().extension() == ".sst" && entry->file_size(gone) >= kLeastTableFile && !gone) {
+      files.push_back(entry->path().string());
+    }
   }
   if (error) {
     return absl::UnavailableError(absl::StrCat("cannot list ", data_dir_, ": ", error.message()));

@@ -119,6 +119,11 @@ class GrpcSuite {
         lookup_rows += rate * pace.round_seconds;
       }
     }
+    for (const Subject& subject : subjects) {
+      std::string t;
+      for (double r : subject.rates) absl::StrAppend(&t, " ", r / 1e6);
+      reporter_.Note(t);
+    }
     Report(rows, subjects, cpu_seconds / lookup_rows * 1e6);
     return absl::OkStatus();
   }

@@ -39,6 +39,7 @@ struct Workload {
 constexpr Workload kWorkloads[] = {
     {"nvme/depth_32", 32, 1, 0, 32, 1},
     {"nvme/depth_128", kMaxRowsPerCall, 1, 3, 128, 4},
+    {"nvme/depth_128/calls_of_32", 32, 4, 0, 128, 4},
     {"nvme/default_160", kMaxRowsPerCall, 1, 0, 160, 5},
 };
 

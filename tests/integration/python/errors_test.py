@@ -26,8 +26,8 @@ def send_large_message(address, size):
     """Calls Lookup with one message of `size` bytes, without ever having them in memory: zeros are
     sent, frame by frame, as long as the daemon lets them in and has not answered.
 
-    Returns (grpc-status, grpc-message, bytes sent); the first two are None if the stream ended
-    without them.
+    Returns (grpc-status, grpc-message, bytes sent); the first two are None if stream or connection
+    ended without them.
     """
     connection = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
     with socket.create_connection(address, timeout=60) as wire:
@@ -41,12 +41,15 @@ def send_large_message(address, size):
         wire.sendall(connection.data_to_send())
         sent, headers, zeros = 0, {}, bytes(connection.max_outbound_frame_size)
         while True:
-            for event in connection.receive_data(wire.recv(1 << 16)):
+            piece = wire.recv(1 << 16)
+            if not piece:
+                return None, f"connection closed after {sent} bytes", sent
+            for event in connection.receive_data(piece):
                 if isinstance(event, (h2.events.ResponseReceived, h2.events.TrailersReceived)):
                     headers.update(event.headers)
                 if isinstance(event, (h2.events.StreamEnded, h2.events.StreamReset,
                                       h2.events.ConnectionTerminated)):
-                    return headers.get("grpc-status"), headers.get("grpc-message"), sent
+                    return headers.get("grpc-status"), headers.get("grpc-message", event), sent
             while sent < size:
                 room = min(connection.local_flow_control_window(stream), len(zeros), size - sent)
                 if room == 0:

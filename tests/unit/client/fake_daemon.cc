@@ -1,5 +1,6 @@
 #include "tests/unit/client/fake_daemon.h"
 
+#include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -8,10 +9,24 @@
 #include <stdexcept>
 #include <vector>
 
+#include "engram/v1/admin.grpc.pb.h"
+#include "engram/v1/store.grpc.pb.h"
+#include "storage/base/mutex.h"
+
 namespace engram::testing {
 namespace {
 
 constexpr uint32_t kZeroRow = 0xFFFFFFFFu;
+
+// Byte `index` of a row; zero rows are zeros.
+uint8_t RowByte(int32_t layer, uint32_t id, size_t index) {
+  if (id == kZeroRow) return 0;
+  return static_cast<uint8_t>(static_cast<uint32_t>(layer) * 31 + id * 7 + index + 1);
+}
+
+grpc::Status ToGrpc(const absl::Status& status) {
+  return {static_cast<grpc::StatusCode>(status.code()), std::string(status.message())};
+}
 
 void FillLayer(const v1::LayerRowIds& asked, bool want_tiers, v1::LayerRows* layer) {
   std::vector<uint32_t> ids(asked.row_ids().size() / 4);
@@ -29,16 +44,27 @@ void FillLayer(const v1::LayerRowIds& asked, bool want_tiers, v1::LayerRows* lay
 
 }  // namespace
 
-uint8_t RowByte(int32_t layer, uint32_t id, size_t index) {
-  if (id == kZeroRow) return 0;
-  return static_cast<uint8_t>(static_cast<uint32_t>(layer) * 31 + id * 7 + index + 1);
-}
-
 std::string RowBytes(int32_t layer, uint32_t id) {
   std::string row(layer == 1 ? 8 : layer == 14 ? 6 : 0, '\0');
   for (size_t i = 0; i < row.size(); ++i) row[i] = static_cast<char>(RowByte(layer, id, i));
   return row;
 }
+
+absl::Status AnswerLookup(const v1::LookupRequest& request, v1::LookupResponse* response) {
+  if (request.table() != "t") {
+    return absl::NotFoundError("no table \"" + request.table() + "\"");
+  }
+  if (!request.expect_table_digest().empty() && request.expect_table_digest() != "d0") {
+    return absl::FailedPreconditionError("another table");
+  }
+  response->set_version(3);
+  for (const v1::LayerRowIds& asked : request.layers()) {
+    FillLayer(asked, request.want_tiers(), response->add_layers());
+  }
+  return absl::OkStatus();
+}
+
+namespace {
 
 v1::TableInfo FakeTable() {
   v1::TableInfo table;
@@ -70,19 +96,51 @@ v1::TableInfo FakeTable() {
   return table;
 }
 
-grpc::Status AnswerLookup(const v1::LookupRequest& request, v1::LookupResponse* response) {
-  if (request.table() != "t") {
-    return {grpc::StatusCode::NOT_FOUND, "no table \"" + request.table() + "\""};
-  }
-  if (!request.expect_table_digest().empty() && request.expect_table_digest() != "d0") {
-    return {grpc::StatusCode::FAILED_PRECONDITION, "another table"};
-  }
-  response->set_version(3);
-  for (const v1::LayerRowIds& asked : request.layers()) {
-    FillLayer(asked, request.want_tiers(), response->add_layers());
-  }
-  return grpc::Status::OK;
-}
+class FakeStore : public v1::EngramStore::Service {
+ public:
+  explicit FakeStore(FakeDaemon& daemon) : daemon_(daemon) {}
+
+  grpc::Status Describe(grpc::ServerContext*, const v1::DescribeRequest* request,
+                        v1::DescribeResponse* response) override;
+  grpc::Status Lookup(grpc::ServerContext* context, const v1::LookupRequest* request,
+                      v1::LookupResponse* response) override;
+  grpc::Status StreamLookup(
+      grpc::ServerContext* context,
+      grpc::ServerReaderWriter<v1::StreamLookupResponse, v1::LookupRequest>* stream) override;
+  grpc::Status Prefetch(grpc::ServerContext* context, const v1::PrefetchRequest* request,
+                        v1::PrefetchResponse* response) override;
+
+ private:
+  FakeDaemon& daemon_;
+};
+
+class FakeAdmin : public v1::EngramAdmin::Service {
+ public:
+  void WaitForHang();
+  void WaitForCancelled();
+  v1::LoadRequest LastLoad();
+  v1::DropRequest LastDrop();
+
+  grpc::Status Load(grpc::ServerContext*, const v1::LoadRequest*,
+                    grpc::ServerWriter<v1::LoadProgress>*) override;
+  grpc::Status List(grpc::ServerContext*, const v1::ListRequest*, v1::ListResponse*) override;
+  grpc::Status Activate(grpc::ServerContext*, const v1::ActivateRequest*,
+                        v1::ActivateResponse*) override;
+  grpc::Status Drop(grpc::ServerContext*, const v1::DropRequest*, v1::DropResponse*) override;
+  grpc::Status Verify(grpc::ServerContext*, const v1::VerifyRequest*,
+                      grpc::ServerWriter<v1::VerifyProgress>*) override;
+  grpc::Status Stats(grpc::ServerContext*, const v1::StatsRequest*, v1::StatsResponse*) override;
+
+ private:
+  grpc::Status Hang(grpc::ServerContext* context);
+
+  Mutex mutex_;
+  CondVar changed_;
+  bool hanging_ ABSL_GUARDED_BY(mutex_) = false;
+  bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
+  v1::LoadRequest last_load_ ABSL_GUARDED_BY(mutex_);
+  v1::DropRequest last_drop_ ABSL_GUARDED_BY(mutex_);
+};
 
 grpc::Status FakeStore::Describe(grpc::ServerContext*, const v1::DescribeRequest* request,
                                  v1::DescribeResponse* response) {
@@ -95,8 +153,10 @@ grpc::Status FakeStore::Describe(grpc::ServerContext*, const v1::DescribeRequest
 
 grpc::Status FakeStore::Lookup(grpc::ServerContext* context, const v1::LookupRequest* request,
                                v1::LookupResponse* response) {
-  ++lookups;
-  return on_lookup ? on_lookup(context, *request, response) : AnswerLookup(*request, response);
+  ++daemon_.lookups;
+  if (!daemon_.on_lookup) return ToGrpc(AnswerLookup(*request, response));
+  return ToGrpc(
+      daemon_.on_lookup([context] { return context->IsCancelled(); }, *request, response));
 }
 
 grpc::Status FakeStore::StreamLookup(
@@ -105,7 +165,7 @@ grpc::Status FakeStore::StreamLookup(
   v1::LookupRequest request;
   while (stream->Read(&request)) {
     v1::LookupResponse answer;
-    const grpc::Status status = AnswerLookup(request, &answer);
+    const grpc::Status status = ToGrpc(AnswerLookup(request, &answer));
     const int messages = status.ok() ? answer.layers_size() : 1;
     for (int i = 0; i < messages; ++i) {
       v1::StreamLookupResponse message;
@@ -115,7 +175,7 @@ grpc::Status FakeStore::StreamLookup(
       message.set_last(i + 1 == messages);
       message.set_version(answer.version());
       if (status.ok()) message.mutable_layer()->Swap(answer.mutable_layers(i));
-      if (on_stream_answer) on_stream_answer(&message);
+      if (daemon_.on_stream_answer) daemon_.on_stream_answer(&message);
       if (!stream->Write(message)) return grpc::Status::OK;
     }
   }
@@ -249,33 +309,52 @@ grpc::Status FakeAdmin::Stats(grpc::ServerContext*, const v1::StatsRequest*,
   return grpc::Status::OK;
 }
 
-FakeDaemon::FakeDaemon() {
-  directory_ = ::testing::TempDir() + "engram_client_XXXXXX";
-  if (::mkdtemp(directory_.data()) == nullptr) throw std::runtime_error("mkdtemp " + directory_);
-  target_ = "unix:" + directory_ + "/s";
+}  // namespace
+
+struct FakeDaemon::Impl {
+  Impl(FakeDaemon& daemon, Admin served) : store(daemon), serve_admin(served == Admin::kServed) {}
+
+  FakeStore store;
+  FakeAdmin admin;
+  const bool serve_admin;
+  std::string directory;
+  std::string target;
+  std::unique_ptr<grpc::Server> server;
+};
+
+FakeDaemon::FakeDaemon(Admin admin) : impl_(std::make_unique<Impl>(*this, admin)) {
+  impl_->directory = ::testing::TempDir() + "engram_client_XXXXXX";
+  if (::mkdtemp(impl_->directory.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
+  impl_->target = "unix:" + impl_->directory + "/s";
   Start();
 }
 
 FakeDaemon::~FakeDaemon() {
   Stop();
-  std::filesystem::remove_all(directory_);
+  std::filesystem::remove_all(impl_->directory);
 }
+
+const std::string& FakeDaemon::target() const { return impl_->target; }
 
 void FakeDaemon::Start() {
   grpc::ServerBuilder builder;
-  builder.AddListeningPort(target_, grpc::InsecureServerCredentials());
-  builder.SetMaxReceiveMessageSize(64 << 20);
-  builder.RegisterService(&store);
-  builder.RegisterService(&admin);
-  server_ = builder.BuildAndStart();
-  if (server_ == nullptr) throw std::runtime_error("cannot listen at " + target_);
+  builder.AddListeningPort(impl_->target, grpc::InsecureServerCredentials());
+  builder.RegisterService(&impl_->store);
+  if (impl_->serve_admin) builder.RegisterService(&impl_->admin);
+  impl_->server = builder.BuildAndStart();
+  if (impl_->server == nullptr) throw std::runtime_error("cannot listen at " + impl_->target);
 }
 
 void FakeDaemon::Stop() {
-  if (server_ == nullptr) return;
-  server_->Shutdown(std::chrono::system_clock::now());
-  server_->Wait();
-  server_ = nullptr;
+  if (impl_->server == nullptr) return;
+  impl_->server->Shutdown(std::chrono::system_clock::now());
+  impl_->server->Wait();
+  impl_->server = nullptr;
 }
+
+void FakeDaemon::WaitForHang() { impl_->admin.WaitForHang(); }
+void FakeDaemon::WaitForCancelled() { impl_->admin.WaitForCancelled(); }
+v1::LoadRequest FakeDaemon::LastLoad() { return impl_->admin.LastLoad(); }
+v1::DropRequest FakeDaemon::LastDrop() { return impl_->admin.LastDrop(); }
 
 }  // namespace engram::testing

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <iostream>
 #include <numeric>
@@ -20,7 +21,8 @@ using ::testing::HasSubstr;
 
 uint64_t TestSeed() {
   const char* given = std::getenv("ENGRAM_TEST_SEED");
-  const uint64_t seed = given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
+  const uint64_t seed =
+      given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
   std::cout << "ENGRAM_TEST_SEED=" << seed << std::endl;
   return seed;
 }
@@ -194,16 +196,22 @@ TEST(ScanLookupResponseTest, ReadsManySmallSlices) {
   }
 }
 
+std::string Text(const google::protobuf::UnknownFieldSet& fields) {
+  std::string bytes;
+  fields.SerializeToString(&bytes);
+  return bytes;
+}
+
 // One field of a message, as bytes.
 std::string BytesField(int number, const std::string& value) {
   google::protobuf::UnknownFieldSet fields;
   fields.AddLengthDelimited(number, value);
-  return fields.SerializeAsString();
+  return Text(fields);
 }
 std::string VarintField(int number, uint64_t value) {
   google::protobuf::UnknownFieldSet fields;
   fields.AddVarint(number, value);
-  return fields.SerializeAsString();
+  return Text(fields);
 }
 
 TEST(ScanLookupResponseTest, FieldsMayComeInAnyOrderWithUnknownOnesBetween) {
@@ -218,16 +226,17 @@ TEST(ScanLookupResponseTest, FieldsMayComeInAnyOrderWithUnknownOnesBetween) {
   for (int round = 0; round < 50; ++round) {
     std::vector<std::string> messages;
     for (const v1::LayerRows& layer : good.layers()) {
-      std::vector<std::string> parts = {
-          VarintField(1, static_cast<uint64_t>(layer.layer())), VarintField(2, layer.row_bytes()),
-          BytesField(3, layer.served().SerializeAsString()), BytesField(5, layer.tiers()),
-          BytesField(6, layer.rows()), unknown.SerializeAsString()};
+      std::vector<std::string> parts = {VarintField(1, static_cast<uint64_t>(layer.layer())),
+                                        VarintField(2, layer.row_bytes()),
+                                        BytesField(3, layer.served().SerializeAsString()),
+                                        BytesField(5, layer.tiers()),
+                                        BytesField(6, layer.rows()),
+                                        Text(unknown)};
       std::shuffle(parts.begin(), parts.end(), random);
-      messages.push_back(
-          BytesField(2, std::accumulate(parts.begin(), parts.end(), std::string())));
+      messages.push_back(BytesField(2, std::accumulate(parts.begin(), parts.end(), std::string())));
     }
     messages.push_back(VarintField(1, 42));
-    messages.push_back(unknown.SerializeAsString());
+    messages.push_back(Text(unknown));
     std::shuffle(messages.begin(), messages.end(), random);
     Ask ask;
     ask.WantTiers();

@@ -1,0 +1,42 @@
+// Runs the real engramctl as a child process.
+#ifndef ENGRAM_TESTS_UNIT_CLIENT_CLI_RUN_CTL_H_
+#define ENGRAM_TESTS_UNIT_CLIENT_CLI_RUN_CTL_H_
+
+#include <sys/types.h>
+
+#include <string>
+#include <vector>
+
+namespace engram::testing {
+
+struct CtlResult {
+  int exit_status = -1;  // or −signal
+  std::string out;
+  std::string err;
+};
+
+class Ctl {
+ public:
+  // Starts it with ENGRAM_SERVER set to `server`, or unset if that is empty.
+  Ctl(const std::vector<std::string>& arguments, const std::string& server);
+  ~Ctl();  // kills it if nobody waited for it
+  Ctl(const Ctl&) = delete;
+  Ctl& operator=(const Ctl&) = delete;
+
+  void Signal(int signal);
+  CtlResult Wait();
+  // Until stdout has that many lines (read from the file that it goes to).
+  void WaitForLines(int lines);
+
+ private:
+  std::string directory_;
+  pid_t pid_ = -1;
+};
+
+inline CtlResult RunCtl(const std::vector<std::string>& arguments, const std::string& server = "") {
+  return Ctl(arguments, server).Wait();
+}
+
+}  // namespace engram::testing
+
+#endif  // ENGRAM_TESTS_UNIT_CLIENT_CLI_RUN_CTL_H_
