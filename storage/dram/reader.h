@@ -32,8 +32,8 @@
 // Vector loads of shared words. The C++ memory model has no vector atomics, but on x86-64 every
 // aligned 8-byte part of a vector load is read whole and loads are not reordered with loads, which
 // is all that relaxed word loads promise; volatile keeps the compiler from splitting, repeating or
-// dropping them, and the fences keep it from moving them. With word loads a gather of 264-byte rows
-// is 1.6 times slower. ThreadSanitizer builds and other processors use the word loads.
+// dropping them, and the fences keep it from moving them. ThreadSanitizer builds and other
+// processors use the relaxed word loads.
 #if defined(__AVX2__) && !defined(ENGRAM_DRAM_TSAN) && !defined(ENGRAM_DRAM_SCALAR)
 #include <immintrin.h>
 #define ENGRAM_DRAM_VECTOR 1
@@ -67,20 +67,17 @@ class View {
     return reinterpret_cast<uint64_t*>(rows_ + (uint64_t{set} * kWays + way) * stride_);
   }
 
-  // always_inline: g++ 12 takes a function of prefetches alone for one without effect, and drops
-  // calls of it.
-  __attribute__((always_inline)) void PrefetchSet(uint32_t set) const {
+  void PrefetchSet(uint32_t set) const {
     __builtin_prefetch(&lines_[set]);
-    if (!geometry_.resident) __builtin_prefetch(&states_[set]);
+    __builtin_prefetch(&states_[set]);
   }
   // The first lines of a row; the processor itself runs ahead in what is longer.
-  __attribute__((always_inline)) void PrefetchRow(const Found& found) const {
+  void PrefetchRow(const Found& found) const {
     constexpr uint64_t kMostBytes = 16 * kLineBytes;
     const auto begin = reinterpret_cast<uintptr_t>(row(found.set, found.way));
     const uintptr_t end = begin + (stride_ < kMostBytes ? stride_ : kMostBytes);
     for (uintptr_t at = begin & ~(kLineBytes - 1); at < end; at += kLineBytes) {
-      // Into the second-level cache: 8 % faster than into the first (Zen 4, 264-byte rows).
-      __builtin_prefetch(reinterpret_cast<const void*>(at), 0, 2);
+      __builtin_prefetch(reinterpret_cast<const void*>(at));
     }
   }
 
@@ -97,16 +94,6 @@ class View {
     uint64_t* source = row(found.set, found.way);
     uint64_t left = geometry_.row_bytes;
 #ifdef ENGRAM_DRAM_VECTOR
-    // Four at a time: with fewer instructions a row the core sees more rows at once.
-    for (; left >= 128; left -= 128, source += 16, out += 128) {
-      const auto* from = reinterpret_cast<const volatile __m256i_u*>(source);
-      auto* to = reinterpret_cast<__m256i_u*>(out);
-      const __m256i a = from[0], b = from[1], c = from[2], d = from[3];
-      _mm256_storeu_si256(to + 0, a);
-      _mm256_storeu_si256(to + 1, b);
-      _mm256_storeu_si256(to + 2, c);
-      _mm256_storeu_si256(to + 3, d);
-    }
     for (; left >= 32; left -= 32, source += 4, out += 32) {
       const __m256i part = *reinterpret_cast<const volatile __m256i_u*>(source);
       _mm256_storeu_si256(reinterpret_cast<__m256i_u*>(out), part);
@@ -135,10 +122,8 @@ class View {
 #endif
   }
 
-  // Requires writable memory. Relaxed: a used-bit only guides eviction. Nothing is evicted where
-  // every row has its slot.
+  // Requires writable memory. Relaxed: a used-bit only guides eviction.
   void MarkUsed(const Found& found) const {
-    if (geometry_.resident) return;
     const uint32_t bit = 1u << found.way;
     const auto state = Word(states_[found.set]);
     // Most reads find it set and leave the line shared between cores.

@@ -73,7 +73,9 @@ INSTANTIATE_TEST_SUITE_P(Path, FileReaderTest, ::testing::Bool(),
 TEST_P(FileReaderTest, ReadsAnyRange) {
   const auto reader = MustOpen(dir_.Write("f", contents_), Options());
   EXPECT_EQ(reader->bytes(), contents_.size());
-  if (!GetParam()) EXPECT_FALSE(reader->direct());
+  if (!GetParam()) {
+    EXPECT_FALSE(reader->direct());
+  }
   ExpectRandomReads(*reader, contents_, Seed(), 300);
   AlignedBuffer buffer;
   const auto all = reader->Read(0, contents_.size(), buffer);

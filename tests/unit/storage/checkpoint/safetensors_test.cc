@@ -96,7 +96,8 @@ TEST(Safetensors, RefusesWhatIsNotAJsonObject) {
   ExpectDamaged(ParseHeader("{\"\xff\":1}"), {"not JSON"});
   std::string deep = R"({"__metadata__":)";
   for (int i = 0; i < 100'000; ++i) deep += '[';
-  ExpectDamaged(ParseHeader(deep), {"nested too deeply"});
+  ExpectDamaged(ParseHeader(deep), {"__metadata__"});
+  ExpectDamaged(ParseHeader(R"({"a":{"shape":)" + deep.substr(deep.find('['))), {"'a'"});
 }
 
 TEST(Safetensors, RefusesIncompleteEntries) {

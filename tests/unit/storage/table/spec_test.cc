@@ -33,8 +33,8 @@ TEST(TableSpec, SurvivesItsTextForm) {
 
 TEST(TableSpec, AddsUp) {
   const TableSpec spec = Example();
-  EXPECT_EQ(spec.rows(), 10u + 4294967295u);
-  EXPECT_EQ(spec.bytes(), (10u + 4294967295u) * 264u);
+  EXPECT_EQ(spec.rows(), uint64_t{10} + 4294967295u);
+  EXPECT_EQ(spec.bytes(), (uint64_t{10} + 4294967295u) * 264u);
   EXPECT_EQ(spec.FindLayer(LayerId{14}), &spec.layers[1]);
   EXPECT_EQ(spec.FindLayer(LayerId{2}), nullptr);
 }

@@ -1,0 +1,142 @@
+#include "storage/dram/row_cache.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <iostream>
+#include <map>
+#include <random>
+#include <vector>
+
+#include "storage/table/spec.h"
+#include "tests/unit/storage/dram/derived_rows.h"
+
+namespace engram {
+namespace {
+
+using dram_test::DeriveRow;
+
+uint64_t Seed() {
+  const char* given = std::getenv("ENGRAM_TEST_SEED");
+  const uint64_t seed =
+      given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
+  std::cout << "ENGRAM_TEST_SEED=" << seed << std::endl;
+  return seed;
+}
+
+// Reads one batch; positions that were served are checked, the others returned.
+std::vector<uint32_t> ReadAndCheck(RowCache& cache, const std::vector<RowId>& ids,
+                                   uint32_t row_bytes) {
+  std::vector<std::byte> out(ids.size() * row_bytes, std::byte{0xEE});
+  RowBatch batch(ids, row_bytes, absl::MakeSpan(out));
+  cache.Read(batch);
+  std::vector<bool> missing(ids.size());
+  for (const uint32_t position : batch.missing()) missing[position] = true;
+  std::vector<std::byte> expected(row_bytes);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (missing[i]) continue;
+    expected.assign(row_bytes, std::byte{0});
+    if (ids[i] != kZeroRow) DeriveRow(Raw(ids[i]), absl::MakeSpan(expected));
+    EXPECT_EQ(std::memcmp(expected.data(), &out[i * row_bytes], row_bytes), 0)
+        << "row " << Raw(ids[i]) << " of " << row_bytes << " bytes";
+  }
+  return batch.missing();
+}
+
+void OfferRow(RowCache& cache, RowId id, uint32_t row_bytes) {
+  std::vector<std::byte> row(row_bytes);
+  DeriveRow(Raw(id), absl::MakeSpan(row));
+  cache.Offer(absl::MakeConstSpan(&id, 1), row);
+}
+
+TEST(RowCacheTest, NeverTakesMoreThanItsBudgetAndServesWhatItHolds) {
+  std::mt19937_64 random(Seed());
+  for (const uint32_t row_bytes : {1u, 7u, 8u, 33u, 160u, 264u, 4095u, 4096u}) {
+    for (const uint64_t budget : {uint64_t{70000}, uint64_t{1} << 20, uint64_t{5} << 20}) {
+      auto cache = RowCache::Create(budget, row_bytes, 100000);
+      ASSERT_TRUE(cache.ok()) << cache.status();
+      EXPECT_LE((*cache)->Usage().capacity_bytes, budget);
+      std::vector<RowId> ids;
+      for (int i = 0; i < 3000; ++i) {
+        ids.push_back(RowId{static_cast<uint32_t>(random() % 100000)});
+        OfferRow(**cache, ids.back(), row_bytes);
+      }
+      const std::vector<uint32_t> missing = ReadAndCheck(**cache, ids, row_bytes);
+      EXPECT_LT(missing.size(), ids.size());
+      EXPECT_LE((*cache)->Usage().rows * row_bytes, budget);
+      for (const uint32_t position : missing) EXPECT_FALSE((*cache)->Contains(ids[position]));
+    }
+  }
+}
+
+TEST(RowCacheTest, RefusesABudgetBelowOneSetAndBadRowSizes) {
+  EXPECT_EQ(RowCache::Create(100, 264, 1000).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(RowCache::Create(0, 264, 1000).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(RowCache::Create(1 << 20, 0, 1000).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(RowCacheTest, HoldsAWholeSmallLayer) {
+  constexpr uint32_t kRows = 1000;
+  auto cache = RowCache::Create(uint64_t{4} << 20, 264, kRows);
+  ASSERT_TRUE(cache.ok());
+  std::vector<RowId> ids;
+  for (uint32_t id = 0; id < kRows; ++id) {
+    ids.push_back(RowId{id});
+    OfferRow(**cache, RowId{id}, 264);
+  }
+  ids.push_back(kZeroRow);
+  ids.push_back(RowId{5});
+  EXPECT_TRUE(ReadAndCheck(**cache, ids, 264).empty());
+  EXPECT_EQ((*cache)->Usage().rows, kRows);
+  OfferRow(**cache, RowId{5}, 264);  // held already
+  EXPECT_EQ((*cache)->Usage().rows, kRows);
+}
+
+TEST(RowCacheTest, FirstLastAndAllZeroRowsAreHits) {
+  auto cache = RowCache::Create(uint64_t{1} << 20, 16, kMaxLayerRows);
+  ASSERT_TRUE(cache.ok());
+  const std::vector<std::byte> zeros(16);
+  for (const RowId id : {RowId{0}, RowId{0xFFFFFFFEu}}) {
+    EXPECT_FALSE((*cache)->Contains(id));
+    (*cache)->Offer(absl::MakeConstSpan(&id, 1), zeros);
+    EXPECT_TRUE((*cache)->Contains(id));
+    std::vector<std::byte> out(16, std::byte{1});
+    EXPECT_TRUE((*cache)->Peek(id, absl::MakeSpan(out)));
+    EXPECT_EQ(out, zeros);
+  }
+  (*cache)->Offer(absl::MakeConstSpan(&kZeroRow, 1), zeros);
+  EXPECT_FALSE((*cache)->Contains(kZeroRow));
+}
+
+TEST(RowCacheTest, EvictionSparesWhatWasUsed) {
+  // One set of 15 ways: 14 rows are read between offers, so only the others may go.
+  auto cache = RowCache::Create(8192, 264, 1000000);
+  ASSERT_TRUE(cache.ok());
+  std::vector<RowId> hot;
+  for (uint32_t id = 0; id < 7; ++id) hot.push_back(RowId{id});
+  for (const RowId id : hot) OfferRow(**cache, id, 264);
+  for (uint32_t id = 100; id < 400; ++id) {
+    EXPECT_TRUE(ReadAndCheck(**cache, hot, 264).empty()) << id;
+    OfferRow(**cache, RowId{id}, 264);
+  }
+}
+
+TEST(RowCacheTest, RandomOperationsAgreeWithTheirSource) {
+  std::mt19937_64 random(Seed());
+  auto cache = RowCache::Create(200000, 40, 50000);
+  ASSERT_TRUE(cache.ok());
+  for (int round = 0; round < 2000; ++round) {
+    std::vector<RowId> ids(1 + random() % 100);
+    for (RowId& id : ids) {
+      id = random() % 50 == 0 ? kZeroRow : RowId{static_cast<uint32_t>(random() % 8000)};
+    }
+    for (const uint32_t position : ReadAndCheck(**cache, ids, 40)) {
+      OfferRow(**cache, ids[position], 40);
+      EXPECT_TRUE((*cache)->Contains(ids[position]));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace engram
