@@ -1,6 +1,8 @@
 #include "storage/table/spec.h"
 
 #include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
@@ -10,6 +12,17 @@ namespace engram {
 namespace {
 
 using Json = nlohmann::json;
+
+// nlohmann-json would convert 1e30 to an int without a word; only a whole number in range will do.
+template <typename T>
+T Integer(const Json& json) {
+  const bool negative = json.is_number_integer() && !json.is_number_unsigned();
+  const bool fits = negative ? std::in_range<T>(json.get<int64_t>())
+                             : json.is_number_unsigned() && std::in_range<T>(json.get<uint64_t>());
+  if (!fits) throw std::out_of_range(json.dump() + " is not a whole number in range");
+  return static_cast<T>(negative ? static_cast<uint64_t>(json.get<int64_t>())
+                                 : json.get<uint64_t>());
+}
 
 Json LayerToJson(const LayerSpec& layer) {
   Json columns = Json::array();
@@ -24,12 +37,13 @@ Json LayerToJson(const LayerSpec& layer) {
 
 LayerSpec LayerFromJson(const Json& json) {
   LayerSpec layer;
-  layer.id = LayerId{json.at("layer").get<int32_t>()};
-  json.at("rows").get_to(layer.rows);
-  json.at("row_bytes").get_to(layer.row_bytes);
+  layer.id = LayerId{Integer<int32_t>(json.at("layer"))};
+  layer.rows = Integer<uint64_t>(json.at("rows"));
+  layer.row_bytes = Integer<uint32_t>(json.at("row_bytes"));
   for (const Json& column : json.at("columns")) {
-    layer.columns.push_back({column.at("order").get<int32_t>(), column.at("head").get<int32_t>(),
-                             column.at("rows").get<uint64_t>()});
+    layer.columns.push_back({Integer<int32_t>(column.at("order")),
+                             Integer<int32_t>(column.at("head")),
+                             Integer<uint64_t>(column.at("rows"))});
   }
   return layer;
 }
@@ -123,18 +137,20 @@ absl::StatusOr<TableSpec> ParseTableSpec(absl::string_view text) {
   try {
     const Json json = Json::parse(text.begin(), text.end());
     json.at("name").get_to(spec.name);
-    spec.version = VersionId{json.at("version").get<uint64_t>()};
+    spec.version = VersionId{Integer<uint64_t>(json.at("version"))};
     json.at("family").get_to(spec.family);
     json.at("row_format").get_to(spec.row_format);
     for (const Json& layer : json.at("layers")) spec.layers.push_back(LayerFromJson(layer));
     const Json& a = json.at("addressing");
-    a.at("max_ngram_size").get_to(spec.addressing.max_ngram_size);
-    a.at("heads").get_to(spec.addressing.heads);
-    a.at("base_size").get_to(spec.addressing.base_size);
-    a.at("pad_id").get_to(spec.addressing.pad_id);
-    a.at("compressed_vocab_size").get_to(spec.addressing.compressed_vocab_size);
+    spec.addressing.max_ngram_size =
+        Integer<decltype(spec.addressing.max_ngram_size)>(a.at("max_ngram_size"));
+    spec.addressing.heads = Integer<decltype(spec.addressing.heads)>(a.at("heads"));
+    spec.addressing.base_size = Integer<decltype(spec.addressing.base_size)>(a.at("base_size"));
+    spec.addressing.pad_id = Integer<decltype(spec.addressing.pad_id)>(a.at("pad_id"));
+    spec.addressing.compressed_vocab_size =
+        Integer<decltype(spec.addressing.compressed_vocab_size)>(a.at("compressed_vocab_size"));
     json.at("checkpoint_digest").get_to(spec.checkpoint_digest);
-  } catch (const Json::exception& error) {
+  } catch (const std::exception& error) {
     return absl::DataLossError(absl::StrCat("table spec cannot be read: ", error.what()));
   }
   if (const absl::Status status = CheckTableSpec(spec); !status.ok()) {
