@@ -1,5 +1,6 @@
 #include "client/grpc_channel.h"
 
+#include <grpc/grpc.h>
 #include <grpcpp/channel.h>
 #include <grpcpp/create_channel.h>
 #include <grpcpp/generic/generic_stub.h>
@@ -42,6 +43,17 @@ grpc::ChannelArguments Arguments(size_t max_answer_bytes) {
   return arguments;
 }
 
+// One reference to gRPC that is never given back: the last grpc_shutdown of a process joins a
+// thread that may sleep in a poll for 10 s after a large message (tcp_posix's backup poller), and a
+// program that has dropped its client should not take that long to exit.
+void HoldGrpc() {
+  static const bool held = [] {
+    grpc_init();
+    return true;
+  }();
+  (void)held;
+}
+
 // Why there is no connection, which a channel tells only through a call that fails on it.
 std::string Reason(grpc::Channel& channel) {
   grpc::ClientContext context;
@@ -73,6 +85,7 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> OpenChannel(const std::string& ta
     return absl::InvalidArgumentError(
         absl::StrCat("max_answer_bytes is ", max_answer_bytes, "; it must be 1 to ", INT_MAX));
   }
+  HoldGrpc();
   std::shared_ptr<grpc::Channel> channel = grpc::CreateCustomChannel(
       uri, grpc::InsecureChannelCredentials(), Arguments(max_answer_bytes));
   if (!channel->WaitForConnected(DeadlineAfter(timeout))) {

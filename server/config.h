@@ -29,6 +29,7 @@ struct Config {
   int read_threads = 4;
   int load_threads = 2;
   int io_threads = 4;
+  int gather_threads = 1;
   uint64_t max_queued_batches = 1024;
   uint64_t max_request = uint64_t{64} << 20;  // bytes
   uint64_t max_answer = uint64_t{512} << 20;  // bytes

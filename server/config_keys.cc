@@ -26,7 +26,7 @@ constexpr uint64_t kTiB = uint64_t{1} << 40;
 // gRPC counts a message's bytes in an int.
 constexpr uint64_t kMaxMessage = 2047 * kMiB;
 
-const std::array<ConfigKey, 15> kKeys = {{
+const std::array<ConfigKey, 16> kKeys = {{
     {"data_dir", KeyType::kPath, "", 0, 0, true, &Config::data_dir,
      "The directory of the tables: the NVMe tier. It is made if it is not there. One engramd at a "
      "time may use it; put it on the fastest local drive."},
@@ -52,6 +52,9 @@ const std::array<ConfigKey, 15> kKeys = {{
      "Threads that one load has: each reads, checks and writes rows."},
     {"io_threads", KeyType::kInteger, "threads", 1, 256, true, &Config::io_threads,
      "Threads that run batches which need NVMe, so that batches in memory never wait behind them."},
+    {"gather_threads", KeyType::kInteger, "threads", 0, 64, true, &Config::gather_threads,
+     "Threads that help to gather large batches from DRAM, shared by all tables; a batch of up to "
+     "512 rows is gathered by the thread that took it."},
     {"max_queued_batches", KeyType::kInteger, "batches", 1, 1000000, true,
      &Config::max_queued_batches,
      "Batches that may wait for an io thread; one more is refused with RESOURCE_EXHAUSTED. As many "

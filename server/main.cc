@@ -56,6 +56,7 @@ class Daemon {
         start_(std::chrono::steady_clock::now()),
         hbm_note_(HbmNote(config_.hbm_bytes)),
         pool_(kPooledBytes),
+        gather_helpers_(config_.gather_threads),
         executor_(config_.io_threads, config_.max_queued_batches) {}
 
   absl::Status Start() {
@@ -71,9 +72,10 @@ class Daemon {
                                                  .use_io_uring = config_.io_uring,
                                                  .use_direct_io = config_.direct_io}));
     ENGRAM_LOG(kInfo) << "nvme tier in " << config_.data_dir << ": " << store_->Describe();
-    ENGRAM_ASSIGN_OR_RETURN(
-        tables_, Tables::Open(store_.get(),
-                              {.dram_budget_bytes = config_.dram_bytes, .hbm_note = hbm_note_}));
+    ENGRAM_ASSIGN_OR_RETURN(tables_,
+                            Tables::Open(store_.get(), {.dram_budget_bytes = config_.dram_bytes,
+                                                        .hbm_note = hbm_note_,
+                                                        .gather_helpers = &gather_helpers_}));
     ENGRAM_LOG(kInfo) << "dram tier " << FormatSize(config_.dram_bytes);
     prefetcher_ =
         std::make_unique<Prefetcher>(tables_.get(), kPrefetchThreads, config_.max_queued_batches);
@@ -132,6 +134,7 @@ class Daemon {
   std::atomic<bool> stopping_{false};
   InFlight in_flight_;
   BufferPool pool_;
+  WorkPool gather_helpers_;
   std::unique_ptr<Store> store_;
   std::unique_ptr<Tables> tables_;
   std::unique_ptr<Prefetcher> prefetcher_;

@@ -198,7 +198,8 @@ void Tables::ShareOutDram() {
   }
   for (const auto& [stack, share] : wanted) {
     if (dram_shares_.contains(stack)) continue;
-    if (const absl::Status status = stack->InstallDram(share); !status.ok()) {
+    if (const absl::Status status = stack->InstallDram(share, options_.gather_helpers);
+        !status.ok()) {
       ENGRAM_LOG(kError) << "layer " << Raw(stack->spec().id) << " gets no DRAM tier of "
                          << FormatSize(share) << ": " << status.message();
     }

@@ -39,6 +39,7 @@ class Tables {
   struct Options {
     uint64_t dram_budget_bytes = 0;
     std::string hbm_note;
+    WorkPool* gather_helpers = nullptr;  // outlives the Tables; null: batches are gathered alone
   };
   // Opens every published version of `store`, which must outlive the Tables. A version that cannot
   // be opened is logged and left out; the others serve.

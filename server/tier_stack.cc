@@ -98,9 +98,9 @@ void TierStack::RemoveDram() {
   while (!gone.expired()) std::this_thread::sleep_for(std::chrono::microseconds(200));
 }
 
-absl::Status TierStack::InstallDram(uint64_t budget_bytes) {
+absl::Status TierStack::InstallDram(uint64_t budget_bytes, WorkPool* helpers) {
   absl::StatusOr<std::unique_ptr<RowCache>> cache =
-      RowCache::Create(budget_bytes, spec_.row_bytes, spec_.rows);
+      RowCache::Create(budget_bytes, spec_.row_bytes, spec_.rows, helpers);
   MutexLock lock(mutex_);
   if (cache.ok()) {
     dram_ = *std::move(cache);

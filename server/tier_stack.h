@@ -50,8 +50,8 @@ class TierStack {
   // back. Blocks, for about as long as one batch.
   void RemoveDram();
   // Makes a new, empty cache of at most `budget_bytes`; none if the budget is below one set.
-  // Requires that there is none.
-  absl::Status InstallDram(uint64_t budget_bytes);
+  // Requires that there is none. `helpers` as for RowCache::Create.
+  absl::Status InstallDram(uint64_t budget_bytes, WorkPool* helpers = nullptr);
 
   std::array<TierSnapshot, kTierCount> Snapshot() const;
   const LayerProbe& probe() const { return *probe_; }

@@ -131,8 +131,9 @@ build_preset() {
   shift
   jobs="$(nproc)"
   [[ "$jobs" -le 2 ]] || jobs=2
-  # Paths below the repository are hashed as relative ones, so that another clone finds them.
-  export CCACHE_BASEDIR="$ENGRAM_ROOT" CCACHE_NOHASHDIR=1 CCACHE_MAXSIZE="${CCACHE_MAXSIZE:-5G}"
+  # CMakePresets.json has ccache hash paths below the repository as relative ones and leave the
+  # locale out, so that what one clone or shell has compiled serves all others.
+  export CCACHE_MAXSIZE="${CCACHE_MAXSIZE:-5G}"
   if [[ -z "${CCACHE_DIR:-}" && -z "${HOME:-}" ]]; then
     export CCACHE_DIR="$ENGRAM_ROOT/build/ccache"
   fi

@@ -115,6 +115,7 @@ start_daemon() {
   fi
   HTTP="127.0.0.1:$(free_port)"
   mkdir "$RUN/data"
+  : >"$RUN/engramd.out"  # the loop below may read it before the daemon's shell has made it
   # In a session of its own, so that Ctrl-C reaches this script first; without the lock's
   # descriptor, so that a kept daemon does not hold the lock.
   setsid "$BIN/engramd" --data-dir "$RUN/data" --listen "unix:$SOCKET" --http "$HTTP" \

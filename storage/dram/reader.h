@@ -31,9 +31,11 @@
 
 // Vector loads of shared words. The C++ memory model has no vector atomics, but on x86-64 every
 // aligned 8-byte part of a vector load is read whole and loads are not reordered with loads, which
-// is all that relaxed word loads promise; volatile keeps the compiler from splitting, repeating or
-// dropping them, and the fences keep it from moving them. ThreadSanitizer builds and other
-// processors use the relaxed word loads.
+// is all that relaxed word loads promise; being volatile assembly keeps the compiler from
+// splitting, repeating or dropping them, and the fences keep it from moving them. (Not a volatile
+// __m256i_u: g++ 12 forgets that such a one may be unaligned, and a row seldom lies on 32 bytes.)
+// With word loads a gather of 264-byte rows is 1.6 times slower. ThreadSanitizer builds and other
+// processors use the word loads.
 #if defined(__AVX2__) && !defined(ENGRAM_DRAM_TSAN) && !defined(ENGRAM_DRAM_SCALAR)
 #include <immintrin.h>
 #define ENGRAM_DRAM_VECTOR 1
@@ -67,17 +69,20 @@ class View {
     return reinterpret_cast<uint64_t*>(rows_ + (uint64_t{set} * kWays + way) * stride_);
   }
 
-  void PrefetchSet(uint32_t set) const {
+  // always_inline: g++ 12 takes a function of prefetches alone for one without effect, and drops
+  // calls of it.
+  __attribute__((always_inline)) void PrefetchSet(uint32_t set) const {
     __builtin_prefetch(&lines_[set]);
-    __builtin_prefetch(&states_[set]);
+    if (!geometry_.resident) __builtin_prefetch(&states_[set]);
   }
   // The first lines of a row; the processor itself runs ahead in what is longer.
-  void PrefetchRow(const Found& found) const {
+  __attribute__((always_inline)) void PrefetchRow(const Found& found) const {
     constexpr uint64_t kMostBytes = 16 * kLineBytes;
     const auto begin = reinterpret_cast<uintptr_t>(row(found.set, found.way));
     const uintptr_t end = begin + (stride_ < kMostBytes ? stride_ : kMostBytes);
     for (uintptr_t at = begin & ~(kLineBytes - 1); at < end; at += kLineBytes) {
-      __builtin_prefetch(reinterpret_cast<const void*>(at));
+      // Into the second-level cache: 8 % faster than into the first (Zen 4, 264-byte rows).
+      __builtin_prefetch(reinterpret_cast<const void*>(at), 0, 2);
     }
   }
 
@@ -94,9 +99,20 @@ class View {
     uint64_t* source = row(found.set, found.way);
     uint64_t left = geometry_.row_bytes;
 #ifdef ENGRAM_DRAM_VECTOR
+    // Four at a time: with fewer instructions a row the core sees more rows at once.
+    for (; left >= 128; left -= 128, source += 16, out += 128) {
+      const __m256i a = LoadShared(source);
+      const __m256i b = LoadShared(source + 4);
+      const __m256i c = LoadShared(source + 8);
+      const __m256i d = LoadShared(source + 12);
+      auto* to = reinterpret_cast<__m256i_u*>(out);
+      _mm256_storeu_si256(to + 0, a);
+      _mm256_storeu_si256(to + 1, b);
+      _mm256_storeu_si256(to + 2, c);
+      _mm256_storeu_si256(to + 3, d);
+    }
     for (; left >= 32; left -= 32, source += 4, out += 32) {
-      const __m256i part = *reinterpret_cast<const volatile __m256i_u*>(source);
-      _mm256_storeu_si256(reinterpret_cast<__m256i_u*>(out), part);
+      _mm256_storeu_si256(reinterpret_cast<__m256i_u*>(out), LoadShared(source));
     }
 #endif
     for (; left >= 8; left -= 8, ++source, out += 8) {
@@ -122,8 +138,10 @@ class View {
 #endif
   }
 
-  // Requires writable memory. Relaxed: a used-bit only guides eviction.
+  // Requires writable memory. Relaxed: a used-bit only guides eviction. Nothing is evicted where
+  // every row has its slot.
   void MarkUsed(const Found& found) const {
+    if (geometry_.resident) return;
     const uint32_t bit = 1u << found.way;
     const auto state = Word(states_[found.set]);
     // Most reads find it set and leave the line shared between cores.
@@ -135,10 +153,10 @@ class View {
   // The way that holds `tag`, or −1.
   static int MatchWay(TagLine& line, uint32_t tag) {
 #ifdef ENGRAM_DRAM_VECTOR
-    const auto* halves = reinterpret_cast<const volatile __m256i*>(&line);
+    const auto* words = reinterpret_cast<const uint64_t*>(&line);
     const __m256i wanted = _mm256_set1_epi32(static_cast<int>(tag));
-    const __m256i low = _mm256_cmpeq_epi32(halves[0], wanted);
-    const __m256i high = _mm256_cmpeq_epi32(halves[1], wanted);
+    const __m256i low = _mm256_cmpeq_epi32(LoadShared(words), wanted);
+    const __m256i high = _mm256_cmpeq_epi32(LoadShared(words + 4), wanted);
     const uint32_t mask = static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(low))) |
                           static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(high))) << 8;
     const uint32_t ways = mask >> 1;  // lane 0 is the version
@@ -154,6 +172,15 @@ class View {
   }
 
  private:
+#ifdef ENGRAM_DRAM_VECTOR
+  // 32 bytes from 8-byte aligned memory that others may be writing.
+  static __m256i LoadShared(const uint64_t* words) {
+    __m256i value;
+    asm volatile("vmovdqu %1, %0" : "=x"(value) : "m"(*reinterpret_cast<const __m256i_u*>(words)));
+    return value;
+  }
+#endif
+
   template <typename T>
   static std::atomic_ref<T> Word(T& word) {
     return std::atomic_ref<T>(word);

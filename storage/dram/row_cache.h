@@ -17,6 +17,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "storage/base/work_pool.h"
 #include "storage/table/ids.h"
 #include "storage/table/tier.h"
 
@@ -27,8 +28,11 @@ class RowCache final : public Tier {
   // A cache for rows of `row_bytes` that takes at most `budget_bytes` of memory, tags and
   // used-bits included, and never more than `max_rows` rows need. InvalidArgument: the budget is
   // less than one set. ResourceExhausted: the memory is not to be had.
+  // Large batches are gathered together with idle threads of `helpers`, if given; it must outlive
+  // the cache.
   static absl::StatusOr<std::unique_ptr<RowCache>> Create(uint64_t budget_bytes, uint32_t row_bytes,
-                                                          uint64_t max_rows);
+                                                          uint64_t max_rows,
+                                                          WorkPool* helpers = nullptr);
   ~RowCache() override;
 
   TierKind kind() const override { return TierKind::kDram; }

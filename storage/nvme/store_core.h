@@ -17,7 +17,7 @@
 #include "absl/strings/string_view.h"
 #include "storage/base/mutex.h"
 #include "storage/base/unique_fd.h"
-#include "storage/nvme/read_pool.h"
+#include "storage/base/work_pool.h"
 #include "storage/nvme/store.h"
 #include "storage/nvme/store_internal.h"
 #include "storage/nvme/uring_file_system.h"
@@ -66,7 +66,7 @@ class StoreCore : public std::enable_shared_from_this<StoreCore> {
   ~StoreCore();
 
   rocksdb::DB& db() { return *db_; }
-  ReadPool& pool() { return pool_; }
+  WorkPool& pool() { return pool_; }
   const StoreInternals& internals() const { return internals_; }
   std::string Describe() const;
 
@@ -108,7 +108,7 @@ class StoreCore : public std::enable_shared_from_this<StoreCore> {
   std::unique_ptr<rocksdb::Options> options_;
   std::unique_ptr<rocksdb::DB> db_;
   rocksdb::ColumnFamilyHandle* default_family_ = nullptr;
-  ReadPool pool_;
+  WorkPool pool_;
 };
 
 // Makes `path` and its parents, and what is new durable.

@@ -71,6 +71,7 @@ class RawService final : public Baseline::WithRawCallbackMethod_Rows<Baseline::S
 std::unique_ptr<grpc::Service> MakeService(BaselineKind kind) {
   switch (kind) {
     case BaselineKind::kSync:
+    case BaselineKind::kTuned:
       return std::make_unique<SyncService>();
     case BaselineKind::kCallback:
       return std::make_unique<CallbackService>();
@@ -139,6 +140,8 @@ const char* BaselineName(BaselineKind kind) {
       return "sync";
     case BaselineKind::kCallback:
       return "callback";
+    case BaselineKind::kTuned:
+      return "tuned";
     case BaselineKind::kRaw:
       return "raw";
   }
@@ -146,18 +149,18 @@ const char* BaselineName(BaselineKind kind) {
 }
 
 absl::StatusOr<BaselineKind> ParseBaselineKind(const std::string& name) {
-  for (const BaselineKind kind :
-       {BaselineKind::kSync, BaselineKind::kCallback, BaselineKind::kRaw}) {
+  for (const BaselineKind kind : kAllBaselines) {
     if (name == BaselineName(kind)) return kind;
   }
-  return absl::InvalidArgumentError(absl::StrCat("'", name, "' is not sync, callback or raw"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("'", name, "' is not sync, callback, tuned or raw"));
 }
 
 int ServeBaseline(BaselineKind kind, const std::string& address) {
-  // As engramd does. Without it a server of large answers is half as fast whenever its allocator
-  // happens to give every answer's memory back to the kernel, and which way it goes is chance.
-  mallopt(M_MMAP_THRESHOLD, 32 << 20);
-  mallopt(M_TRIM_THRESHOLD, 128 << 20);
+  if (kind == BaselineKind::kTuned || kind == BaselineKind::kRaw) {  // as engramd does
+    mallopt(M_MMAP_THRESHOLD, 32 << 20);
+    mallopt(M_TRIM_THRESHOLD, 128 << 20);
+  }
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);

@@ -1,10 +1,13 @@
-// The services that the suite `grpc` is measured against, server and client, in the three forms
-// that a gRPC user would write: generated code with a synchronous or a callback server, and raw
-// byte buffers.
+// The services that the suite `grpc` is measured against, server and client: generated code with a
+// synchronous or a callback server, as a gRPC user writes them; the synchronous one once more, with
+// the allocator settings that engramd has; and raw byte buffers.
 //
 // The generated handlers resize one `bytes` field to the size of the rows asked for. The raw one
 // answers with bytes that it made once for each size; it is a ceiling, not a rival: its client does
 // not even look at them.
+//
+// Why the allocator matters: a server of large answers that leaves glibc alone is two to four times
+// slower whenever every answer's memory is given back to the kernel, and whether it is is chance.
 #ifndef ENGRAM_TESTS_BENCH_BASELINE_SERVICE_H_
 #define ENGRAM_TESTS_BENCH_BASELINE_SERVICE_H_
 
@@ -19,8 +22,10 @@
 
 namespace engram::bench {
 
-enum class BaselineKind { kSync, kCallback, kRaw };
-const char* BaselineName(BaselineKind kind);  // "sync", "callback", "raw"
+enum class BaselineKind { kSync, kCallback, kTuned, kRaw };
+inline constexpr BaselineKind kAllBaselines[] = {BaselineKind::kSync, BaselineKind::kCallback,
+                                                 BaselineKind::kTuned, BaselineKind::kRaw};
+const char* BaselineName(BaselineKind kind);  // "sync", "callback", "tuned", "raw"
 // InvalidArgument naming `name` if it is none of these.
 absl::StatusOr<BaselineKind> ParseBaselineKind(const std::string& name);
 

@@ -107,9 +107,9 @@ std::map<std::string, Json> RunSuite(const std::string& suite) {
 
 TEST(BenchSmokeTest, Grpc) {
   std::map<std::string, Json> results = RunSuite("grpc");
-  EXPECT_EQ(results.size(), 4u);
+  EXPECT_EQ(results.size(), 6u);
   for (const std::string rows : {"512", "8192"}) {
-    for (const std::string what : {"lookup", "raw_constant"}) {
+    for (const std::string what : {"lookup", "tuned_service", "raw_constant"}) {
       Json& line = results["grpc/" + what + "/" + rows];
       EXPECT_EQ(line["unit"], "rows/s") << line;
       EXPECT_EQ(line["rows_per_call"], std::stoi(rows)) << line;

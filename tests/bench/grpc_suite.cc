@@ -76,8 +76,7 @@ class GrpcSuite {
     ENGRAM_RETURN_IF_ERROR(daemon_->Load(kTableName, checkpoint).status());
     ENGRAM_ASSIGN_OR_RETURN(caller_, RowCaller::Connect(daemon_->target(), kWarmBatch));
     ENGRAM_RETURN_IF_ERROR(WarmUp(plan_.shape, *caller_));
-    for (const BaselineKind kind :
-         {BaselineKind::kSync, BaselineKind::kCallback, BaselineKind::kRaw}) {
+    for (const BaselineKind kind : kAllBaselines) {
       ENGRAM_ASSIGN_OR_RETURN(auto process, BaselineProcess::Start(scratch, kind));
       baselines_.emplace_back(kind, std::move(process));
     }
@@ -119,11 +118,6 @@ class GrpcSuite {
         lookup_rows += rate * pace.round_seconds;
       }
     }
-    for (const Subject& subject : subjects) {
-      std::string t;
-      for (double r : subject.rates) absl::StrAppend(&t, " ", r / 1e6);
-      reporter_.Note(t);
-    }
     Report(rows, subjects, cpu_seconds / lookup_rows * 1e6);
     return absl::OkStatus();
   }
@@ -150,11 +144,13 @@ class GrpcSuite {
   }
 
   void Report(size_t rows, const std::vector<Subject>& subjects, double cpu_us_per_row) {
-    const double value = Median(subjects[0].rates);
-    const double sync = Median(subjects[1].rates);
-    const double callback = Median(subjects[2].rates);
+    const auto rate = [&](BaselineKind kind) {  // subjects: the look-up, then kAllBaselines
+      return Median(subjects[1 + static_cast<size_t>(kind)].rates);
+    };
+    const double sync = rate(BaselineKind::kSync);
+    const double callback = rate(BaselineKind::kCallback);
     Result result{.name = absl::StrCat("grpc/lookup/", rows),
-                  .value = value,
+                  .value = Median(subjects[0].rates),
                   .unit = "rows/s",
                   .baseline = std::max(sync, callback),
                   .details = {}};
@@ -166,8 +162,14 @@ class GrpcSuite {
         {"callback_server_rows_per_s", callback},
         {"daemon_cpu_us_per_row", cpu_us_per_row}};
     Finish(result);
+    result.name = absl::StrCat("grpc/tuned_service/", rows);
+    result.baseline = rate(BaselineKind::kTuned);
+    result.details = {
+        {"rows_per_call", static_cast<int64_t>(rows)},
+        {"baseline_is", std::string("generated code, sync server, allocator set as engramd's is")}};
+    Finish(result);
     result.name = absl::StrCat("grpc/raw_constant/", rows);
-    result.baseline = Median(subjects[3].rates);
+    result.baseline = rate(BaselineKind::kRaw);
     result.details = {{"rows_per_call", static_cast<int64_t>(rows)},
                       {"baseline_is", std::string("raw byte buffers, a constant, not looked at")}};
     Finish(result);

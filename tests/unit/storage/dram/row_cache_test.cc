@@ -122,6 +122,27 @@ TEST(RowCacheTest, EvictionSparesWhatWasUsed) {
   }
 }
 
+TEST(RowCacheTest, HelpersGatherLargeBatchesLikeOneThread) {
+  std::mt19937_64 random(Seed());
+  WorkPool helpers(3);
+  constexpr uint32_t kRows = 4000;
+  auto cache = RowCache::Create(uint64_t{4} << 20, 264, kRows, &helpers);
+  ASSERT_TRUE(cache.ok());
+  for (uint32_t id = 0; id < kRows; ++id) {
+    if (id % 3 != 0) OfferRow(**cache, RowId{id}, 264);
+  }
+  for (const size_t count : {511, 512, 513, 1024, 5000, 20001}) {
+    SCOPED_TRACE(count);
+    std::vector<RowId> ids(count);
+    std::vector<uint32_t> expected;
+    for (uint32_t i = 0; i < count; ++i) {
+      ids[i] = random() % 50 == 0 ? kZeroRow : RowId{static_cast<uint32_t>(random() % kRows)};
+      if (ids[i] != kZeroRow && Raw(ids[i]) % 3 == 0) expected.push_back(i);
+    }
+    EXPECT_EQ(ReadAndCheck(**cache, ids, 264), expected);
+  }
+}
+
 TEST(RowCacheTest, RandomOperationsAgreeWithTheirSource) {
   std::mt19937_64 random(Seed());
   auto cache = RowCache::Create(200000, 40, 50000);

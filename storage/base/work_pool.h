@@ -1,10 +1,11 @@
-// ReadPool: a few threads that help a caller with the groups of page reads of its batch.
+// WorkPool: a few threads that help a caller with parts of its batch (groups of page reads, or
+// stretches of a gather).
 //
 // The caller always takes part, so that work is done even when every thread of the pool is busy
 // with other batches; the queue of offers is bounded, and a caller that finds it full simply does
 // more itself. All methods are thread-safe.
-#ifndef ENGRAM_STORAGE_NVME_READ_POOL_H_
-#define ENGRAM_STORAGE_NVME_READ_POOL_H_
+#ifndef ENGRAM_STORAGE_BASE_WORK_POOL_H_
+#define ENGRAM_STORAGE_BASE_WORK_POOL_H_
 
 #include <cstddef>
 #include <deque>
@@ -18,12 +19,12 @@
 
 namespace engram {
 
-class ReadPool {
+class WorkPool {
  public:
-  explicit ReadPool(int threads);
-  ~ReadPool();  // no Run may be in progress
-  ReadPool(const ReadPool&) = delete;
-  ReadPool& operator=(const ReadPool&) = delete;
+  explicit WorkPool(int threads);
+  ~WorkPool();  // no Run may be in progress
+  WorkPool(const WorkPool&) = delete;
+  WorkPool& operator=(const WorkPool&) = delete;
 
   int threads() const { return static_cast<int>(threads_.size()); }
 
@@ -45,4 +46,4 @@ class ReadPool {
 
 }  // namespace engram
 
-#endif  // ENGRAM_STORAGE_NVME_READ_POOL_H_
+#endif  // ENGRAM_STORAGE_BASE_WORK_POOL_H_

@@ -1,4 +1,4 @@
-#include "storage/nvme/read_pool.h"
+#include "storage/base/work_pool.h"
 
 #include <algorithm>
 #include <atomic>
@@ -12,7 +12,7 @@ constexpr size_t kOffersPerThread = 4;
 
 }  // namespace
 
-struct ReadPool::Job {
+struct WorkPool::Job {
   Job(size_t items, absl::FunctionRef<void(size_t)> function) : count(items), work(function) {}
 
   const size_t count;
@@ -26,12 +26,12 @@ struct ReadPool::Job {
   size_t done ABSL_GUARDED_BY(mutex) = 0;
 };
 
-ReadPool::ReadPool(int threads) {
+WorkPool::WorkPool(int threads) {
   threads_.reserve(static_cast<size_t>(threads));
   for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { Serve(); });
 }
 
-ReadPool::~ReadPool() {
+WorkPool::~WorkPool() {
   {
     MutexLock lock(mutex_);
     stopping_ = true;
@@ -40,7 +40,7 @@ ReadPool::~ReadPool() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-void ReadPool::Help(Job& job) {
+void WorkPool::Help(Job& job) {
   size_t finished = 0;
   for (;;) {
     const size_t item = job.next.fetch_add(1, std::memory_order_relaxed);
@@ -54,7 +54,7 @@ void ReadPool::Help(Job& job) {
   if (job.done == job.count) job.all_done.NotifyAll();
 }
 
-void ReadPool::Run(size_t count, absl::FunctionRef<void(size_t)> work) {
+void WorkPool::Run(size_t count, absl::FunctionRef<void(size_t)> work) {
   if (count <= 1 || threads_.empty()) {
     for (size_t i = 0; i < count; ++i) work(i);
     return;
@@ -73,7 +73,7 @@ void ReadPool::Run(size_t count, absl::FunctionRef<void(size_t)> work) {
   while (job->done < count) job->all_done.Wait(job->mutex);
 }
 
-void ReadPool::Serve() {
+void WorkPool::Serve() {
   for (;;) {
     std::shared_ptr<Job> job;
     {

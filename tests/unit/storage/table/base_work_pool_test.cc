@@ -1,4 +1,4 @@
-#include "storage/nvme/read_pool.h"
+#include "storage/base/work_pool.h"
 
 #include <gtest/gtest.h>
 
@@ -10,8 +10,8 @@
 namespace engram {
 namespace {
 
-TEST(ReadPoolTest, EveryItemOnce) {
-  ReadPool pool(3);
+TEST(WorkPoolTest, EveryItemOnce) {
+  WorkPool pool(3);
   for (const size_t count : {0, 1, 2, 7, 1000}) {
     std::vector<int> seen(count, 0);  // each item is written by one thread only
     pool.Run(count, [&](size_t item) { ++seen[item]; });
@@ -19,8 +19,8 @@ TEST(ReadPoolTest, EveryItemOnce) {
   }
 }
 
-TEST(ReadPoolTest, ItemsRunSideBySide) {
-  ReadPool pool(1);
+TEST(WorkPoolTest, ItemsRunSideBySide) {
+  WorkPool pool(1);
   std::atomic<int> arrived{0};
   // Each item waits until the other has begun: one thread alone would never come back.
   pool.Run(2, [&](size_t) {
@@ -30,8 +30,8 @@ TEST(ReadPoolTest, ItemsRunSideBySide) {
   EXPECT_EQ(arrived.load(), 2);
 }
 
-TEST(ReadPoolTest, ManyCallersShareFewThreads) {
-  ReadPool pool(2);
+TEST(WorkPoolTest, ManyCallersShareFewThreads) {
+  WorkPool pool(2);
   std::atomic<size_t> total{0};
   std::vector<std::thread> callers;
   for (int caller = 0; caller < 8; ++caller) {
@@ -49,8 +49,8 @@ TEST(ReadPoolTest, ManyCallersShareFewThreads) {
   EXPECT_EQ(total.load(), 8u * 200u * 136u);
 }
 
-TEST(ReadPoolTest, RunsInsideRun) {
-  ReadPool pool(2);
+TEST(WorkPoolTest, RunsInsideRun) {
+  WorkPool pool(2);
   std::atomic<int> inner{0};
   pool.Run(4, [&](size_t) { pool.Run(4, [&](size_t) { inner.fetch_add(1); }); });
   EXPECT_EQ(inner.load(), 16);
