@@ -42,7 +42,8 @@ bool StreamWatch::expired() {
 void StreamWatch::Stop() {
   MutexLock lock(mutex_);
   context_ = nullptr;
-  alarm_->Cancel();
+  // Cancels it; its callback, kept by gRPC for as long as the alarm lives, holds this object.
+  alarm_ = nullptr;
 }
 
 void StreamWatch::Arm() {

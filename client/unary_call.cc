@@ -107,6 +107,8 @@ class UnaryCaller::AsyncCall : public std::enable_shared_from_this<AsyncCall> {
       MutexLock lock(mutex_);
       context_ = nullptr;
       channel_ = nullptr;
+      // Its callback, kept by gRPC for as long as the alarm lives, holds this object.
+      pause_over_ = nullptr;
     }
     done_(outcome_.status(), &answer_);
     done_ = nullptr;

@@ -98,6 +98,7 @@ TEST(ParseConfig, ReadsEveryKey) {
       "read_threads: 64\n"
       "load_threads: 1\n"
       "io_threads: 256\n"
+      "gather_threads: 0\n"
       "max_queued_batches: 7\n"
       "max_request: 1MiB\n"
       "max_answer: \"2MiB\"\n"
@@ -115,6 +116,7 @@ TEST(ParseConfig, ReadsEveryKey) {
   EXPECT_EQ(config->read_threads, 64);
   EXPECT_EQ(config->load_threads, 1);
   EXPECT_EQ(config->io_threads, 256);
+  EXPECT_EQ(config->gather_threads, 0);
   EXPECT_EQ(config->max_queued_batches, 7u);
   EXPECT_EQ(config->max_request, uint64_t{1} << 20);
   EXPECT_EQ(config->max_answer, uint64_t{2} << 20);
