@@ -128,7 +128,7 @@ void Lookup::ReadStorage() {
   for (size_t i = 0; i < parts_.size(); ++i) ReadPart(i);
 }
 
-void Lookup::ReadPart(size_t index) { parts_[index]->stack->ReadStorage(parts_[index]->batch); }
+void Lookup::ReadPart(size_t index) { parts_[index]->stack->ReadRest(parts_[index]->batch); }
 
 absl::Status Lookup::Finish() {
   absl::Status status;

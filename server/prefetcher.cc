@@ -53,15 +53,9 @@ absl::StatusOr<Prefetcher::Result> Prefetcher::Prefetch(absl::string_view name, 
 }
 
 void Prefetcher::Fill(const OpenTable& table, TierStack& stack, const std::vector<RowId>& ids) {
-  const uint32_t row_bytes = stack.spec().row_bytes;
-  std::vector<std::byte> rows(std::min(kBlockRows, ids.size()) * row_bytes);
   for (size_t first = 0; first < ids.size(); first += kBlockRows) {
-    const auto block = absl::MakeConstSpan(ids).subspan(first, kBlockRows);
-    RowBatch batch(block, row_bytes, absl::MakeSpan(rows).subspan(0, block.size() * row_bytes));
-    const std::vector<uint32_t> positions = batch.missing();
-    stack.ReadStorage(batch);
     // A row that cannot be read is left to the look-up, which reports it to somebody.
-    const uint64_t offered = stack.Offer(batch, positions);
+    const uint64_t offered = stack.Fill(absl::MakeConstSpan(ids).subspan(first, kBlockRows));
     table.probe->prefetched_rows.fetch_add(offered, std::memory_order_relaxed);
   }
 }

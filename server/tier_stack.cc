@@ -1,5 +1,6 @@
 #include "server/tier_stack.h"
 
+#include <algorithm>
 #include <chrono>
 #include <string>
 #include <thread>
@@ -46,6 +47,81 @@ void TierStack::ReadMemory(RowBatch& batch) {
 }
 
 void TierStack::ReadStorage(RowBatch& batch) { ReadTier(*nvme_, batch); }
+
+TierStack::Flights TierStack::FlightsNow() const {
+  MutexLock lock(flights_mutex_);
+  return flights_;
+}
+
+// Waits until each of them has landed: for one block of reads at most.
+void TierStack::WaitFor(const Flights& flights) {
+  MutexLock lock(flights_mutex_);
+  for (const std::shared_ptr<Flight>& flight : flights) {
+    while (!flight->landed) landed_.Wait(flights_mutex_);
+  }
+}
+
+// Moves the positions whose rows are in flight out of `batch`, and keeps of `flights` those that
+// have any of them.
+std::vector<uint32_t> TierStack::TakeAwaited(RowBatch& batch, Flights& flights) {
+  std::vector<uint32_t> awaited;
+  std::vector<bool> used(flights.size());
+  std::erase_if(batch.missing(), [&](uint32_t position) {
+    for (size_t i = 0; i < flights.size(); ++i) {
+      const std::vector<RowId>& ids = flights[i]->ids;
+      if (!std::binary_search(ids.begin(), ids.end(), batch.ids()[position])) continue;
+      used[i] = true;
+      awaited.push_back(position);
+      return true;
+    }
+    return false;
+  });
+  Flights kept;
+  for (size_t i = 0; i < flights.size(); ++i) {
+    if (used[i]) kept.push_back(std::move(flights[i]));
+  }
+  flights = std::move(kept);
+  return awaited;
+}
+
+void TierStack::ReadRest(RowBatch& batch) {
+  // In this order: what lands in between is found in memory. It is looked at once more in any case,
+  // for the batch may have been queued, or have waited for the layer before.
+  Flights flights = FlightsNow();
+  ReadMemory(batch);
+  std::vector<uint32_t> awaited;
+  if (!flights.empty()) awaited = TakeAwaited(batch, flights);
+  ReadStorage(batch);
+  if (awaited.empty()) return;
+  WaitFor(flights);
+  batch.missing() = std::move(awaited);
+  ReadMemory(batch);
+  ReadStorage(batch);  // what was evicted at once, or could not be read: its error is reported
+}
+
+uint64_t TierStack::Fill(absl::Span<const RowId> ids) {
+  const auto flight = std::make_shared<Flight>();
+  for (const RowId id : ids) {
+    if (!InMemory(id)) flight->ids.push_back(id);
+  }
+  if (flight->ids.empty()) return 0;
+  std::vector<std::byte> rows(flight->ids.size() * spec_.row_bytes);
+  RowBatch batch(flight->ids, spec_.row_bytes, absl::MakeSpan(rows));
+  const std::vector<uint32_t> positions = batch.missing();
+  {
+    MutexLock lock(flights_mutex_);
+    flights_.push_back(flight);
+  }
+  ReadStorage(batch);
+  const uint64_t offered = Offer(batch, positions);
+  {
+    MutexLock lock(flights_mutex_);
+    std::erase(flights_, flight);
+    flight->landed = true;
+  }
+  landed_.NotifyAll();
+  return offered;
+}
 
 void TierStack::Count(const RowBatch& batch) {
   uint64_t served = 0;

@@ -10,6 +10,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
@@ -33,10 +35,17 @@ class TierStack {
 
   // The tiers in memory. Never blocks.
   void ReadMemory(RowBatch& batch);
-  // The rest, from the drive. Nothing is missing afterwards; what could not be read is failed.
+  // The rest of a look-up. Rows that a Fill is fetching are waited for; all others are read from
+  // the drive. Nothing is missing afterwards; what could not be read is failed.
+  void ReadRest(RowBatch& batch);
+  // The same from the drive alone, whatever memory holds or a Fill is fetching.
   void ReadStorage(RowBatch& batch);
   // Adds what the batch saw to the counters. Once a batch, when it is done.
   void Count(const RowBatch& batch);
+
+  // Brings those of these rows into DRAM that it lacks, for a prefetch; `ids` are sorted, each
+  // once, none of them kZeroRow. Returns how many rows were offered to DRAM. Blocks on the drive.
+  uint64_t Fill(absl::Span<const RowId> ids);
 
   // Offers the rows at these positions of a finished batch to DRAM; failed ones are left out.
   // Returns how many were offered.
@@ -57,7 +66,17 @@ class TierStack {
   const LayerProbe& probe() const { return *probe_; }
 
  private:
+  // Rows on their way to DRAM.
+  struct Flight {
+    std::vector<RowId> ids;  // sorted; const once the flight is in flights_
+    bool landed = false;     // guarded by flights_mutex_
+  };
+  using Flights = std::vector<std::shared_ptr<Flight>>;
+
   std::shared_ptr<RowCache> dram() const;
+  Flights FlightsNow() const;
+  void WaitFor(const Flights& flights);
+  static std::vector<uint32_t> TakeAwaited(RowBatch& batch, Flights& flights);
   static void ReadTier(Tier& tier, RowBatch& batch);
 
   const LayerSpec spec_;
@@ -67,6 +86,10 @@ class TierStack {
   mutable Mutex mutex_;
   std::shared_ptr<RowCache> dram_ ABSL_GUARDED_BY(mutex_);
   std::string dram_note_ ABSL_GUARDED_BY(mutex_);
+
+  mutable Mutex flights_mutex_;
+  CondVar landed_;
+  Flights flights_ ABSL_GUARDED_BY(flights_mutex_);  // at most one for each thread in Fill
 };
 
 }  // namespace engram

@@ -153,6 +153,7 @@ absl::Status Catalog::AddChunk(const TableSpec& spec, const Chunk& chunk, uint64
   const std::string key = ChunkKey(spec.name, spec.version, chunk);
   rocksdb::WriteBatch batch;
   batch.Put(key, EncodeChunkRecord(chunk, file_bytes));
+  MutexLock lock(mutex_);
   return Write(batch, "recording " + key);
 }
 
@@ -160,6 +161,7 @@ absl::Status Catalog::ForgetChunk(const TableSpec& spec, const Chunk& chunk) {
   const std::string key = ChunkKey(spec.name, spec.version, chunk);
   rocksdb::WriteBatch batch;
   batch.Delete(key);
+  MutexLock lock(mutex_);
   return Write(batch, "forgetting " + key);
 }
 
