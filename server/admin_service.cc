@@ -160,7 +160,8 @@ class AdminServiceImpl final : public AdminService, private v1::EngramAdmin::Ser
     InFlight::Token token;
     if (const absl::Status status = Enter(*context, token); !status.ok()) return ToGrpc(status);
     for (const TableRecord& record : parts_.tables->store()->List()) {
-      *response->add_tables() = ToTableInfo(record);
+      const bool published = record.state == TableState::kPublished;
+      *(published ? response->add_tables() : response->add_unfinished()) = ToTableInfo(record);
     }
     return grpc::Status::OK;
   }

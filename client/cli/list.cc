@@ -14,7 +14,22 @@
 namespace engram {
 namespace {
 
-void PrintTables(const std::vector<TableDescription>& tables) {
+using Tables = std::vector<TableDescription>;
+using Json = nlohmann::ordered_json;
+
+Tables FromWire(const google::protobuf::RepeatedPtrField<v1::TableInfo>& tables) {
+  Tables result;
+  for (const v1::TableInfo& table : tables) result.push_back(DescriptionFromWire(table));
+  return result;
+}
+
+Json ToJson(const Tables& tables) {
+  Json json = Json::array();
+  for (const TableDescription& table : tables) json.push_back(TableToJson<Json>(table));
+  return json;
+}
+
+void PrintTables(const Tables& tables) {
   TextTable text({"NAME", "VERSION", "ACTIVE", "STATE", "FAMILY", "LAYERS", "ROWS", "SIZE"},
                  {false, true, false, false, false, false, true, true});
   for (const TableDescription& table : tables) {
@@ -31,21 +46,22 @@ void PrintTables(const std::vector<TableDescription>& tables) {
 absl::Status Run(const CommandLine& line) {
   ENGRAM_ASSIGN_OR_RETURN(const auto admin, ConnectAdmin(line));
   ENGRAM_ASSIGN_OR_RETURN(const v1::ListResponse response, admin->List());
-  std::vector<TableDescription> tables;
-  for (const v1::TableInfo& table : response.tables()) {
-    tables.push_back(DescriptionFromWire(table));
-  }
+  const Tables tables = FromWire(response.tables());
+  const Tables unfinished = FromWire(response.unfinished());
   if (line.json) {
-    nlohmann::ordered_json json;
-    json["tables"] = nlohmann::ordered_json::array();
-    for (const TableDescription& table : tables) {
-      json["tables"].push_back(TableToJson<nlohmann::ordered_json>(table));
-    }
-    PrintJson(json);
-  } else if (tables.empty()) {
+    PrintJson(Json{{"tables", ToJson(tables)}, {"unfinished", ToJson(unfinished)}});
+    return absl::OkStatus();
+  }
+  if (tables.empty()) {
     Print("no tables\n");
   } else {
     PrintTables(tables);
+  }
+  if (!unfinished.empty()) {
+    Print(
+        "\nNot served, for their load is under way or was interrupted (the same `engramctl load` "
+        "takes it up, `engramctl drop` removes it):\n");
+    PrintTables(unfinished);
   }
   return absl::OkStatus();
 }

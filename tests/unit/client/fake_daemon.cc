@@ -251,6 +251,11 @@ grpc::Status FakeAdmin::Load(grpc::ServerContext* context, const v1::LoadRequest
 grpc::Status FakeAdmin::List(grpc::ServerContext*, const v1::ListRequest*,
                              v1::ListResponse* response) {
   *response->add_tables() = FakeTable();
+  v1::TableInfo& unfinished = *response->add_unfinished();
+  unfinished = FakeTable();
+  unfinished.set_version(4);
+  unfinished.set_active(false);
+  unfinished.set_state("loading");
   return grpc::Status::OK;
 }
 

@@ -182,10 +182,17 @@ TEST_F(EngramctlTest, AnInterruptedLoadIsCancelledAndSaysHowToGoOn) {
 TEST_F(EngramctlTest, ListAndDescribe) {
   EXPECT_EQ(Good({"list"}),
             "NAME  VERSION  ACTIVE  STATE      FAMILY       LAYERS  ROWS    SIZE\n"
-            "t           3  yes     published  engram-demo  1,14     300  2.0 kB\n");
+            "t           3  yes     published  engram-demo  1,14     300  2.0 kB\n"
+            "\nNot served, for their load is under way or was interrupted (the same `engramctl "
+            "load` takes it up, `engramctl drop` removes it):\n"
+            "NAME  VERSION  ACTIVE  STATE    FAMILY       LAYERS  ROWS    SIZE\n"
+            "t           4  no      loading  engram-demo  1,14     300  2.0 kB\n");
   const Json list = GoodJson({"list"});
   ASSERT_EQ(list["tables"].size(), 1u);
   EXPECT_EQ(list["tables"][0], GoodJson({"describe", "t"}));
+  ASSERT_EQ(list["unfinished"].size(), 1u);
+  EXPECT_EQ(list["unfinished"][0]["version"], 4);
+  EXPECT_EQ(list["unfinished"][0]["state"], "loading");
   const Json& table = list["tables"][0];
   EXPECT_EQ(table["name"], "t");
   EXPECT_EQ(table["table_digest"], "d0");
