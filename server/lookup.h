@@ -70,9 +70,10 @@ class Lookup {
                                                        const LookupLimits& limits,
                                                        const LookupQuery& query);
 
-  // The tiers in memory, layer by layer; never blocks. True when nothing is missing.
+  // The tiers in memory, layer by layer; never waits for the drive. True when nothing is missing.
   bool ReadMemory();
-  // What is still missing, from the drive, in the order of layers.
+  // What is still missing, from the drive or with the prefetch that is fetching it, in the order
+  // of layers.
   void ReadStorage();
   // The same for one part, for answers that leave layer by layer.
   void ReadPart(size_t index);

@@ -33,7 +33,7 @@ class TierStack {
 
   const LayerSpec& spec() const { return spec_; }
 
-  // The tiers in memory. Never blocks.
+  // The tiers in memory. Never waits for the drive.
   void ReadMemory(RowBatch& batch);
   // The rest of a look-up. Rows that a Fill is fetching are waited for; all others are read from
   // the drive. Nothing is missing afterwards; what could not be read is failed.

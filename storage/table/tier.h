@@ -30,7 +30,8 @@ class Tier {
   // Fills the missing rows that this tier holds and takes their positions out of
   // batch.missing(). A row that this tier holds but cannot give is failed (batch.Fail) with
   // DataLoss or Unavailable and taken out too; its neighbours are served. Every id in the batch
-  // is in range: the caller has checked. NVMe blocks on the drive; the others never block.
+  // is in range: the caller has checked. NVMe blocks on the drive; the others never wait
+  // for it.
   virtual void Read(RowBatch& batch) = 0;
 
   virtual TierUsage Usage() const = 0;

@@ -11,11 +11,13 @@ namespace engram {
 namespace {
 
 TEST(WorkPoolTest, EveryItemOnce) {
-  WorkPool pool(3);
-  for (const size_t count : {0, 1, 2, 7, 1000}) {
-    std::vector<int> seen(count, 0);  // each item is written by one thread only
-    pool.Run(count, [&](size_t item) { ++seen[item]; });
-    EXPECT_EQ(seen, std::vector<int>(count, 1));
+  for (const int threads : {0, 1, 3}) {
+    WorkPool pool(threads);
+    for (const size_t count : {0, 1, 2, 7, 1000}) {
+      std::vector<int> seen(count, 0);  // each item is written by one thread only
+      pool.Run(count, [&](size_t item) { ++seen[item]; });
+      EXPECT_EQ(seen, std::vector<int>(count, 1)) << threads << " threads";
+    }
   }
 }
 
