@@ -1,7 +1,9 @@
 #include "storage/table/row_batch.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
+#include <unordered_map>
 
 namespace engram {
 
@@ -29,6 +31,52 @@ RowBatch::RowBatch(absl::Span<const RowId> ids, uint32_t row_bytes, absl::Span<s
 void RowBatch::Fail(uint32_t position, const absl::Status& status) {
   std::memset(row(position), 0, row_bytes_);
   failures_.push_back({position, status});
+}
+
+void RowBatch::SetRepeatsAside() {
+  if (missing_.size() < 2) return;
+  // A hash table of positions + 1, at most half full; 0 is an empty slot.
+  const int bits = std::bit_width(missing_.size() - 1) + 1;
+  std::vector<uint32_t> slots(size_t{1} << bits);
+  const size_t mask = slots.size() - 1;
+  size_t kept = 0;
+  for (const uint32_t position : missing_) {
+    const RowId id = ids_[position];
+    size_t slot = (Raw(id) * 0x9E3779B97F4A7C15ull) >> (64 - bits);
+    while (slots[slot] != 0 && ids_[slots[slot] - 1] != id) slot = (slot + 1) & mask;
+    if (slots[slot] == 0) {
+      slots[slot] = position + 1;
+      missing_[kept++] = position;
+    } else {
+      repeats_.push_back({position, slots[slot] - 1});
+    }
+  }
+  missing_.resize(kept);
+  if (repeats_.empty() || wants_tiers()) return;
+  own_tiers_.assign(ids_.size(), kNoTier);
+  tier_of_ = absl::MakeSpan(own_tiers_);
+}
+
+void RowBatch::FillRepeats() {
+  std::unordered_map<uint32_t, absl::Status> failed;
+  for (const RowFailure& failure : failures_) {
+    if (!repeats_.empty()) failed.emplace(failure.position, failure.status);
+  }
+  for (const Repeat& repeat : repeats_) {
+    if (const auto failure = failed.find(repeat.first); failure != failed.end()) {
+      Fail(repeat.position, failure->second);
+      continue;
+    }
+    if (tier_of_[repeat.first] == kNoTier) {
+      // Nobody has filled it: an old buffer's bytes must not go out as a row.
+      Fail(repeat.position, absl::InternalError("its first occurrence in the batch was not read"));
+      continue;
+    }
+    std::memcpy(row(repeat.position), row(repeat.first), row_bytes_);
+    tier_of_[repeat.position] = tier_of_[repeat.first];
+    ++served_[tier_of_[repeat.first]];
+  }
+  repeats_.clear();
 }
 
 void RowBatch::CountServed(TierKind kind, absl::Span<const uint32_t> missing_before,

@@ -37,6 +37,8 @@ class RowBatch {
   // Zero rows are filled here and never reach a tier; all other positions start out missing.
   RowBatch(absl::Span<const RowId> ids, uint32_t row_bytes, absl::Span<std::byte> out,
            absl::Span<uint8_t> tier_of = {});
+  RowBatch(RowBatch&&) = default;
+  RowBatch& operator=(RowBatch&&) = default;
 
   absl::Span<const RowId> ids() const { return ids_; }
   uint32_t row_bytes() const { return row_bytes_; }
@@ -48,6 +50,17 @@ class RowBatch {
   // leaves the others here, in the order in which they were.
   std::vector<uint32_t>& missing() { return missing_; }
   const std::vector<uint32_t>& missing() const { return missing_; }
+
+  // Takes every position whose id stands at an earlier missing one out of missing(), so that no
+  // tier reads a row twice. FillRepeats then has to be called once nothing is missing. For batches
+  // whose ids were not chosen one by one.
+  void SetRepeatsAside();
+  // Fills those positions from the rows, tiers and failures of the earlier ones, and counts them as
+  // served or failed alike. Does nothing the second time.
+  void FillRepeats();
+
+  // Positions set aside and not filled yet.
+  size_t repeats() const { return repeats_.size(); }
 
   // Gives up on a position: zeroes its row and notes why. The caller takes it out of missing().
   void Fail(uint32_t position, const absl::Status& status);
@@ -64,6 +77,12 @@ class RowBatch {
   uint32_t row_bytes_;
   absl::Span<std::byte> out_;
   absl::Span<uint8_t> tier_of_;
+  std::vector<uint8_t> own_tiers_;  // tier_of_'s memory where only FillRepeats needs it
+  struct Repeat {
+    uint32_t position = 0;
+    uint32_t first = 0;  // the earlier position of the same id
+  };
+  std::vector<Repeat> repeats_;
   std::vector<uint32_t> missing_;
   std::vector<RowFailure> failures_;
   std::array<uint64_t, kTierCount> served_{};

@@ -1,5 +1,7 @@
 #include "storage/table/spec.h"
 
+#include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <utility>
@@ -7,6 +9,8 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "storage/base/status_macros.h"
+#include "storage/table/ngram_hasher.h"
+#include "storage/table/token_map.h"
 
 namespace engram {
 namespace {
@@ -29,10 +33,9 @@ Json LayerToJson(const LayerSpec& layer) {
   for (const ColumnSpec& column : layer.columns) {
     columns.push_back({{"order", column.order}, {"head", column.head}, {"rows", column.rows}});
   }
-  return {{"layer", Raw(layer.id)},
-          {"rows", layer.rows},
-          {"row_bytes", layer.row_bytes},
-          {"columns", std::move(columns)}};
+  return {{"layer", Raw(layer.id)},           {"rows", layer.rows},
+          {"row_bytes", layer.row_bytes},     {"columns", std::move(columns)},
+          {"multipliers", layer.multipliers}, {"row_scale", layer.row_scale}};
 }
 
 LayerSpec LayerFromJson(const Json& json) {
@@ -45,7 +48,51 @@ LayerSpec LayerFromJson(const Json& json) {
                              Integer<int32_t>(column.at("head")),
                              Integer<uint64_t>(column.at("rows"))});
   }
+  // A table of an earlier release has none of these.
+  for (const Json& multiplier : json.value("multipliers", Json::array())) {
+    layer.multipliers.push_back(Integer<int64_t>(multiplier));
+  }
+  layer.row_scale = json.value("row_scale", 0.0);
   return layer;
+}
+
+Json AddressingToJson(const AddressingSpec& a) {
+  return {{"hash", HashKindName(a.hash)},
+          {"max_ngram_size", a.max_ngram_size},
+          {"heads", a.heads},
+          {"base_size", a.base_size},
+          {"pad_id", a.pad_id},
+          {"compressed_vocab_size", a.compressed_vocab_size},
+          {"vocab_size", a.vocab_size},
+          {"boundary_id", a.boundary_id}};
+}
+
+HashKind HashKindFromJson(const Json& json) {
+  const std::string name = json.get<std::string>();
+  for (const HashKind kind : {HashKind::kNone, HashKind::kXorMultiply, HashKind::kPolynomial}) {
+    if (name == HashKindName(kind)) return kind;
+  }
+  throw std::out_of_range("there is no hash '" + name.substr(0, 100) + "'");
+}
+
+template <typename T>
+void ReadInteger(const Json& json, const char* key, T& out) {
+  out = Integer<T>(json.at(key));
+}
+
+AddressingSpec AddressingFromJson(const Json& json) {
+  AddressingSpec a;
+  ReadInteger(json, "max_ngram_size", a.max_ngram_size);
+  ReadInteger(json, "heads", a.heads);
+  ReadInteger(json, "base_size", a.base_size);
+  ReadInteger(json, "pad_id", a.pad_id);
+  ReadInteger(json, "compressed_vocab_size", a.compressed_vocab_size);
+  // Without these the table is of an earlier release, whose rows are addressed by id.
+  if (!json.contains("hash")) return a;
+  a.hash = HashKindFromJson(json.at("hash"));
+  ReadInteger(json, "vocab_size", a.vocab_size);
+  ReadInteger(json, "boundary_id", a.boundary_id);
+  return a;
 }
 
 absl::Status CheckLayer(const LayerSpec& layer) {
@@ -60,7 +107,24 @@ absl::Status CheckLayer(const LayerSpec& layer) {
   uint64_t sum = 0;
   for (const ColumnSpec& column : layer.columns) sum += column.rows;
   if (!layer.columns.empty() && sum > layer.rows) return bad("sum of column sizes", sum);
+  if (!std::isfinite(layer.row_scale) || layer.row_scale < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("layer ", Raw(layer.id), ": row scale ", layer.row_scale, " is impossible"));
+  }
   return absl::OkStatus();
+}
+
+absl::Status CheckTokenMap(const TableSpec& spec) {
+  const bool hex = spec.token_map_digest.size() == 64 &&
+                   std::all_of(spec.token_map_digest.begin(), spec.token_map_digest.end(),
+                               [](unsigned char c) { return absl::ascii_isxdigit(c); });
+  if (spec.token_map_size == 0 && spec.token_map_digest.empty()) return absl::OkStatus();
+  if (spec.token_map_size > 0 && spec.token_map_size <= kMaxTokens && hex) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat("a token map of ", spec.token_map_size,
+                                                 " ids with digest '", spec.token_map_digest,
+                                                 "' is impossible"));
 }
 
 }  // namespace
@@ -84,6 +148,18 @@ uint64_t TableSpec::bytes() const {
   return sum;
 }
 
+const char* HashKindName(HashKind kind) {
+  switch (kind) {
+    case HashKind::kXorMultiply:
+      return "xor-multiply";
+    case HashKind::kPolynomial:
+      return "polynomial";
+    case HashKind::kNone:
+      break;
+  }
+  return "none";
+}
+
 absl::Status CheckTableName(absl::string_view name) {
   bool good = !name.empty() && name.size() <= kMaxNameLength && name[0] != '.' && name[0] != '-';
   for (const char c : name) {
@@ -104,30 +180,29 @@ absl::Status CheckTableSpec(const TableSpec& spec) {
   const LayerSpec* previous = nullptr;
   for (const LayerSpec& layer : spec.layers) {
     ENGRAM_RETURN_IF_ERROR(CheckLayer(layer));
+    if (spec.addressing.hash != HashKind::kNone) {
+      ENGRAM_RETURN_IF_ERROR(NgramHasher::Create(spec.addressing, layer).status());
+    }
     if (previous != nullptr && previous->id >= layer.id) {
       return absl::InvalidArgumentError(
           absl::StrCat("layer ", Raw(layer.id), " follows layer ", Raw(previous->id)));
     }
     previous = &layer;
   }
-  return absl::OkStatus();
+  return CheckTokenMap(spec);
 }
 
 std::string TableSpecToJson(const TableSpec& spec) {
   Json layers = Json::array();
   for (const LayerSpec& layer : spec.layers) layers.push_back(LayerToJson(layer));
-  const AddressingSpec& a = spec.addressing;
   const Json json = {{"name", spec.name},
                      {"version", Raw(spec.version)},
                      {"family", spec.family},
                      {"row_format", spec.row_format},
                      {"layers", std::move(layers)},
-                     {"addressing",
-                      {{"max_ngram_size", a.max_ngram_size},
-                       {"heads", a.heads},
-                       {"base_size", a.base_size},
-                       {"pad_id", a.pad_id},
-                       {"compressed_vocab_size", a.compressed_vocab_size}}},
+                     {"addressing", AddressingToJson(spec.addressing)},
+                     {"token_map_size", spec.token_map_size},
+                     {"token_map_digest", spec.token_map_digest},
                      {"checkpoint_digest", spec.checkpoint_digest}};
   return json.dump();
 }
@@ -141,14 +216,11 @@ absl::StatusOr<TableSpec> ParseTableSpec(absl::string_view text) {
     json.at("family").get_to(spec.family);
     json.at("row_format").get_to(spec.row_format);
     for (const Json& layer : json.at("layers")) spec.layers.push_back(LayerFromJson(layer));
-    const Json& a = json.at("addressing");
-    spec.addressing.max_ngram_size =
-        Integer<decltype(spec.addressing.max_ngram_size)>(a.at("max_ngram_size"));
-    spec.addressing.heads = Integer<decltype(spec.addressing.heads)>(a.at("heads"));
-    spec.addressing.base_size = Integer<decltype(spec.addressing.base_size)>(a.at("base_size"));
-    spec.addressing.pad_id = Integer<decltype(spec.addressing.pad_id)>(a.at("pad_id"));
-    spec.addressing.compressed_vocab_size =
-        Integer<decltype(spec.addressing.compressed_vocab_size)>(a.at("compressed_vocab_size"));
+    spec.addressing = AddressingFromJson(json.at("addressing"));
+    if (json.contains("token_map_digest")) {
+      ReadInteger(json, "token_map_size", spec.token_map_size);
+      json.at("token_map_digest").get_to(spec.token_map_digest);
+    }
     json.at("checkpoint_digest").get_to(spec.checkpoint_digest);
   } catch (const std::exception& error) {
     return absl::DataLossError(absl::StrCat("table spec cannot be read: ", error.what()));

@@ -36,18 +36,40 @@ struct LayerSpec {
   uint64_t rows = 0;
   uint32_t row_bytes = 0;
   std::vector<ColumnSpec> columns;  // in table order; empty if rows are addressed by id only
+  // For kXorMultiply one for each shift 0 … max_ngram_size − 1; else empty.
+  std::vector<int64_t> multipliers = {};
+  // One factor for all values of the layer, where the model has one; 0 where it has none. Rows are
+  // served without it: whoever decodes them multiplies.
+  double row_scale = 0;
 
   uint64_t bytes() const { return rows * row_bytes; }
   bool operator==(const LayerSpec&) const = default;
 };
 
-// The numbers of the n-gram hash that the model's config fixes. All 0: no addressing.
+// How an n-gram becomes a row; ngram_hasher.h has the formulas.
+enum class HashKind {
+  kNone,         // rows are addressed by id only
+  kXorMultiply,  // XOR of token × multiplier, modulo the column's rows
+  kPolynomial,   // token + Σ earlier token × vocabulary^distance, modulo the column's rows
+};
+
+// The numbers of the n-gram hash that the model's config fixes.
 struct AddressingSpec {
+  HashKind hash = HashKind::kNone;
   int32_t max_ngram_size = 0;
   int32_t heads = 0;
-  uint64_t base_size = 0;  // `engram_vocab_size`: each column's size is a prime not below it
+  uint64_t base_size = 0;  // no column has fewer rows
+  // Stands in for tokens before the sequence's start or behind its last boundary.
   int64_t pad_id = 0;
+  // Tokens are hashed by their compressed ids, of which there are this many; 0: by their raw ids.
   int64_t compressed_vocab_size = 0;
+  int64_t vocab_size = 0;    // raw ids are below it; 0 if it does not matter
+  int64_t boundary_id = -1;  // a token behind which n-grams do not look (EOS); −1: there is none
+
+  // Ids that are hashed are 0 … hashed_ids() − 1.
+  int64_t hashed_ids() const {
+    return compressed_vocab_size > 0 ? compressed_vocab_size : vocab_size;
+  }
 
   bool operator==(const AddressingSpec&) const = default;
 };
@@ -59,6 +81,10 @@ struct TableSpec {
   std::string row_format;         // for people and decoders: "f8_e4m3[256] f8_e8m0[8]"
   std::vector<LayerSpec> layers;  // ascending by id, which is the order in which they are needed
   AddressingSpec addressing;
+  // The token map, raw to compressed ids, that is stored with the table: how many raw ids it has,
+  // and the sha256, in hex, of its compressed ids as little-endian int32. 0 and empty: none.
+  uint64_t token_map_size = 0;
+  std::string token_map_digest;
   std::string checkpoint_digest;  // names the checkpoint that the rows came from
 
   // Null when there is no such layer.
@@ -72,7 +98,11 @@ struct TableSpec {
 // InvalidArgument naming the value otherwise.
 absl::Status CheckTableName(absl::string_view name);
 
-// Checks every bound above, ascending distinct layers, and that columns add up to their layer.
+// "none", "xor-multiply", "polynomial"
+const char* HashKindName(HashKind kind);
+
+// Checks every bound above, ascending distinct layers, that columns add up to their layer, and that
+// a table with a hash has all that NgramHasher needs.
 absl::Status CheckTableSpec(const TableSpec& spec);
 
 // JSON, one object; what ParseTableSpec reads back to an equal spec.

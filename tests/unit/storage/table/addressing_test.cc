@@ -1,5 +1,6 @@
 #include "storage/table/addressing.h"
 
+#include <cmath>
 #include <numeric>
 #include <vector>
 
@@ -9,6 +10,7 @@
 namespace engram {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 AddressingSpec Addressing(int32_t max_ngram_size, int32_t heads, uint64_t base_size) {
@@ -100,6 +102,74 @@ TEST(PrimeColumns, NamesTheValueOutOfBounds) {
     EXPECT_THAT(status.message(), HasSubstr(text));
   }
   EXPECT_TRUE(PrimeColumns(Addressing(2, 1, kMaxLayerRows), 1).ok());
+}
+
+std::vector<uint64_t> Sizes(const std::vector<ColumnSpec>& columns) {
+  std::vector<uint64_t> sizes;
+  for (const ColumnSpec& column : columns) sizes.push_back(column.rows);
+  return sizes;
+}
+
+TEST(PrimeColumnsByOrder, GivesTheDemosTables) {
+  const auto layers = PrimeColumnsByOrder({646400, 646400}, 8, 2);
+  ASSERT_TRUE(layers.ok()) << layers.status();
+  EXPECT_EQ(Sum((*layers)[0]), 10'344'164);
+  EXPECT_EQ(Sum((*layers)[1]), 10'348'242);
+}
+
+// By the letter: every (layer, order) starts again at its size and skips what is taken.
+TEST(PrimeColumnsByOrder, SkipsPrimesThatAnotherOrderTook) {
+  const auto layers = PrimeColumnsByOrder({10, 12, 3}, 3, 2);
+  ASSERT_TRUE(layers.ok()) << layers.status();
+  EXPECT_THAT(Sizes((*layers)[0]), ElementsAre(11, 13, 17, 19, 23, 29, 3, 5, 7));
+  EXPECT_THAT(Sizes((*layers)[1]), ElementsAre(31, 37, 41, 43, 47, 53, 59, 61, 67));
+}
+
+TEST(PrimeColumnsByOrder, NamesWhatIsOutOfBounds) {
+  EXPECT_THAT(PrimeColumnsByOrder({}, 8, 1).status().message(), HasSubstr("max_ngram_size is 1"));
+  EXPECT_THAT(PrimeColumnsByOrder({1}, 8, 1).status().message(), HasSubstr("base size is 1"));
+  EXPECT_THAT(PrimeColumnsByOrder({100}, 0, 1).status().message(), HasSubstr("heads is 0"));
+  EXPECT_THAT(PrimeColumnsByOrder({100}, 256, 17).status().message(),
+              HasSubstr("column count is 4352, not between 1 and 4096"));
+}
+
+TEST(RatioColumns, GivesTheReleasedTables) {
+  const auto lite = RatioColumns(78, 131072, 4, 4);
+  ASSERT_TRUE(lite.ok()) << lite.status();
+  ASSERT_EQ(lite->size(), 12);
+  for (size_t i = 0; i < 12; ++i) EXPECT_EQ((*lite)[i].rows, 10'223'617 + 2 * i);
+  const auto two = RatioColumns(100.567, 163840, 5, 4);
+  ASSERT_TRUE(two.ok()) << two.status();
+  ASSERT_EQ(two->size(), 16);
+  for (size_t i = 0; i < 16; ++i) EXPECT_EQ((*two)[i].rows, 16'476'898 + 2 * i);
+}
+
+TEST(RatioColumns, NamesWhatIsOutOfBounds) {
+  EXPECT_THAT(RatioColumns(-1, 100, 2, 1).status().message(), HasSubstr("-99 rows"));
+  EXPECT_THAT(RatioColumns(1e300, 100, 2, 1).status().message(), HasSubstr("e+302 rows"));
+  EXPECT_FALSE(RatioColumns(std::nan(""), 100, 2, 1).ok());
+  EXPECT_THAT(RatioColumns(1, 0, 2, 1).status().message(), HasSubstr("vocabulary is 0"));
+}
+
+TEST(Multipliers, AreThoseOfTheReleasedModels) {
+  EXPECT_THAT(*NumpyMultipliers(10007, 99092, 4),
+              ElementsAre(76632096046245, 4839876093313, 35959672319349, 73987337458391));
+  EXPECT_THAT(*NumpyMultipliers(14 * 10007, 99092, 4),
+              ElementsAre(67716810739261, 51510806800915, 30921347202721, 82619226485591));
+  EXPECT_THAT(*NumpyMultipliers(10007, 98627, 3),
+              ElementsAre(76993395940407, 4862694818241, 36129212583461));
+  EXPECT_THAT(*NumpyMultipliers(15 * 10007, 98627, 3),
+              ElementsAre(29055444938695, 56284491166079, 54183298291715));
+  EXPECT_THAT(*SplitMixMultipliers(1234, 0, 248320, 3),
+              ElementsAre(23703573157769, 20109073645365, 8052911324071));
+}
+
+TEST(Multipliers, NameWhatIsOutOfBounds) {
+  EXPECT_THAT(NumpyMultipliers(1, 0, 3).status().message(), HasSubstr("vocabulary is 0"));
+  EXPECT_THAT(NumpyMultipliers(1, -5, 3).status().message(), HasSubstr("vocabulary is -5"));
+  EXPECT_THAT(SplitMixMultipliers(1, 0, int64_t{1} << 31, 3).status().message(),
+              HasSubstr("vocabulary is 2147483648"));
+  EXPECT_THAT(SplitMixMultipliers(1, 0, 100, 17).status().message(), HasSubstr("count is 17"));
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include "storage/table/row_batch.h"
 
+#include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "gmock/gmock.h"
@@ -47,6 +49,58 @@ TEST_F(RowBatchTest, ZeroesDeadPositionsAndMissesTheRest) {
   EXPECT_TRUE(batch.wants_tiers());
   EXPECT_THAT(tiers_, ElementsAre(kNoTier, kNoTier, kNoTier, kNoTier, kNoTier));
   EXPECT_THAT(batch.failures(), IsEmpty());
+}
+
+TEST_F(RowBatchTest, RepeatsAreFilledFromTheFirst) {
+  for (const bool wants_tiers : {true, false}) {
+    RowBatch batch =
+        Make({RowId{7}, RowId{8}, RowId{7}, kZeroRow, RowId{9}, RowId{8}, RowId{7}, kZeroRow});
+    if (!wants_tiers) batch = RowBatch(ids_, kRowBytes, absl::MakeSpan(out_));
+    batch.SetRepeatsAside();
+    EXPECT_THAT(batch.missing(), ElementsAre(0, 1, 4));
+    // DRAM has 7; NVMe has 9 and cannot read 8.
+    std::vector<uint32_t> before = batch.missing();
+    std::fill_n(batch.row(0), kRowBytes, std::byte{7});
+    batch.missing() = {1, 4};
+    batch.CountServed(TierKind::kDram, before, 0);
+    before = batch.missing();
+    std::fill_n(batch.row(4), kRowBytes, std::byte{9});
+    batch.Fail(1, absl::DataLossError("torn"));
+    batch.missing().clear();
+    batch.CountServed(TierKind::kNvme, before, 0);
+    batch.FillRepeats();
+    batch.FillRepeats();
+    for (const uint32_t position : {0, 2, 6}) EXPECT_TRUE(RowIs(position, std::byte{7}));
+    for (const uint32_t position : {1, 5, 3, 7}) EXPECT_TRUE(RowIs(position, std::byte{0}));
+    EXPECT_TRUE(RowIs(4, std::byte{9}));
+    EXPECT_EQ(batch.served(TierKind::kDram), 3u);
+    EXPECT_EQ(batch.served(TierKind::kNvme), 1u);
+    ASSERT_EQ(batch.failures().size(), 2u);
+    EXPECT_EQ(batch.failures()[1].position, 5u);
+    EXPECT_EQ(batch.failures()[1].status, absl::DataLossError("torn"));
+    if (!wants_tiers) continue;
+    EXPECT_THAT(tiers_, ElementsAre(1, kNoTier, 1, kNoTier, 2, kNoTier, 1, kNoTier));
+  }
+}
+
+TEST_F(RowBatchTest, FindsEveryRepeatInALargeBatch) {
+  constexpr uint32_t kDistinct = 1000;
+  std::vector<RowId> ids;
+  for (uint32_t i = 0; i < 5 * kDistinct; ++i) ids.push_back(RowId{(i * 7919) % kDistinct * 64});
+  RowBatch batch = Make(ids);
+  batch.SetRepeatsAside();
+  ASSERT_EQ(batch.missing().size(), kDistinct);
+  const std::vector<uint32_t> before = batch.missing();
+  for (const uint32_t position : before) {
+    std::memcpy(batch.row(position), &ids[position], kRowBytes);
+  }
+  batch.missing().clear();
+  batch.CountServed(TierKind::kDram, before, 0);
+  batch.FillRepeats();
+  for (uint32_t position = 0; position < ids.size(); ++position) {
+    ASSERT_EQ(std::memcmp(batch.row(position), &ids[position], kRowBytes), 0) << position;
+  }
+  EXPECT_EQ(batch.served(TierKind::kDram), ids.size());
 }
 
 TEST_F(RowBatchTest, MayBeEmpty) {

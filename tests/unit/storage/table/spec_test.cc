@@ -1,5 +1,7 @@
 #include "storage/table/spec.h"
 
+#include <cmath>
+
 #include "absl/strings/str_replace.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -15,8 +17,18 @@ TableSpec Example() {
   spec.version = VersionId{3};
   spec.family = "deepseek-v4.1";
   spec.row_format = "f8_e4m3[256] f8_e8m0[8]";
-  spec.layers = {{LayerId{1}, 10, 264, {{2, 0, 3}, {2, 1, 7}}}, {LayerId{14}, 4294967295, 264, {}}};
-  spec.addressing = {4, 8, 16000000, 2, 99092};
+  spec.layers = {{LayerId{1}, 10, 264, {{2, 0, 3}, {2, 1, 7}}, {76632096046245, 4839876093313}, 0},
+                 {LayerId{14}, 4294967295, 264, {{2, 0, 9}, {2, 1, 8}}, {1, 5}, 0.0078125}};
+  AddressingSpec& addressing = spec.addressing;
+  addressing.hash = HashKind::kXorMultiply;
+  addressing.max_ngram_size = 2;
+  addressing.heads = 2;
+  addressing.base_size = 3;
+  addressing.pad_id = 2;
+  addressing.compressed_vocab_size = 99092;
+  addressing.vocab_size = 129280;
+  spec.token_map_size = 129280;
+  spec.token_map_digest = std::string(64, 'c');
   spec.checkpoint_digest = "00ff";
   return spec;
 }
@@ -29,6 +41,20 @@ TEST(TableSpec, SurvivesItsTextForm) {
   TableSpec other = spec;
   other.layers[0].columns[1].rows = 6;
   EXPECT_FALSE(other == spec);
+}
+
+TEST(TableSpec, ATableOfAnEarlierReleaseIsAddressedById) {
+  const std::string old = R"({"addressing":{"base_size":16000000,"compressed_vocab_size":99092,
+      "heads":8,"max_ngram_size":4,"pad_id":2},"checkpoint_digest":"00ff","family":"deepseek-v4.1",
+      "layers":[{"columns":[{"head":0,"order":2,"rows":3}],"layer":1,"row_bytes":264,"rows":3}],
+      "name":"flash","row_format":"","version":3})";
+  const auto parsed = ParseTableSpec(old);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->addressing.hash, HashKind::kNone);
+  EXPECT_EQ(parsed->addressing.heads, 8);
+  EXPECT_EQ(parsed->layers[0].columns.size(), 1);
+  EXPECT_TRUE(parsed->layers[0].multipliers.empty());
+  EXPECT_EQ(parsed->token_map_digest, "");
 }
 
 TEST(TableSpec, AddsUp) {
@@ -52,7 +78,10 @@ TEST(ParseTableSpec, RefusesBadText) {
         edited("\"layers\":[", "\"layers\":5,\"l\":["),
         edited("\"row_bytes\":264", "\"row_bytes\":\"264\""), edited("\"addressing\"", "\"a\""),
         edited("\"columns\"", "\"cols\""), edited("\"order\"", "\"o\""),
-        edited("\"checkpoint_digest\"", "\"d\""), edited("\"version\":3", "\"version\":null")}) {
+        edited("\"checkpoint_digest\"", "\"d\""), edited("xor-multiply", "xor"),
+        edited("\"pad_id\":2", "\"pad_id\":2.5"), edited("4839876093313", "1e300"),
+        edited("\"row_scale\":0.0078125", "\"row_scale\":\"1\""),
+        edited("\"version\":3", "\"version\":null")}) {
     const absl::Status status = ParseTableSpec(text).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status << " for " << text;
   }
@@ -84,6 +113,12 @@ TEST(CheckTableSpec, KnowsItsBounds) {
   expect_bad("layer 1 follows layer 14", [](TableSpec& s) { std::swap(s.layers[0], s.layers[1]); });
   expect_bad("layer 1 follows layer 1", [](TableSpec& s) { s.layers[1].id = LayerId{1}; });
   expect_bad("sum of column sizes 11", [](TableSpec& s) { s.layers[0].columns[0].rows = 4; });
+  expect_bad("row scale -1", [](TableSpec& s) { s.layers[0].row_scale = -1; });
+  expect_bad("row scale inf", [](TableSpec& s) { s.layers[0].row_scale = INFINITY; });
+  expect_bad("1 multipliers", [](TableSpec& s) { s.layers[0].multipliers.pop_back(); });
+  expect_bad("pad id", [](TableSpec& s) { s.addressing.pad_id = -5; });
+  expect_bad("token map of 0 ids", [](TableSpec& s) { s.token_map_size = 0; });
+  expect_bad("digest 'abc'", [](TableSpec& s) { s.token_map_digest = "abc"; });
   TableSpec widest = Example();
   widest.layers[0].row_bytes = kMaxRowBytes;
   EXPECT_TRUE(CheckTableSpec(widest).ok());
