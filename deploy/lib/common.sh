@@ -16,7 +16,7 @@ PROGRAM="$(realpath --relative-to="$ENGRAM_ROOT" "$0")"
 ENGRAM_PACKAGES=(
   build-essential cmake ninja-build ccache pkg-config git ca-certificates python3
   libgrpc++-dev libgrpc-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev
-  librocksdb-dev liburing-dev libabsl-dev libxxhash-dev libssl-dev zlib1g-dev
+  librocksdb-dev liburing-dev libabsl-dev libxxhash-dev libssl-dev libicu-dev zlib1g-dev
   prometheus-cpp-dev libcpp-httplib-dev libyaml-cpp-dev libcli11-dev nlohmann-json3-dev
   libsystemd-dev libgtest-dev libgmock-dev libbenchmark-dev
 )
@@ -29,7 +29,8 @@ ENGRAM_CLANG_PACKAGES=(clang libclang-rt-dev clang-format)
 # Whatever ends a program by `set -e` is named; a subshell leaves that to its parent.
 report_error() {
   [[ "$BASHPID" != "$$" ]] ||
-    printf '%s: failed%s: %s\n' "$PROGRAM" "${STEP_NAME:+ in step \"$STEP_NAME\"}" "${1%%$'\n'*}" >&2
+    printf '%s: failed%s: %s\n' "$PROGRAM" "${STEP_NAME:+ in step \"$STEP_NAME\"}" \
+      "${1%%$'\n'*}" >&2
 }
 trap 'report_error "$BASH_COMMAND"' ERR
 
@@ -109,7 +110,8 @@ install_packages() {
 
 # ---------------------------------------------------------------------------------------- python
 
-# make_venv REQUIREMENTS: a virtual environment in build/venv with exactly these packages.
+# make_venv REQUIREMENTS: a virtual environment in build/venv with these packages and what pip adds
+# for them; made anew only when the file changes.
 make_venv() {
   local requirements="$1" venv="$ENGRAM_ROOT/build/venv" python=/usr/bin/python3
   [[ -x "$python" ]] || python="$(command -v python3)"

@@ -1,11 +1,11 @@
 #include "storage/checkpoint/strict_json.h"
 
 #include <exception>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
@@ -42,7 +42,8 @@ class Guard {
   }
 
  private:
-  std::vector<std::set<std::string>> open_;  // the keys so far of each object not yet closed
+  // The keys so far of each object not yet closed.
+  std::vector<absl::flat_hash_set<std::string>> open_;
 };
 
 }  // namespace
