@@ -189,7 +189,8 @@ absl::StatusOr<TensorRef> CheckpointDir::Find(const std::string& name) {
   return TensorRef{name, shard.get(), &tensor->second};
 }
 
-std::string CheckpointDigest(const ModelConfig& config, const CheckpointDir& directory) {
+std::string CheckpointDigest(const ModelConfig& config, const CheckpointDir& directory,
+                             absl::Span<const std::string> also) {
   Digest digest;
   UpdateField(digest, config.text());
   for (const auto& [name, shard] : directory.shards()) {
@@ -198,6 +199,7 @@ std::string CheckpointDigest(const ModelConfig& config, const CheckpointDir& dir
     UpdateField(digest, absl::StrCat(shard->file->mtime_ns()));
     UpdateField(digest, shard->header_digest);
   }
+  for (const std::string& field : also) UpdateField(digest, field);
   return digest.Hex();
 }
 

@@ -16,6 +16,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "storage/checkpoint/file_reader.h"
 #include "storage/checkpoint/model_config.h"
 #include "storage/checkpoint/safetensors.h"
@@ -50,6 +51,10 @@ class CheckpointDir {
   // two shards, or as ParseSafetensorsIndex. DataLoss: a damaged file. Each names the file.
   static absl::StatusOr<std::unique_ptr<CheckpointDir>> Open(const std::string& directory);
 
+  // All tensors and their shards, and the file or pattern which says so, for errors.
+  const WeightMap& weights() const { return weight_map_; }
+  const std::string& source() const { return source_; }
+
   // The name under which the checkpoint has tensor `name`: `name` itself, else the only name that
   // ends in `.name` (`model.language_model.name`). InvalidArgument if there is none, or several.
   absl::StatusOr<std::string> Resolve(const std::string& name) const;
@@ -82,7 +87,11 @@ class CheckpointDir {
 // (which changes the time). It does not notice rows changed by something that puts size and time
 // back, nor bits that rot on the drive. A copy that does not keep times (`cp` without `-p`) counts
 // as another checkpoint; another directory, owner or index file does not.
-std::string CheckpointDigest(const ModelConfig& config, const CheckpointDir& directory);
+//
+// `also` is what else makes the rows or their addressing: the digest of a token map, the names of
+// tensors that the operator chose. Where there is nothing of the kind the digest is as without it.
+std::string CheckpointDigest(const ModelConfig& config, const CheckpointDir& directory,
+                             absl::Span<const std::string> also = {});
 
 }  // namespace engram
 

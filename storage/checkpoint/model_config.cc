@@ -47,6 +47,23 @@ absl::StatusOr<uint64_t> ToUnsigned(const Json& value, absl::string_view where, 
   return number;
 }
 
+absl::Status CheckDirectory(const std::string& directory) {
+  struct stat info {};
+  if (::stat(directory.c_str(), &info) != 0) {
+    const int error = errno;
+    const std::string text(
+        absl::ErrnoToStatus(error, absl::StrCat("checkpoint directory '", directory, "'"))
+            .message());
+    if (error == EACCES) return absl::PermissionDeniedError(text);
+    return absl::NotFoundError(text);
+  }
+  if (!S_ISDIR(info.st_mode)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("checkpoint directory '", directory, "' is not a directory"));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 struct ModelConfig::Rep {
@@ -72,33 +89,50 @@ absl::StatusOr<ModelConfig> ModelConfig::Parse(std::string file, std::string tex
 }
 
 absl::StatusOr<ModelConfig> ModelConfig::Read(const std::string& directory) {
-  struct stat info {};
-  if (::stat(directory.c_str(), &info) != 0) {
-    const int error = errno;
-    const std::string text(
-        absl::ErrnoToStatus(error, absl::StrCat("checkpoint directory '", directory, "'"))
-            .message());
-    if (error == EACCES) return absl::PermissionDeniedError(text);
-    return absl::NotFoundError(text);
-  }
-  if (!S_ISDIR(info.st_mode)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("checkpoint directory '", directory, "' is not a directory"));
-  }
+  ENGRAM_RETURN_IF_ERROR(CheckDirectory(directory));
   const std::string path = absl::StrCat(directory, "/config.json");
   ENGRAM_ASSIGN_OR_RETURN(std::string text, ReadSmallFile(path, kMaxConfigBytes));
   return Parse(path, std::move(text));
 }
 
+absl::StatusOr<ModelConfig> ModelConfig::ReadText(const std::string& directory) {
+  ENGRAM_RETURN_IF_ERROR(CheckDirectory(directory));
+  auto rep = std::make_shared<Rep>();
+  rep->file = absl::StrCat(directory, "/config.json");
+  rep->json = Json::object();
+  absl::StatusOr<std::string> text = ReadSmallFile(rep->file, kMaxConfigBytes);
+  if (!text.ok() && !absl::IsNotFound(text.status())) return text.status();
+  if (text.ok()) rep->text = *std::move(text);
+  return ModelConfig(std::move(rep));
+}
+
 const std::string& ModelConfig::file() const { return rep_->file; }
 const std::string& ModelConfig::text() const { return rep_->text; }
 
-std::string ModelConfig::model_type() const {
-  const Json* const value = Find(rep_->json, "model_type");
+std::string ModelConfig::model_type() const { return Text("model_type"); }
+
+std::string ModelConfig::Text(absl::string_view key) const {
+  const Json* const value = Find(rep_->json, key);
   return value != nullptr && value->is_string() ? value->get<std::string>() : std::string();
 }
 
 bool ModelConfig::Has(absl::string_view key) const { return Find(rep_->json, key) != nullptr; }
+
+std::vector<std::string> ModelConfig::Keys() const {
+  std::vector<std::string> keys;
+  for (const auto& [key, value] : rep_->json.items()) {
+    if (!value.is_null()) keys.push_back(key);
+  }
+  return keys;
+}
+
+bool ModelConfig::IsSet(absl::string_view key) const {
+  const Json* const value = Find(rep_->json, key);
+  if (value == nullptr) return false;
+  if (value->is_boolean()) return value->get<bool>();
+  if (value->is_string()) return !value->get_ref<const std::string&>().empty();
+  return !value->empty();  // a number is not empty
+}
 
 absl::StatusOr<uint64_t> ModelConfig::Unsigned(absl::string_view key, uint64_t low,
                                                uint64_t high) const {
@@ -120,6 +154,37 @@ absl::StatusOr<std::vector<uint64_t>> ModelConfig::UnsignedList(absl::string_vie
     numbers.push_back(number);
   }
   return numbers;
+}
+
+absl::StatusOr<std::vector<uint64_t>> ModelConfig::UnsignedOrList(absl::string_view key,
+                                                                  uint64_t low,
+                                                                  uint64_t high) const {
+  ENGRAM_ASSIGN_OR_RETURN(const Json* const value, rep_->Get(key));
+  if (value->is_array()) return UnsignedList(key, low, high);
+  ENGRAM_ASSIGN_OR_RETURN(const uint64_t number, Unsigned(key, low, high));
+  return std::vector<uint64_t>{number};
+}
+
+absl::StatusOr<double> ModelConfig::Number(absl::string_view key, double low, double high) const {
+  ENGRAM_ASSIGN_OR_RETURN(const Json* const value, rep_->Get(key));
+  if (!value->is_number()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(rep_->file, ": ", key, " must be a number, not ", JsonTypeName(*value)));
+  }
+  const double number = value->get<double>();
+  if (!(number >= low && number <= high)) {
+    return absl::InvalidArgumentError(absl::StrCat(rep_->file, ": ", key, " is ", value->dump(),
+                                                   ", not between ", low, " and ", high));
+  }
+  return number;
+}
+
+absl::StatusOr<bool> ModelConfig::Flag(absl::string_view key) const {
+  const Json* const value = Find(rep_->json, key);
+  if (value == nullptr) return false;
+  if (value->is_boolean()) return value->get<bool>();
+  return absl::InvalidArgumentError(
+      absl::StrCat(rep_->file, ": ", key, " must be true or false, not ", JsonTypeName(*value)));
 }
 
 }  // namespace engram

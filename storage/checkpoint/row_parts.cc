@@ -41,24 +41,44 @@ void Scatter(const std::byte* from, size_t bytes, std::byte* to, size_t stride, 
 
 }  // namespace
 
-RowParts::RowParts(std::vector<RowPart> parts) : parts_(std::move(parts)) {
+std::unique_ptr<ScratchPool::Scratch> ScratchPool::Take(size_t buffers) {
+  std::unique_ptr<Scratch> scratch;
+  {
+    MutexLock lock(mutex_);
+    if (!idle_.empty()) {
+      scratch = std::move(idle_.back());
+      idle_.pop_back();
+    }
+  }
+  if (scratch == nullptr) scratch = std::make_unique<Scratch>();
+  if (scratch->size() < buffers) scratch->resize(buffers);
+  return scratch;
+}
+
+void ScratchPool::Return(std::unique_ptr<Scratch> scratch) {
+  MutexLock lock(mutex_);
+  idle_.push_back(std::move(scratch));
+}
+
+RowParts::RowParts(std::vector<RowPart> parts, std::shared_ptr<ScratchPool> pool)
+    : parts_(std::move(parts)), pool_(std::move(pool)) {
   for (const RowPart& part : parts_) row_bytes_ += part.bytes;
 }
 
 absl::Status RowParts::Read(uint64_t first, uint64_t count, absl::Span<std::byte> out) const {
   const uint64_t block = std::max<uint64_t>(1, kBlockBytes / row_bytes_);
-  std::unique_ptr<Scratch> scratch = TakeScratch();
+  std::unique_ptr<ScratchPool::Scratch> scratch = pool_->Take(parts_.size());
   absl::Status status;
   for (uint64_t done = 0; status.ok() && done < count; done += block) {
     status = ReadBlock(first + done, std::min(block, count - done), out.data() + done * row_bytes_,
                        *scratch);
   }
-  ReturnScratch(std::move(scratch));
+  pool_->Return(std::move(scratch));
   return status;
 }
 
 absl::Status RowParts::ReadBlock(uint64_t first, uint64_t count, std::byte* out,
-                                 Scratch& scratch) const {
+                                 ScratchPool::Scratch& scratch) const {
   for (size_t i = 0; i < parts_.size(); ++i) {
     const RowPart& part = parts_[i];
     const absl::StatusOr<absl::Span<const std::byte>> bytes =
@@ -72,19 +92,6 @@ absl::Status RowParts::ReadBlock(uint64_t first, uint64_t count, std::byte* out,
     out += part.bytes;
   }
   return absl::OkStatus();
-}
-
-std::unique_ptr<RowParts::Scratch> RowParts::TakeScratch() const {
-  MutexLock lock(mutex_);
-  if (idle_.empty()) return std::make_unique<Scratch>(parts_.size());
-  std::unique_ptr<Scratch> scratch = std::move(idle_.back());
-  idle_.pop_back();
-  return scratch;
-}
-
-void RowParts::ReturnScratch(std::unique_ptr<Scratch> scratch) const {
-  MutexLock lock(mutex_);
-  idle_.push_back(std::move(scratch));
 }
 
 }  // namespace engram

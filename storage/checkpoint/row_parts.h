@@ -4,7 +4,7 @@
 // part is a region of a file in which row r lies at offset + r × bytes.
 //
 // Read is safe from any number of threads. The files are borrowed and must outlive this. Scratch
-// memory (about 8 MiB a reading thread) is kept for the next call and freed with the object.
+// memory (about 8 MiB a reading thread) is kept in a pool for the next call.
 #ifndef ENGRAM_STORAGE_CHECKPOINT_ROW_PARTS_H_
 #define ENGRAM_STORAGE_CHECKPOINT_ROW_PARTS_H_
 
@@ -29,9 +29,25 @@ struct RowPart {
   std::string tensor;   // for errors
 };
 
+// Scratch memory of readers, one piece for each that reads at the same time. Safe from any thread.
+class ScratchPool {
+ public:
+  using Scratch = std::vector<AlignedBuffer>;
+
+  // At least `buffers` buffers.
+  std::unique_ptr<Scratch> Take(size_t buffers);
+  void Return(std::unique_ptr<Scratch> scratch);
+
+ private:
+  Mutex mutex_;
+  std::vector<std::unique_ptr<Scratch>> idle_ ABSL_GUARDED_BY(mutex_);
+};
+
 class RowParts {
  public:
-  explicit RowParts(std::vector<RowPart> parts);
+  // A table in many pieces shares one pool among them, or each would keep memory of its own.
+  explicit RowParts(std::vector<RowPart> parts,
+                    std::shared_ptr<ScratchPool> pool = std::make_shared<ScratchPool>());
 
   uint32_t row_bytes() const { return row_bytes_; }
 
@@ -40,16 +56,12 @@ class RowParts {
   absl::Status Read(uint64_t first, uint64_t count, absl::Span<std::byte> out) const;
 
  private:
-  using Scratch = std::vector<AlignedBuffer>;  // one a part
-
-  absl::Status ReadBlock(uint64_t first, uint64_t count, std::byte* out, Scratch& scratch) const;
-  std::unique_ptr<Scratch> TakeScratch() const;
-  void ReturnScratch(std::unique_ptr<Scratch> scratch) const;
+  absl::Status ReadBlock(uint64_t first, uint64_t count, std::byte* out,
+                         ScratchPool::Scratch& scratch) const;
 
   const std::vector<RowPart> parts_;
+  const std::shared_ptr<ScratchPool> pool_;
   uint32_t row_bytes_ = 0;
-  mutable Mutex mutex_;
-  mutable std::vector<std::unique_ptr<Scratch>> idle_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace engram

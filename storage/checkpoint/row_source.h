@@ -17,6 +17,7 @@
 #include "absl/types/span.h"
 #include "storage/table/ids.h"
 #include "storage/table/spec.h"
+#include "storage/table/token_map.h"
 
 namespace engram {
 
@@ -27,6 +28,10 @@ class RowSource {
   // Layers, rows, row size, columns, family, checkpoint_digest. Name and version are left empty:
   // they are the operator's.
   virtual const TableSpec& spec() const = 0;
+
+  // The token map of the checkpoint's tokenizer.json, for a table whose tokens are compressed; null
+  // if it has no such file, or needs none. Its size and digest are in the spec.
+  virtual const TokenMap* token_map() const = 0;
 
   // Fills `out` with rows first … first + count − 1 of a layer, packed. Thread-safe; blocks on
   // reads, leaves the page cache alone where direct I/O is to be had.
@@ -41,6 +46,7 @@ struct CheckpointOptions {
   std::string directory;
   std::string model = "auto";        // or a family's name, as in `engramctl load --model`
   std::vector<std::string> tensors;  // for family `generic`
+  bool allow_unverified = false;     // take what no test vector has proved (family.h)
 };
 
 // NotFound: the directory, config.json or a shard is missing. InvalidArgument: the config or a

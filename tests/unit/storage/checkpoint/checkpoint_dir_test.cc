@@ -4,6 +4,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/unit/storage/checkpoint/checkpoint_writer.h"
@@ -198,6 +200,20 @@ TEST_F(CheckpointDigestTest, StaysTheSame) {
   // A shard that holds none of the rows does not count.
   SetTime("two.safetensors", 2000);
   EXPECT_EQ(Digest(), digest);
+}
+
+TEST_F(CheckpointDigestTest, CoversWhatElseMakesTheRows) {
+  const auto directory = MustOpen();
+  ASSERT_TRUE(directory->Find("a").ok());
+  const ModelConfig config = *ModelConfig::Read(dir_.path());
+  const auto digest = [&](const std::vector<std::string>& also) {
+    return CheckpointDigest(config, *directory, also);
+  };
+  EXPECT_EQ(digest({}), Digest());
+  std::vector<std::string> seen = {digest({}), digest({"ab"}), digest({"a", "b"}),
+                                   digest({"b", "a"}), digest({""})};
+  std::sort(seen.begin(), seen.end());
+  EXPECT_EQ(std::unique(seen.begin(), seen.end()), seen.end());
 }
 
 TEST_F(CheckpointDigestTest, NoticesConfigShardsTimesAndHeaders) {

@@ -9,14 +9,16 @@
 #include "absl/strings/str_replace.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/unit/storage/checkpoint/checkpoint_writer.h"
+#include "tests/unit/storage/checkpoint/family_testing.h"
 
 namespace engram {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using testing_checkpoint::EngramTensors;
+using testing_checkpoint::HashAt;
 using testing_checkpoint::IndexJson;
 using testing_checkpoint::PrimesFrom;
 using testing_checkpoint::RowBytes;
@@ -61,7 +63,33 @@ TEST(DeepseekV41Spec, DescribesTheReleasedModel) {
   EXPECT_EQ(second.rows, 384016682u);
   EXPECT_EQ(second.columns.front(), (ColumnSpec{2, 0, 16000477}));
   EXPECT_EQ(second.columns.back(), (ColumnSpec{4, 7, 16000889}));
-  EXPECT_EQ(spec->addressing, (AddressingSpec{4, 8, 16000000, 2, 99092}));
+  EXPECT_EQ(spec->addressing,
+            (AddressingSpec{HashKind::kXorMultiply, 4, 8, 16000000, 2, 99092, 0, -1}));
+  EXPECT_THAT(first.multipliers,
+              ElementsAre(76632096046245, 4839876093313, 35959672319349, 73987337458391));
+  EXPECT_THAT(second.multipliers,
+              ElementsAre(67716810739261, 51510806800915, 30921347202721, 82619226485591));
+}
+
+TEST(DeepseekV41Spec, HashesAsTheReleasedModel) {
+  const auto spec = SpecOf(kReleased);
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  const std::vector<int32_t> one = {5, 17, 99091, 1000};
+  const std::vector<size_t> four = {0, 7, 8, 23};
+  EXPECT_THAT(HashAt(*spec, 1, one, 0, four),
+              ElementsAre(5412672, 127351390, 143494632, 372009279));
+  EXPECT_THAT(HashAt(*spec, 1, one, 3, four),
+              ElementsAre(13061917, 127301887, 139654678, 376806098));
+  EXPECT_THAT(HashAt(*spec, 14, one, 0, four),
+              ElementsAre(6939818, 119840903, 131576092, 382274687));
+  EXPECT_THAT(HashAt(*spec, 14, one, 3, four),
+              ElementsAre(6342040, 117947476, 139998107, 382003511));
+  const std::vector<int32_t> two = {5, 17, 1000, 42};
+  const std::vector<size_t> six = {0, 7, 8, 15, 16, 23};
+  EXPECT_THAT(HashAt(*spec, 1, two, 3, six),
+              ElementsAre(9001831, 118826057, 129539295, 246200002, 263608213, 374240704));
+  EXPECT_THAT(HashAt(*spec, 14, two, 3, six),
+              ElementsAre(11222432, 122131417, 129857349, 251727779, 268447127, 375436744));
 }
 
 TEST(DeepseekV41Spec, GivesOutPrimesInTheConfigsOrderAndSortsLayers) {
@@ -109,6 +137,8 @@ TEST(DeepseekV41Spec, NamesTheKeyThatIsWrong) {
       {"\"engram_max_ngram_size\":4", "\"engram_max_ngram_size\":1", {"max_ngram_size", "is 1"}},
       {"256", "250", {"engram_head_dim", "250", "multiple of 32"}},
       {"256", "65536", {"engram_head_dim", "65536"}},
+      {"99092", "2", {"pad id 2"}},
+      {"99092", "4294967296", {"engram_compressed_vocab_size", "4294967296"}},
   };
   for (const Case& item : cases) {
     const absl::Status status = SpecOf(Edited(item.from, item.to)).status();

@@ -31,6 +31,16 @@ TEST(ModelConfig, FindsKeysByPath) {
   EXPECT_FALSE(config.Has("a.c"));
 }
 
+TEST(ModelConfig, ListsKeysAndTellsWhatIsSet) {
+  const ModelConfig config = MustParse(
+      R"({"z":0,"y":null,"x":{"in":[]},"w":[],"v":"","u":{},"t":false,"s":true,"r":[0],"q":"a"})");
+  EXPECT_THAT(config.Keys(), ElementsAre("q", "r", "s", "t", "u", "v", "w", "x", "z"));
+  for (const char* key : {"z", "x", "s", "r", "q"}) EXPECT_TRUE(config.IsSet(key)) << key;
+  for (const char* key : {"gone", "y", "x.in", "w", "v", "u", "t"}) {
+    EXPECT_FALSE(config.IsSet(key)) << key;
+  }
+}
+
 TEST(ModelConfig, NamesFileAndKeyInErrors) {
   const ModelConfig config = MustParse(
       R"({"a":{"f":1.0,"t":true,"s":"5","neg":-1,"big":18446744073709551616,"l":[1,"x"],"z":null,)"
@@ -55,6 +65,36 @@ TEST(ModelConfig, NamesFileAndKeyInErrors) {
   expect(config.UnsignedList("a.l", 0, 9).status(), "a.l[1]", "a string");
   expect(config.UnsignedList("a.l", 2, 9).status(), "a.l[0]", "not between 2 and 9");
   EXPECT_EQ(*config.Unsigned("a.max", 0, ~0ull), ~0ull);
+}
+
+TEST(ModelConfig, ReadsListsNumbersFlagsAndTexts) {
+  const ModelConfig config = MustParse(
+      R"({"one":5,"list":[5,6],"half":0.5,"yes":true,"no":false,"none":null,"text":"t"})");
+  EXPECT_THAT(*config.UnsignedOrList("one", 5, 5), ElementsAre(5));
+  EXPECT_THAT(*config.UnsignedOrList("list", 5, 6), ElementsAre(5, 6));
+  EXPECT_EQ(*config.Number("half", 0, 1), 0.5);
+  EXPECT_EQ(*config.Number("one", 5, 5), 5);
+  EXPECT_TRUE(*config.Flag("yes"));
+  EXPECT_FALSE(*config.Flag("no"));
+  EXPECT_FALSE(*config.Flag("none"));
+  EXPECT_FALSE(*config.Flag("gone"));
+  EXPECT_EQ(config.Text("text"), "t");
+  EXPECT_EQ(config.Text("one"), "");
+  EXPECT_EQ(config.Text("gone"), "");
+  const auto expect = [&](const absl::Status& status, const std::string& key,
+                          const std::string& text) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_THAT(status.message(), AllOf(HasSubstr("config.json: " + key), HasSubstr(text)));
+  };
+  expect(config.UnsignedOrList("gone", 0, 9).status(), "gone", "missing");
+  expect(config.UnsignedOrList("text", 0, 9).status(), "text", "a string");
+  expect(config.UnsignedOrList("one", 6, 9).status(), "one", "is 5");
+  expect(config.UnsignedOrList("list", 0, 5).status(), "list[1]", "is 6");
+  expect(config.Number("gone", 0, 9).status(), "gone", "missing");
+  expect(config.Number("text", 0, 9).status(), "text", "a number, not a string");
+  expect(config.Number("half", 1, 9).status(), "half", "is 0.5, not between 1 and 9");
+  expect(config.Number("one", 1, 4).status(), "one", "is 5, not between 1 and 4");
+  expect(config.Flag("one").status(), "one", "true or false, not a number");
 }
 
 TEST(ModelConfig, ToleratesAStrangeModelType) {
@@ -102,6 +142,25 @@ TEST(ModelConfig, ReadsADirectory) {
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->file(), path);
   EXPECT_EQ(config->text(), R"({"model_type":"m"})");
+}
+
+TEST(ModelConfig, TakesAFileAsTextIfItIsThere) {
+  TempDir dir;
+  const auto empty = ModelConfig::ReadText(dir.path());
+  ASSERT_TRUE(empty.ok()) << empty.status();
+  EXPECT_EQ(empty->file(), dir.File("config.json"));
+  EXPECT_EQ(empty->text(), "");
+  EXPECT_FALSE(empty->Has("model_type"));
+  EXPECT_EQ(ModelConfig::ReadText(dir.File("gone")).status().code(), absl::StatusCode::kNotFound);
+  const std::string path = dir.Write("config.json", R"({"model_type":"m"})");
+  EXPECT_EQ(ModelConfig::ReadText(path).status().code(), absl::StatusCode::kInvalidArgument);
+  for (const char* text : {R"({"model_type":"m"})", "{"}) {
+    dir.Write("config.json", text);
+    const auto config = ModelConfig::ReadText(dir.path());
+    ASSERT_TRUE(config.ok()) << config.status();
+    EXPECT_EQ(config->text(), text);
+    EXPECT_EQ(config->model_type(), "");
+  }
 }
 
 }  // namespace

@@ -89,6 +89,21 @@ TEST(RowParts, ReadsFromManyThreads) {
   for (std::thread& thread : threads) thread.join();
 }
 
+TEST(ScratchPool, HandsOutWhatWasReturned) {
+  ScratchPool pool;
+  std::unique_ptr<ScratchPool::Scratch> first = pool.Take(1);
+  std::unique_ptr<ScratchPool::Scratch> second = pool.Take(2);
+  ASSERT_NE(first, second);
+  ASSERT_EQ(second->size(), 2u);
+  const std::byte* const memory = (*second)[1].Reserve(100);
+  pool.Return(std::move(second));
+  second = pool.Take(3);
+  EXPECT_EQ(second->size(), 3u);
+  EXPECT_EQ((*second)[1].Reserve(100), memory);
+  pool.Return(std::move(second));
+  pool.Return(std::move(first));
+}
+
 TEST(RowParts, NamesTensorAndFileOfAFailure) {
   TempDir dir;
   const auto values = WritePart(dir, "v", 0, 1000, 0, 256);
