@@ -320,6 +320,13 @@ absl::Status CheckResumable(const TableRecord& existing, const TableSpec& spec) 
     return absl::AlreadyExistsError(label + " is published already");
   }
   if (existing.spec == spec) return absl::OkStatus();
+  if (existing.spec.checkpoint_digest == spec.checkpoint_digest) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(label,
+                     " was begun from this checkpoint, but the table was described in another "
+                     "way then (by an earlier release, or with another --model); drop that "
+                     "version, or choose another one"));
+  }
   return absl::FailedPreconditionError(absl::StrCat(
       label, " is being loaded from another checkpoint (digest ", existing.spec.checkpoint_digest,
       ", not ", spec.checkpoint_digest, "); drop that version, or choose another one"));
@@ -382,10 +389,26 @@ std::vector<Chunk> PlanChunks(const TableSpec& spec, const std::vector<PageGeome
   return chunks;
 }
 
+namespace {
+
+absl::Status CheckTokenMap(const TableSpec& spec, const TokenMap* token_map) {
+  const std::string found = token_map == nullptr ? std::string() : token_map->digest();
+  const uint64_t size = token_map == nullptr ? 0 : token_map->size();
+  if (found == spec.token_map_digest && size == spec.token_map_size) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("table ", spec.name, ": its description names the token map of ",
+                   spec.token_map_size, " ids with digest '", spec.token_map_digest,
+                   "', the one given has ", size, " ids and digest '", found, "'"));
+}
+
+}  // namespace
+
 absl::StatusOr<std::unique_ptr<BulkWriter>> BeginBulkLoad(const StoreParts& parts,
-                                                          const TableSpec& spec) {
+                                                          const TableSpec& spec,
+                                                          const TokenMap* token_map) {
   ENGRAM_RETURN_IF_ERROR(CheckTableName(spec.name));
   ENGRAM_RETURN_IF_ERROR(CheckTableSpec(spec));
+  ENGRAM_RETURN_IF_ERROR(CheckTokenMap(spec, token_map));
   if (spec.version == kActiveVersion) {
     return absl::InvalidArgumentError("table " + spec.name + ": versions count from 1, not 0");
   }
@@ -396,6 +419,8 @@ absl::StatusOr<std::unique_ptr<BulkWriter>> BeginBulkLoad(const StoreParts& part
   absl::Status status = record.status();
   if (record.ok()) {
     status = CheckResumable(record->table, spec);
+    // An equal spec names an equal map. It is written once more in case the stored one is damaged.
+    if (status.ok()) status = parts.catalog->AddLoading(*record, token_map);
   } else if (absl::IsNotFound(status)) {
     CatalogRecord fresh;
     fresh.table.spec = spec;
@@ -405,7 +430,7 @@ absl::StatusOr<std::unique_ptr<BulkWriter>> BeginBulkLoad(const StoreParts& part
     const StoreInternals& internals = parts.core->internals();
     fresh.table.chunks =
         PlanChunks(spec, fresh.geometry, internals.min_chunk_bytes, internals.max_chunk_bytes);
-    status = parts.catalog->AddLoading(fresh);
+    status = parts.catalog->AddLoading(fresh, token_map);
     record = std::move(fresh);
   }
   if (!status.ok()) {

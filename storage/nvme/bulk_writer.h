@@ -49,7 +49,8 @@ std::vector<Chunk> PlanChunks(const TableSpec& spec, const std::vector<PageGeome
 
 // Store::BeginLoad.
 absl::StatusOr<std::unique_ptr<BulkWriter>> BeginBulkLoad(const StoreParts& parts,
-                                                          const TableSpec& spec);
+                                                          const TableSpec& spec,
+                                                          const TokenMap* token_map);
 
 }  // namespace engram
 

@@ -46,7 +46,8 @@ absl::Status Catalog::ReadAll() {
 
 void Catalog::ReadRecord(absl::string_view key, absl::string_view text) {
   MutexLock lock(mutex_);
-  if (absl::StartsWith(key, kChunkPrefix)) return;  // read when the load is taken up again
+  if (absl::StartsWith(key, kChunkPrefix)) return;     // read when the load is taken up again
+  if (absl::StartsWith(key, kTokenMapPrefix)) return;  // read when the version is opened
   absl::Status status;
   if (absl::StartsWith(key, kActivePrefix)) {
     const absl::StatusOr<VersionId> version = DecodeActiveRecord(key, text);
@@ -138,15 +139,33 @@ void Catalog::ReleaseWriter(const VersionName& version) {
   writers_.erase(version);
 }
 
-absl::Status Catalog::AddLoading(const CatalogRecord& record) {
+absl::Status Catalog::AddLoading(const CatalogRecord& record, const TokenMap* token_map) {
   const TableSpec& spec = record.table.spec;
   const std::string key = TableKey(spec.name, spec.version);
   rocksdb::WriteBatch batch;
   batch.Put(key, EncodeTableRecord(record));
+  if (token_map != nullptr) {
+    const absl::string_view bytes = token_map->bytes();
+    batch.Put(TokenMapKey(spec.name, spec.version), rocksdb::Slice(bytes.data(), bytes.size()));
+  }
   MutexLock lock(mutex_);
   ENGRAM_RETURN_IF_ERROR(Write(batch, "recording " + key));
   records_[{spec.name, spec.version}] = record;
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::optional<TokenMap>> Catalog::ReadTokenMap(const TableSpec& spec) const {
+  if (spec.token_map_digest.empty()) return std::nullopt;
+  const std::string key = TokenMapKey(spec.name, spec.version);
+  std::string bytes;
+  const rocksdb::Status status = core_->db().Get(rocksdb::ReadOptions(), key, &bytes);
+  if (!status.ok() && !status.IsNotFound()) return FromRocks(status, "reading " + key);
+  absl::StatusOr<TokenMap> map = TokenMap::Parse(bytes, spec.token_map_digest);
+  if (map.ok()) return *std::move(map);
+  return absl::DataLossError(
+      absl::StrCat("catalog record ", key,
+                   " is damaged: ", status.IsNotFound() ? "it is gone" : map.status().message(),
+                   "; drop the version and load it again"));
 }
 
 absl::Status Catalog::AddChunk(const TableSpec& spec, const Chunk& chunk, uint64_t file_bytes) {
@@ -235,6 +254,7 @@ absl::Status Catalog::Remove(const VersionName& version) {
   }
   rocksdb::WriteBatch batch;
   batch.Delete(TableKey(version.name, version.version));
+  batch.Delete(TokenMapKey(version.name, version.version));
   DeletePrefix(ChunkPrefix(version.name, version.version), batch);
   const auto active = active_.find(version.name);
   const bool was_active = active != active_.end() && active->second == version.version;

@@ -44,7 +44,10 @@ class Catalog {
   absl::Status ClaimWriter(const VersionName& version);
   void ReleaseWriter(const VersionName& version);
 
-  absl::Status AddLoading(const CatalogRecord& record);
+  // Records a version that begins to load, or begins again, with its token map if it has one.
+  absl::Status AddLoading(const CatalogRecord& record, const TokenMap* token_map);
+  // As Store::ReadTokenMap.
+  absl::StatusOr<std::optional<TokenMap>> ReadTokenMap(const TableSpec& spec) const;
   absl::Status AddChunk(const TableSpec& spec, const Chunk& chunk, uint64_t file_bytes);
   // The chunks of a loading version that an earlier attempt has recorded; damaged records are
   // logged and count as missing, so that those chunks are written again.

@@ -114,6 +114,10 @@ std::string TableKey(absl::string_view name, VersionId version) {
 
 std::string ActiveKey(absl::string_view name) { return absl::StrCat(kActivePrefix, name); }
 
+std::string TokenMapKey(absl::string_view name, VersionId version) {
+  return absl::StrFormat("%s%s/%020d", kTokenMapPrefix, name, Raw(version));
+}
+
 std::string ChunkPrefix(absl::string_view name, VersionId version) {
   return absl::StrFormat("%s%s/%020d/", kChunkPrefix, name, Raw(version));
 }

@@ -23,6 +23,7 @@ inline constexpr int kCatalogFormat = 1;
 inline constexpr char kTablePrefix[] = "table/";
 inline constexpr char kActivePrefix[] = "active/";
 inline constexpr char kChunkPrefix[] = "chunk/";
+inline constexpr char kTokenMapPrefix[] = "tokens/";
 
 // What the catalog knows of one version beyond what the Store shows.
 struct CatalogRecord {
@@ -41,6 +42,7 @@ struct ChunkRecord {
 
 std::string TableKey(absl::string_view name, VersionId version);
 std::string ActiveKey(absl::string_view name);
+std::string TokenMapKey(absl::string_view name, VersionId version);
 std::string ChunkPrefix(absl::string_view name, VersionId version);
 std::string ChunkKey(absl::string_view name, VersionId version, const Chunk& chunk);
 

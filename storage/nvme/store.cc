@@ -30,8 +30,14 @@ class RocksStore final : public Store {
     ENGRAM_ASSIGN_OR_RETURN(CatalogRecord record, parts_.catalog->Find(name, version));
     return std::move(record.table);
   }
-  absl::StatusOr<std::unique_ptr<BulkWriter>> BeginLoad(const TableSpec& spec) override {
-    return BeginBulkLoad(parts_, spec);
+  absl::StatusOr<std::unique_ptr<BulkWriter>> BeginLoad(const TableSpec& spec,
+                                                        const TokenMap* token_map) override {
+    return BeginBulkLoad(parts_, spec, token_map);
+  }
+  absl::StatusOr<std::optional<TokenMap>> ReadTokenMap(absl::string_view name,
+                                                       VersionId version) const override {
+    ENGRAM_ASSIGN_OR_RETURN(const CatalogRecord record, parts_.catalog->Find(name, version));
+    return parts_.catalog->ReadTokenMap(record.table.spec);
   }
   absl::Status Activate(absl::string_view name, VersionId version) override {
     return parts_.catalog->Activate(name, version);

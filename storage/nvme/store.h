@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,7 @@
 #include "storage/table/ids.h"
 #include "storage/table/spec.h"
 #include "storage/table/tier.h"
+#include "storage/table/token_map.h"
 
 namespace engram {
 
@@ -108,8 +110,15 @@ class Store {
 
   // Starts a load of spec.name at spec.version, or takes up the interrupted one that has an equal
   // spec. AlreadyExists: the version is published. FailedPrecondition: the version is being loaded
-  // from another checkpoint, or right now by another writer.
-  virtual absl::StatusOr<std::unique_ptr<BulkWriter>> BeginLoad(const TableSpec& spec) = 0;
+  // from another checkpoint, or right now by another writer. The token map, if the spec has one, is
+  // stored with it; InvalidArgument if it is not the one that the spec names.
+  virtual absl::StatusOr<std::unique_ptr<BulkWriter>> BeginLoad(
+      const TableSpec& spec, const TokenMap* token_map = nullptr) = 0;
+
+  // The token map that a version was loaded with; none if its spec has none. DataLoss: it is gone
+  // or damaged.
+  virtual absl::StatusOr<std::optional<TokenMap>> ReadTokenMap(absl::string_view name,
+                                                               VersionId version) const = 0;
 
   // Durable when it returns. FailedPrecondition: the version is not published.
   virtual absl::Status Activate(absl::string_view name, VersionId version) = 0;

@@ -184,6 +184,43 @@ TEST(StoreTest, BadSpecsAreRefused) {
   EXPECT_EQ(Store::Open(StoreOptions()).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST(StoreTest, AVersionKeepsItsTokenMap) {
+  const TestDirectory directory;
+  const TokenMap map = TokenMap::Create({0, 1, 0, 2}).value();
+  TableSpec spec = MakeSpec("m", 1, {{0, 20, 264}});
+  const auto code = [](const auto& result) { return result.status().code(); };
+  {
+    std::unique_ptr<Store> store = OpenOrDie(directory.path());
+    EXPECT_EQ(code(store->BeginLoad(spec, &map)), absl::StatusCode::kInvalidArgument);
+    spec.token_map_size = map.size();
+    spec.token_map_digest = map.digest();
+    const auto missing = store->BeginLoad(spec);
+    EXPECT_EQ(code(missing), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(Text(missing.status()), HasSubstr(map.digest()));
+    const TokenMap other = TokenMap::Create({0, 1, 2, 2}).value();
+    EXPECT_EQ(code(store->BeginLoad(spec, &other)), absl::StatusCode::kInvalidArgument);
+    // Begun, left and begun again.
+    ASSERT_TRUE(store->BeginLoad(spec, &map).ok());
+    auto writer = store->BeginLoad(spec, &map);
+    ASSERT_TRUE(writer.ok()) << writer.status();
+    ASSERT_TRUE(WriteChunks(**writer, spec, SIZE_MAX).ok());
+    ASSERT_TRUE((*writer)->Publish().ok());
+    TableSpec plain = MakeSpec("n", 1, {{0, 20, 264}});
+    ASSERT_TRUE(Load(*store, plain).ok());
+  }
+  std::unique_ptr<Store> store = OpenOrDie(directory.path());
+  const auto kept = store->ReadTokenMap("m", VersionId{1});
+  ASSERT_TRUE(kept.ok()) << kept.status();
+  ASSERT_TRUE(kept->has_value());
+  EXPECT_EQ((*kept)->bytes(), map.bytes());
+  const auto none = store->ReadTokenMap("n", VersionId{1});
+  ASSERT_TRUE(none.ok()) << none.status();
+  EXPECT_FALSE(none->has_value());
+  EXPECT_EQ(code(store->ReadTokenMap("m", VersionId{2})), absl::StatusCode::kNotFound);
+  ASSERT_TRUE(store->Drop("m", VersionId{1}).ok());
+  EXPECT_EQ(code(store->ReadTokenMap("m", VersionId{1})), absl::StatusCode::kNotFound);
+}
+
 TEST(StoreTest, RowsPastTheEndAreFailedAndNeverRead) {
   const TestDirectory directory;
   const TableSpec spec = MakeSpec("m", 1, {{0, 20, 264}});
