@@ -2,7 +2,7 @@
 // its set. Nothing here allocates or synchronises; reader.h and row_cache.cc do.
 //
 //   offset 0             sets × TagLine                     one cache line each
-//   StateOffset()        sets × uint32                      used-bits and clock hand
+//   StateOffset()        sets × uint64                      used-bits, clock hand, prefetch marks
 //   RowsOffset()         sets × kWays × RowStride() bytes   row slots, 8-byte aligned
 //   MappedBytes()        the end, a multiple of kPageBytes
 //
@@ -18,7 +18,7 @@
 namespace engram::dram {
 
 // Changes whenever a reader of the old layout would misread the new one.
-inline constexpr uint32_t kLayoutVersion = 1;
+inline constexpr uint32_t kLayoutVersion = 2;
 
 inline constexpr uint32_t kWays = 15;  // with the version, the tags fill one cache line
 inline constexpr uint64_t kLineBytes = 64;
@@ -40,9 +40,12 @@ struct alignas(kLineBytes) TagLine {
 static_assert(sizeof(TagLine) == kLineBytes);
 
 // A set's state word: bit w says that way w was read since the clock hand last passed it; the hand
-// (0 … kWays − 1) lies above. Readers set used-bits; all else is changed by the set's writer.
-inline constexpr uint32_t kUsedMask = (1u << kWays) - 1;
-inline constexpr uint32_t kHandShift = 16;
+// (0 … kWays − 1) lies above; bit kPrefetchedShift + w marks a row that a prefetch brought and
+// nobody has read. Readers set used-bits and take marks away; all else is changed by the set's
+// writer.
+inline constexpr uint64_t kUsedMask = (uint64_t{1} << kWays) - 1;
+inline constexpr int kHandShift = 16;
+inline constexpr int kPrefetchedShift = 32;
 
 // A well mixed 32-bit hash of a row id: ids of one column are consecutive, and hot ids may be
 // regular, so one multiplication is not enough.
@@ -69,7 +72,7 @@ struct Geometry {
   constexpr uint64_t RowStride() const { return (uint64_t{row_bytes} + 7) / 8 * 8; }
   constexpr uint64_t StateOffset() const { return sets * sizeof(TagLine); }
   constexpr uint64_t RowsOffset() const {
-    return (StateOffset() + sets * sizeof(uint32_t) + kLineBytes - 1) / kLineBytes * kLineBytes;
+    return (StateOffset() + sets * sizeof(uint64_t) + kLineBytes - 1) / kLineBytes * kLineBytes;
   }
   constexpr uint64_t MappedBytes() const {
     const uint64_t end = RowsOffset() + sets * kWays * RowStride();
@@ -87,7 +90,7 @@ struct Geometry {
 // `max_rows` rows fill; sets is 0 if the budget is too small for one. Requires row_bytes > 0.
 constexpr Geometry FitGeometry(uint64_t budget_bytes, uint32_t row_bytes, uint64_t max_rows) {
   Geometry geometry{.row_bytes = row_bytes};
-  const uint64_t set_bytes = sizeof(TagLine) + sizeof(uint32_t) + kWays * geometry.RowStride();
+  const uint64_t set_bytes = sizeof(TagLine) + sizeof(uint64_t) + kWays * geometry.RowStride();
   const uint64_t pages_bytes = budget_bytes / kPageBytes * kPageBytes;
   const uint64_t all_sets = max_rows == 0 ? 1 : (max_rows + kWays - 1) / kWays;
   const uint64_t sets = pages_bytes / set_bytes;

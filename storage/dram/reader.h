@@ -58,13 +58,13 @@ class View {
       : geometry_(geometry),
         stride_(geometry.RowStride()),
         lines_(reinterpret_cast<TagLine*>(memory)),
-        states_(reinterpret_cast<uint32_t*>(memory + geometry.StateOffset())),
+        states_(reinterpret_cast<uint64_t*>(memory + geometry.StateOffset())),
         rows_(memory + geometry.RowsOffset()) {}
 
   const Geometry& geometry() const { return geometry_; }
   uint32_t SetOf(uint32_t row_id) const { return geometry_.SetOf(row_id); }
   TagLine& line(uint32_t set) const { return lines_[set]; }
-  uint32_t& state(uint32_t set) const { return states_[set]; }
+  uint64_t& state(uint32_t set) const { return states_[set]; }
   uint64_t* row(uint32_t set, int way) const {
     return reinterpret_cast<uint64_t*>(rows_ + (uint64_t{set} * kWays + way) * stride_);
   }
@@ -139,16 +139,24 @@ class View {
 #endif
   }
 
-  // Requires writable memory. Relaxed: a used-bit only guides eviction. Nothing is evicted where
-  // every row has its slot.
-  void MarkUsed(const Found& found) const {
-    if (geometry_.resident) return;
-    const uint32_t bit = 1u << found.way;
+  // Sets the row's used-bit and takes its prefetch mark, and returns whether it had one. Requires
+  // writable memory. Relaxed: used-bits only guide eviction, marks are only counted. Where every
+  // row has its slot nothing is evicted, so the word is looked at only for the marks' sake.
+  bool MarkUsed(const Found& found, bool marks_are_set) const {
+    if (geometry_.resident && !marks_are_set) return false;
+    const uint64_t used = uint64_t{1} << found.way;
+    const uint64_t mark = used << kPrefetchedShift;
     const auto state = Word(states_[found.set]);
-    // Most reads find it set and leave the line shared between cores.
-    if ((state.load(std::memory_order_relaxed) & bit) == 0) {
-      state.fetch_or(bit, std::memory_order_relaxed);
-    }
+    // Most reads find it as they want it and leave the line shared between cores.
+    const uint64_t seen = state.load(std::memory_order_relaxed);
+    if ((seen & used) == 0) state.fetch_or(used, std::memory_order_relaxed);
+    return (seen & mark) != 0 && (state.fetch_and(~mark, std::memory_order_relaxed) & mark) != 0;
+  }
+
+  // Whether the row has a prefetch mark.
+  bool IsMarked(const Found& found) const {
+    const uint64_t mark = uint64_t{1} << (kPrefetchedShift + found.way);
+    return (Word(states_[found.set]).load(std::memory_order_relaxed) & mark) != 0;
   }
 
   // The way that holds `tag`, or −1.
@@ -190,7 +198,7 @@ class View {
   Geometry geometry_;
   uint64_t stride_ = 0;
   TagLine* lines_ = nullptr;
-  uint32_t* states_ = nullptr;
+  uint64_t* states_ = nullptr;
   std::byte* rows_ = nullptr;
 };
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <bit>
 #include <cassert>
 #include <cerrno>
 #include <cstring>
@@ -106,9 +107,14 @@ class Mapping {
 
 }  // namespace
 
+// What came of an offered row.
+enum class Stored { kNo, kInsteadOfAnother, kOneMore };
+
 class RowCache::Impl {
  public:
-  explicit Impl(WorkPool* helpers) : helpers_(helpers) {}
+  Impl(WorkPool* helpers, PrefetchCounters* counters)
+      : helpers_(helpers), counters_(counters != nullptr ? counters : &own_counters_) {}
+  ~Impl() { counters_->unused.fetch_add(MarksLeft(), std::memory_order_relaxed); }
   absl::Status Init(const Geometry& geometry) {
     ENGRAM_RETURN_IF_ERROR(mapping_.Map(geometry.MappedBytes()));
     view_ = dram::View(mapping_.data(), geometry);
@@ -118,19 +124,24 @@ class RowCache::Impl {
   uint32_t row_bytes() const { return view_.geometry().row_bytes; }
 
   void Read(RowBatch& batch) const;
-  void Offer(absl::Span<const RowId> ids, const std::byte* rows);
-  bool ReadOne(uint32_t row_id, std::byte* out, bool mark_used) const;
-  bool Contains(uint32_t row_id) const;
+  void Offer(absl::Span<const RowId> ids, const std::byte* rows, bool prefetched);
+  // The way that held the row; −1 if none does.
+  Found ReadOne(uint32_t row_id, std::byte* out) const;
+  Presence Look(uint32_t row_id) const;
   TierUsage Usage() const;
 
  private:
   size_t Gather(const RowBatch& batch, absl::Span<uint32_t> positions) const;
-  bool ReadFound(const Found& found, uint32_t row_id, std::byte* out) const;
-  bool StoreOne(uint32_t row_id, const std::byte* row);
+  Found ReadFound(const Found& found, uint32_t row_id, std::byte* out) const;
+  Stored StoreOne(uint32_t row_id, const std::byte* row, bool prefetched);
   int Evict(uint32_t set);
+  // Prefetched rows that nobody has read, in the memory itself.
+  uint64_t MarksLeft() const;
   void WriteRow(uint32_t set, int way, const std::byte* row);
 
   WorkPool* const helpers_;
+  PrefetchCounters own_counters_;
+  PrefetchCounters* const counters_;
   Mapping mapping_;
   dram::View view_;
   // Statistics only, so relaxed is enough.
@@ -169,13 +180,18 @@ size_t RowCache::Impl::Gather(const RowBatch& batch, absl::Span<uint32_t> positi
   std::array<uint32_t, kTagsAhead> sets;
   std::array<Found, kFindAhead> found;
   size_t kept = 0;
+  const bool marks_are_set = counters_->Waiting() > 0;
+  uint64_t first_uses = 0;
   // A slot of a ring is read before it is written again in the same step, hence the order.
   for (size_t step = 0; step < count + kTagsAhead; ++step) {
     if (step >= kTagsAhead) {
       const size_t at = step - kTagsAhead;
       const uint32_t position = positions[at];
-      if (!ReadFound(found[at % kFindAhead], Raw(ids[position]), batch.row(position))) {
+      const Found read = ReadFound(found[at % kFindAhead], Raw(ids[position]), batch.row(position));
+      if (read.way < 0) {
         positions[kept++] = position;
+      } else if (view_.MarkUsed(read, marks_are_set)) {
+        ++first_uses;
       }
     }
     if (const size_t at = step - (kTagsAhead - kFindAhead);
@@ -190,63 +206,66 @@ size_t RowCache::Impl::Gather(const RowBatch& batch, absl::Span<uint32_t> positi
       view_.PrefetchSet(set);
     }
   }
+  if (first_uses > 0) counters_->used.fetch_add(first_uses, std::memory_order_relaxed);
   return kept;
 }
 
-// The copying stage for one row.
-bool RowCache::Impl::ReadFound(const Found& found, uint32_t row_id, std::byte* out) const {
+// The copying stage for one row: where it was found, or nowhere.
+Found RowCache::Impl::ReadFound(const Found& found, uint32_t row_id, std::byte* out) const {
   if ((found.version & 1) == 0) {
-    if (found.way < 0) return false;
+    if (found.way < 0) return found;
     view_.Copy(found, out);
-    if (view_.Unchanged(found)) {
-      view_.MarkUsed(found);
-      return true;
-    }
+    if (view_.Unchanged(found)) return found;
   }
-  return ReadOne(row_id, out, /*mark_used=*/true);
+  return ReadOne(row_id, out);
 }
 
-bool RowCache::Impl::ReadOne(uint32_t row_id, std::byte* out, bool mark_used) const {
+Found RowCache::Impl::ReadOne(uint32_t row_id, std::byte* out) const {
   const uint32_t set = view_.SetOf(row_id);
   for (int attempt = 0; attempt < kReadAttempts; ++attempt) {
     const Found found = view_.Find(row_id, set);
     if ((found.version & 1) == 0) {
-      if (found.way < 0) return false;
+      if (found.way < 0) return found;
       view_.Copy(found, out);
-      if (view_.Unchanged(found)) {
-        if (mark_used) view_.MarkUsed(found);
-        return true;
-      }
+      if (view_.Unchanged(found)) return found;
     }
     __builtin_ia32_pause();
   }
-  return false;
+  return {};
 }
 
-bool RowCache::Impl::Contains(uint32_t row_id) const {
+RowCache::Presence RowCache::Impl::Look(uint32_t row_id) const {
   const uint32_t set = view_.SetOf(row_id);
   for (int attempt = 0; attempt < kReadAttempts; ++attempt) {
     const Found found = view_.Find(row_id, set);
-    if (view_.Unchanged(found)) return found.way >= 0;
+    const bool unread = found.way >= 0 && view_.IsMarked(found);
+    if (view_.Unchanged(found)) {
+      if (found.way < 0) return Presence::kAbsent;
+      return unread ? Presence::kUnread : Presence::kHeld;
+    }
     __builtin_ia32_pause();
   }
-  return false;
+  return Presence::kAbsent;
 }
 
-void RowCache::Impl::Offer(absl::Span<const RowId> ids, const std::byte* rows) {
+void RowCache::Impl::Offer(absl::Span<const RowId> ids, const std::byte* rows, bool prefetched) {
   constexpr size_t kAhead = 8;
   uint64_t added = 0;
+  uint64_t stored = 0;
   for (size_t i = 0; i < ids.size(); ++i) {
     if (i + kAhead < ids.size()) view_.PrefetchSet(view_.SetOf(Raw(ids[i + kAhead])));
-    if (ids[i] != kZeroRow && StoreOne(Raw(ids[i]), rows + i * row_bytes())) ++added;
+    if (ids[i] == kZeroRow) continue;
+    const Stored result = StoreOne(Raw(ids[i]), rows + i * row_bytes(), prefetched);
+    stored += result != Stored::kNo;
+    added += result == Stored::kOneMore;
   }
   if (added > 0) rows_held_.fetch_add(added, std::memory_order_relaxed);
+  if (prefetched) counters_->stored.fetch_add(stored, std::memory_order_relaxed);
 }
 
-// Returns whether the cache holds one row more than before.
-bool RowCache::Impl::StoreOne(uint32_t row_id, const std::byte* row) {
+Stored RowCache::Impl::StoreOne(uint32_t row_id, const std::byte* row, bool prefetched) {
   const Found held = view_.Find(row_id, view_.SetOf(row_id));
-  if (held.way >= 0 || (held.version & 1) != 0) return false;
+  if (held.way >= 0 || (held.version & 1) != 0) return Stored::kNo;
   dram::TagLine& line = view_.line(held.set);
   std::atomic_ref<uint32_t> version(line.version);
   // Taking the set at the version that Find saw proves that no writer came between, hence that the
@@ -254,7 +273,7 @@ bool RowCache::Impl::StoreOne(uint32_t row_id, const std::byte* row) {
   uint32_t expected = held.version;
   if (!version.compare_exchange_strong(expected, held.version + 1, std::memory_order_acquire,
                                        std::memory_order_relaxed)) {
-    return false;
+    return Stored::kNo;
   }
   // Release fence: whoever reads a word stored below finds an odd or newer version afterwards.
   std::atomic_thread_fence(std::memory_order_release);
@@ -263,26 +282,45 @@ bool RowCache::Impl::StoreOne(uint32_t row_id, const std::byte* row) {
   if (!added) way = Evict(held.set);
   std::atomic_ref<uint32_t>(line.tags[way]).store(dram::TagOf(row_id), std::memory_order_relaxed);
   WriteRow(held.set, way, row);
+  if (prefetched) {
+    const uint64_t mark = uint64_t{1} << (dram::kPrefetchedShift + way);
+    std::atomic_ref<uint64_t>(view_.state(held.set)).fetch_or(mark, std::memory_order_relaxed);
+  }
   version.store(held.version + 2, std::memory_order_release);
-  return added;
+  return added ? Stored::kOneMore : Stored::kInsteadOfAnother;
 }
 
 // Second chance: the hand passes over the ways that were used since it last came by, and takes
 // the first that was not. The caller has the set, so only readers setting used-bits are beside us.
 int RowCache::Impl::Evict(uint32_t set) {
-  std::atomic_ref<uint32_t> state(view_.state(set));
-  const uint32_t seen = state.load(std::memory_order_relaxed);
-  const uint32_t hand = seen >> dram::kHandShift;
+  std::atomic_ref<uint64_t> state(view_.state(set));
+  const uint64_t seen = state.load(std::memory_order_relaxed);
+  const auto hand = static_cast<uint32_t>(seen >> dram::kHandShift & 0xF);
   uint32_t way = hand;
-  uint32_t passed = 0;
+  uint64_t passed = 0;
   while ((seen >> way & 1) != 0 && (passed & dram::kUsedMask) != dram::kUsedMask) {
-    passed |= 1u << way;
+    passed |= uint64_t{1} << way;
     way = (way + 1) % kWays;
   }
   // After a full turn the hand is where it began, and that way goes.
-  state.fetch_and(~(passed | 1u << way), std::memory_order_relaxed);
-  state.fetch_xor((hand ^ (way + 1) % kWays) << dram::kHandShift, std::memory_order_relaxed);
+  const uint64_t bit = uint64_t{1} << way;
+  const uint64_t mark = bit << dram::kPrefetchedShift;
+  const uint64_t before = state.fetch_and(~(passed | bit | mark), std::memory_order_relaxed);
+  if ((before & mark) != 0) counters_->unused.fetch_add(1, std::memory_order_relaxed);
+  state.fetch_xor(uint64_t{hand ^ (way + 1) % kWays} << dram::kHandShift,
+                  std::memory_order_relaxed);
   return static_cast<int>(way);
+}
+
+uint64_t RowCache::Impl::MarksLeft() const {
+  uint64_t marks = 0;
+  if (counters_->Waiting() == 0) return marks;
+  for (uint32_t set = 0; set < view_.geometry().sets; ++set) {
+    const uint64_t state =
+        std::atomic_ref<uint64_t>(view_.state(set)).load(std::memory_order_relaxed);
+    marks += static_cast<uint64_t>(std::popcount(state >> dram::kPrefetchedShift));
+  }
+  return marks;
 }
 
 void RowCache::Impl::WriteRow(uint32_t set, int way, const std::byte* row) {
@@ -306,7 +344,8 @@ TierUsage RowCache::Impl::Usage() const {
 
 absl::StatusOr<std::unique_ptr<RowCache>> RowCache::Create(uint64_t budget_bytes,
                                                            uint32_t row_bytes, uint64_t max_rows,
-                                                           WorkPool* helpers) {
+                                                           WorkPool* helpers,
+                                                           PrefetchCounters* counters) {
   if (row_bytes == 0 || row_bytes > kMaxRowBytes) {
     return absl::InvalidArgumentError(
         absl::StrCat("row_bytes is ", row_bytes, "; a row has 1 to ", kMaxRowBytes, " bytes"));
@@ -322,7 +361,7 @@ absl::StatusOr<std::unique_ptr<RowCache>> RowCache::Create(uint64_t budget_bytes
         "a DRAM budget of ", budget_bytes, " bytes is too small for rows of ", row_bytes,
         " bytes: the least is ", least.MappedBytes(), " bytes; raise it, or turn the tier off"));
   }
-  auto impl = std::make_unique<Impl>(helpers);
+  auto impl = std::make_unique<Impl>(helpers, counters);
   ENGRAM_RETURN_IF_ERROR(impl->Init(geometry));
   return std::unique_ptr<RowCache>(new RowCache(std::move(impl)));
 }
@@ -337,16 +376,18 @@ void RowCache::Read(RowBatch& batch) {
 
 TierUsage RowCache::Usage() const { return impl_->Usage(); }
 
-void RowCache::Offer(absl::Span<const RowId> ids, absl::Span<const std::byte> rows) {
+void RowCache::Offer(absl::Span<const RowId> ids, absl::Span<const std::byte> rows, Source source) {
   assert(rows.size() == ids.size() * impl_->row_bytes());
-  impl_->Offer(ids, rows.data());
+  impl_->Offer(ids, rows.data(), source == Source::kPrefetch);
 }
 
 bool RowCache::Peek(RowId id, absl::Span<std::byte> out) const {
   if (id == kZeroRow || out.size() != impl_->row_bytes()) return false;
-  return impl_->ReadOne(Raw(id), out.data(), /*mark_used=*/false);
+  return impl_->ReadOne(Raw(id), out.data()).way >= 0;
 }
 
-bool RowCache::Contains(RowId id) const { return id != kZeroRow && impl_->Contains(Raw(id)); }
+RowCache::Presence RowCache::Look(RowId id) const {
+  return id == kZeroRow ? Presence::kAbsent : impl_->Look(Raw(id));
+}
 
 }  // namespace engram

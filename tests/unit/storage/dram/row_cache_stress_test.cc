@@ -28,7 +28,8 @@ TEST(RowCacheStressTest, NoReaderSeesATornRow) {
 #else
   constexpr bool kPlanted = false;
 #endif
-  auto made = RowCache::Create(kRowBytes * 17, kRowBytes, 1u << 20);
+  PrefetchCounters counters;
+  auto made = RowCache::Create(kRowBytes * 17, kRowBytes, 1u << 20, nullptr, &counters);
   ASSERT_TRUE(made.ok()) << made.status();
   RowCache& cache = **made;
   std::vector<std::vector<std::byte>> rows(kIds, std::vector<std::byte>(kRowBytes));
@@ -42,7 +43,9 @@ TEST(RowCacheStressTest, NoReaderSeesATornRow) {
       std::mt19937 random(100 + t);
       while (!stop) {
         const RowId id{static_cast<uint32_t>(random() % kIds)};
-        cache.Offer(absl::MakeConstSpan(&id, 1), rows[Raw(id)]);
+        const bool prefetched = random() % 2 == 0;
+        cache.Offer(absl::MakeConstSpan(&id, 1), rows[Raw(id)],
+                    prefetched ? RowCache::Source::kPrefetch : RowCache::Source::kLookup);
       }
     });
     threads.emplace_back([&, t] {  // a reader
@@ -71,7 +74,13 @@ TEST(RowCacheStressTest, NoReaderSeesATornRow) {
     EXPECT_GT(torn, 0u) << "the planted fault was not found";
   } else {
     EXPECT_EQ(torn, 0u);
+    EXPECT_GT(counters.used, 0u);
+    EXPECT_GT(counters.unused, 0u);
   }
+  // Every prefetched row comes to one end: used, or not.
+  EXPECT_LE(counters.Waiting(), 15u);
+  made->reset();
+  EXPECT_EQ(counters.used + counters.unused, counters.stored);
 }
 
 }  // namespace

@@ -76,6 +76,43 @@ TEST(RowCacheTest, RefusesABudgetBelowOneSetAndBadRowSizes) {
   EXPECT_EQ(RowCache::Create(1 << 20, 0, 1000).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+// Counted alike where rows are evicted and where every row has its slot.
+TEST(RowCacheTest, CountsWhatBecomesOfPrefetchedRows) {
+  constexpr uint32_t kRowBytes = 64;
+  for (const uint64_t budget : {uint64_t{70000}, uint64_t{64} << 20}) {
+    PrefetchCounters counters;
+    uint64_t evicted = 0;
+    {
+      auto cache = RowCache::Create(budget, kRowBytes, 100000, nullptr, &counters);
+      ASSERT_TRUE(cache.ok()) << cache.status();
+      std::vector<RowId> ids;
+      std::vector<std::byte> rows(200 * kRowBytes);
+      for (uint32_t i = 0; i < 200; ++i) {
+        ids.push_back(RowId{i * 37});
+        DeriveRow(i * 37, absl::MakeSpan(rows).subspan(i * kRowBytes, kRowBytes));
+      }
+      const auto all = absl::MakeConstSpan(ids);
+      (*cache)->Offer(all.first(10), absl::MakeConstSpan(rows).first(10 * kRowBytes));
+      // Those that are there already are not the prefetch's.
+      (*cache)->Offer(ids, rows, RowCache::Source::kPrefetch);
+      EXPECT_EQ(counters.stored.load(), 190u);
+      EXPECT_EQ(counters.Waiting(), 190u);
+      const std::vector<RowId> some(ids.begin(), ids.begin() + 50);
+      for (int round = 0; round < 2; ++round) {
+        EXPECT_TRUE(ReadAndCheck(**cache, some, kRowBytes).empty());
+        EXPECT_EQ(counters.used.load(), 40u);
+      }
+      EXPECT_EQ(counters.unused.load(), 0u);
+      for (uint32_t i = 0; i < 20000; ++i) OfferRow(**cache, RowId{50000 + i}, kRowBytes);
+      evicted = counters.unused.load();
+      EXPECT_EQ(evicted > 0, budget == 70000);
+    }
+    EXPECT_EQ(counters.unused.load(), 150u);
+    EXPECT_EQ(counters.Waiting(), 0u);
+    EXPECT_LE(evicted, 150u);
+  }
+}
+
 TEST(RowCacheTest, HoldsAWholeSmallLayer) {
   constexpr uint32_t kRows = 1000;
   auto cache = RowCache::Create(uint64_t{4} << 20, 264, kRows);
