@@ -65,6 +65,9 @@ v1::TableStats ToTableStats(const TableSnapshot& table) {
   out.set_lookup_p50_seconds(table.lookup_seconds.Quantile(0.5));
   out.set_lookup_p99_seconds(table.lookup_seconds.Quantile(0.99));
   out.set_prefetched_rows(table.prefetched_rows);
+  out.set_prefetched_used_rows(table.prefetched_used_rows);
+  out.set_prefetched_unused_rows(table.prefetched_unused_rows);
+  out.set_prefetched_late_rows(table.prefetched_late_rows);
   for (const LayerSnapshot& layer : table.layers) {
     out.set_failed_rows(out.failed_rows() + layer.failed_rows);
     out.set_zero_rows(out.zero_rows() + layer.zero_rows);
@@ -142,6 +145,7 @@ class AdminServiceImpl final : public AdminService, private v1::EngramAdmin::Ser
                               .model = request->model().empty() ? "auto" : request->model(),
                               .tensors = {request->tensors().begin(), request->tensors().end()},
                               .version = VersionId{request->version()},
+                              .allow_unverified = request->allow_unverified(),
                               .threads = parts_.load_threads};
     const absl::StatusOr<LoadResult> result =
         RunLoad(*parts_.tables, parameters, *parts_.stopping,
@@ -200,7 +204,9 @@ class AdminServiceImpl final : public AdminService, private v1::EngramAdmin::Ser
         {.table = request->table(),
          .version = VersionId{request->version()},
          .checkpoint = request->checkpoint(),
-         .model = request->model().empty() ? "auto" : request->model()},
+         .model = request->model().empty() ? "auto" : request->model(),
+         .tensors = {request->tensors().begin(), request->tensors().end()},
+         .allow_unverified = request->allow_unverified()},
         *parts_.stopping, ProgressWriter<VerifyStatus, v1::VerifyProgress>(context, writer));
     if (!result.ok()) return ToGrpc(Explain(result.status()));
     v1::VerifyProgress last = ToProgress(*result);

@@ -23,24 +23,36 @@ struct Plan {
   TableRecord record;  // when already loaded
 };
 
+// Whether a version is, or becomes, what this load would make: of the same checkpoint, described
+// alike. An earlier release described the same rows without their hash.
+bool SameTable(const TableSpec& stored, TableSpec wanted) {
+  wanted.name = stored.name;
+  wanted.version = stored.version;
+  return stored == wanted;
+}
+
 // Which version a load writes: the asked one; else one of this checkpoint, whole or half; else the
 // next free number.
 absl::StatusOr<Plan> PlanVersion(const Store& store, const LoadParameters& parameters,
-                                 const std::string& digest) {
+                                 const TableSpec& wanted) {
+  const std::string& digest = wanted.checkpoint_digest;
   Plan plan{.version = VersionId{1}, .already_loaded = false, .record = {}};
   for (const TableRecord& record : store.List()) {
     if (record.spec.name != parameters.table) continue;
-    const bool same = record.spec.checkpoint_digest == digest;
+    const bool same = SameTable(record.spec, wanted);
     const bool asked = parameters.version == record.spec.version;
     if (record.state == TableState::kPublished && same &&
         (asked || parameters.version == kActiveVersion)) {
       return Plan{record.spec.version, true, record};
     }
     if (asked && record.state == TableState::kPublished) {
-      return absl::AlreadyExistsError(
-          absl::StrCat("table '", parameters.table, "' version ", Raw(record.spec.version),
-                       " holds another checkpoint (digest ", record.spec.checkpoint_digest,
-                       ", this one has ", digest, "): drop it or load as another version"));
+      return absl::AlreadyExistsError(absl::StrCat(
+          "table '", parameters.table, "' version ", Raw(record.spec.version),
+          record.spec.checkpoint_digest == digest
+              ? " holds this checkpoint, described in another way"
+              : absl::StrCat(" holds another checkpoint (digest ", record.spec.checkpoint_digest,
+                             ", this one has ", digest, ")"),
+          ": drop it or load as another version"));
     }
     if (record.state == TableState::kLoading && same && parameters.version == kActiveVersion) {
       return Plan{record.spec.version, false, {}};
@@ -139,7 +151,8 @@ absl::StatusOr<LoadResult> RunLoad(Tables& tables, const LoadParameters& paramet
   ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<RowSource> source,
                           OpenCheckpoint({.directory = parameters.checkpoint,
                                           .model = parameters.model,
-                                          .tensors = parameters.tensors}));
+                                          .tensors = parameters.tensors,
+                                          .allow_unverified = parameters.allow_unverified}));
   TableSpec spec = source->spec();
   spec.name = parameters.table;
   LoadResult result;
@@ -148,7 +161,7 @@ absl::StatusOr<LoadResult> RunLoad(Tables& tables, const LoadParameters& paramet
   status.bytes_total = spec.bytes();
 
   Store& store = *tables.store();
-  ENGRAM_ASSIGN_OR_RETURN(Plan plan, PlanVersion(store, parameters, spec.checkpoint_digest));
+  ENGRAM_ASSIGN_OR_RETURN(Plan plan, PlanVersion(store, parameters, spec));
   if (plan.already_loaded) {
     result.already_loaded = true;
     result.record = std::move(plan.record);
@@ -158,7 +171,8 @@ absl::StatusOr<LoadResult> RunLoad(Tables& tables, const LoadParameters& paramet
   }
   spec.version = plan.version;
   // Two loads that chose the same version meet here: the second is refused.
-  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<BulkWriter> writer, store.BeginLoad(spec));
+  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<BulkWriter> writer,
+                          store.BeginLoad(spec, source->token_map()));
   status.rows_resumed = writer->rows_done();
   ENGRAM_LOG(kInfo) << "loading table '" << spec.name << "' version " << Raw(spec.version)
                     << " from " << parameters.checkpoint << ": " << status.rows_total << " rows, "

@@ -23,6 +23,7 @@ struct LoadParameters {
   std::string model = "auto";
   std::vector<std::string> tensors;
   VersionId version{0};  // 0: the unfinished one of this checkpoint, or the next free one
+  bool allow_unverified = false;
   int threads = 2;
 };
 

@@ -13,6 +13,23 @@ namespace engram {
 // Ids are copied from the wire as they lie there.
 static_assert(std::endian::native == std::endian::little);
 
+Lookup::Part::Part(LayerRowIds rows_asked, std::shared_ptr<std::byte> rows_in, bool want_tiers)
+    : stack(rows_asked.stack),
+      ids(std::move(rows_asked.ids)),
+      rows(std::move(rows_in)),
+      tiers(want_tiers ? ids.size() : 0),
+      batch(ids, stack->spec().row_bytes,
+            absl::MakeSpan(rows.get(), ids.size() * stack->spec().row_bytes),
+            absl::MakeSpan(tiers)) {}
+
+Lookup::Lookup(std::shared_ptr<const OpenTable> table, const LookupQuery& query)
+    : table_(std::move(table)),
+      fail_on_row_error_(query.fail_on_row_error),
+      by_tokens_(query.tokens.has_value()),
+      start_(std::chrono::steady_clock::now()) {}
+
+namespace {
+
 absl::StatusOr<std::vector<RowId>> ParseRowIds(absl::string_view bytes, const LayerSpec& layer) {
   if (bytes.size() % sizeof(RowId) != 0) {
     return absl::InvalidArgumentError(absl::StrCat("layer ", Raw(layer.id), ": row_ids has ",
@@ -34,43 +51,22 @@ absl::StatusOr<std::vector<RowId>> ParseRowIds(absl::string_view bytes, const La
   return absl::InternalError("row ids changed while they were checked");
 }
 
-Lookup::Part::Part(TierStack* stack_in, std::vector<RowId> ids_in,
-                   std::shared_ptr<std::byte> rows_in, bool want_tiers)
-    : stack(stack_in),
-      ids(std::move(ids_in)),
-      rows(std::move(rows_in)),
-      tiers(want_tiers ? ids.size() : 0),
-      batch(ids, stack->spec().row_bytes,
-            absl::MakeSpan(rows.get(), ids.size() * stack->spec().row_bytes),
-            absl::MakeSpan(tiers)) {}
-
-Lookup::Lookup(std::shared_ptr<const OpenTable> table, bool fail_on_row_error)
-    : table_(std::move(table)),
-      fail_on_row_error_(fail_on_row_error),
-      start_(std::chrono::steady_clock::now()) {}
-
-namespace {
-
 // The layers of a query as stacks, ascending, each once, and within the limit together.
-absl::StatusOr<std::vector<std::pair<TierStack*, absl::string_view>>> PlanParts(
-    const OpenTable& table, const LookupLimits& limits, const LookupQuery& query) {
-  if (query.layers.empty()) {
-    return absl::InvalidArgumentError("the request names no layers");
+absl::StatusOr<std::vector<std::pair<TierStack*, absl::string_view>>> PlanLayers(
+    const OpenTable& table, const LookupLimits& limits, const LookupQuery& query, RowsFor purpose) {
+  if (query.layers.empty() && purpose == RowsFor::kAnswer) {
+    return absl::InvalidArgumentError("the request names neither layers nor tokens");
   }
   std::vector<std::pair<TierStack*, absl::string_view>> plan;
   uint64_t answer_bytes = 0;
   for (const LayerQuery& layer : query.layers) {
-    TierStack* stack = table.FindLayer(layer.layer);
-    if (stack == nullptr) {
-      return absl::NotFoundError(absl::StrCat("table '", table.spec().name, "' has no layer ",
-                                              Raw(layer.layer),
-                                              ": `engramctl describe` shows its layers"));
-    }
+    ENGRAM_ASSIGN_OR_RETURN(TierStack* const stack, FindStack(table, layer.layer));
     answer_bytes += layer.row_ids.size() / sizeof(RowId) * stack->spec().row_bytes;
     plan.emplace_back(stack, layer.row_ids);
   }
   std::sort(plan.begin(), plan.end(),
             [](const auto& a, const auto& b) { return a.first->spec().id < b.first->spec().id; });
+  if (purpose == RowsFor::kPrefetch) return plan;
   for (size_t i = 1; i < plan.size(); ++i) {
     if (plan[i].first == plan[i - 1].first) {
       return absl::InvalidArgumentError(
@@ -87,29 +83,48 @@ absl::StatusOr<std::vector<std::pair<TierStack*, absl::string_view>>> PlanParts(
 
 }  // namespace
 
+absl::StatusOr<std::vector<LayerRowIds>> PlanRows(const OpenTable& table,
+                                                  const LookupLimits& limits,
+                                                  const LookupQuery& query, RowsFor purpose) {
+  if (!query.expect_table_digest.empty() &&
+      query.expect_table_digest != table.record.table_digest) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "table '", query.table, "' version ", Raw(table.spec().version), " has digest ",
+        table.record.table_digest, ", not ", query.expect_table_digest, " as the caller expects"));
+  }
+  if (query.tokens.has_value()) {
+    if (!query.layers.empty()) {
+      return absl::InvalidArgumentError(
+          "the request names both row ids and tokens: send two requests");
+    }
+    return RowsOfTokens(table, *query.tokens, limits.max_answer_bytes);
+  }
+  ENGRAM_ASSIGN_OR_RETURN(const auto plan, PlanLayers(table, limits, query, purpose));
+  std::vector<LayerRowIds> rows;
+  for (const auto& [stack, bytes] : plan) {
+    ENGRAM_ASSIGN_OR_RETURN(std::vector<RowId> ids, ParseRowIds(bytes, stack->spec()));
+    rows.push_back({stack, std::move(ids)});
+  }
+  return rows;
+}
+
 absl::StatusOr<std::unique_ptr<Lookup>> Lookup::Start(const Tables& tables, BufferPool& pool,
                                                       const LookupLimits& limits,
                                                       const LookupQuery& query) {
   ENGRAM_ASSIGN_OR_RETURN(std::shared_ptr<const OpenTable> table,
                           tables.Find(query.table, query.version));
-  if (!query.expect_table_digest.empty() &&
-      query.expect_table_digest != table->record.table_digest) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        "table '", query.table, "' version ", Raw(table->spec().version), " has digest ",
-        table->record.table_digest, ", not ", query.expect_table_digest, " as the caller expects"));
-  }
-  ENGRAM_ASSIGN_OR_RETURN(auto plan, PlanParts(*table, limits, query));
-  std::unique_ptr<Lookup> lookup(new Lookup(std::move(table), query.fail_on_row_error));
-  for (const auto& [stack, bytes] : plan) {
-    ENGRAM_ASSIGN_OR_RETURN(std::vector<RowId> ids, ParseRowIds(bytes, stack->spec()));
-    const size_t size = ids.size() * stack->spec().row_bytes;
+  ENGRAM_ASSIGN_OR_RETURN(std::vector<LayerRowIds> plan,
+                          PlanRows(*table, limits, query, RowsFor::kAnswer));
+  std::unique_ptr<Lookup> lookup(new Lookup(std::move(table), query));
+  for (LayerRowIds& layer : plan) {
+    const size_t size = layer.ids.size() * layer.stack->spec().row_bytes;
     std::shared_ptr<std::byte> rows = pool.Get(size);
     if (rows == nullptr) {
       return absl::ResourceExhaustedError(
           absl::StrCat("no memory for an answer of ", size, " bytes"));
     }
     lookup->parts_.push_back(
-        std::make_unique<Part>(stack, std::move(ids), std::move(rows), query.want_tiers));
+        std::make_unique<Part>(std::move(layer), std::move(rows), query.want_tiers));
   }
   return lookup;
 }
@@ -117,8 +132,11 @@ absl::StatusOr<std::unique_ptr<Lookup>> Lookup::Start(const Tables& tables, Buff
 bool Lookup::ReadMemory() {
   bool complete = true;
   for (const std::unique_ptr<Part>& part : parts_) {
+    // Text repeats its n-grams; whoever sends ids has chosen them.
+    if (by_tokens_) part->batch.SetRepeatsAside();
     part->stack->ReadMemory(part->batch);
     part->cold = part->batch.missing();
+    if (part->cold.empty()) part->batch.FillRepeats();
     complete = complete && part->cold.empty();
   }
   return complete;
@@ -128,7 +146,10 @@ void Lookup::ReadStorage() {
   for (size_t i = 0; i < parts_.size(); ++i) ReadPart(i);
 }
 
-void Lookup::ReadPart(size_t index) { parts_[index]->stack->ReadRest(parts_[index]->batch); }
+void Lookup::ReadPart(size_t index) {
+  parts_[index]->stack->ReadRest(parts_[index]->batch);
+  parts_[index]->batch.FillRepeats();
+}
 
 absl::Status Lookup::Finish() {
   absl::Status status;

@@ -16,6 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,7 @@
 #include "absl/strings/string_view.h"
 #include "server/buffer_pool.h"
 #include "server/tables.h"
+#include "server/token_rows.h"
 #include "storage/table/row_batch.h"
 
 namespace engram {
@@ -37,6 +39,7 @@ struct LookupQuery {
   absl::string_view table = {};  // borrowed during Start only
   VersionId version = kActiveVersion;
   std::vector<LayerQuery> layers = {};
+  std::optional<TokenQuery> tokens = {};  // instead of layers
   bool fail_on_row_error = true;
   bool want_tiers = false;
   absl::string_view expect_table_digest = {};
@@ -49,8 +52,7 @@ struct LookupLimits {
 class Lookup {
  public:
   struct Part {
-    Part(TierStack* stack, std::vector<RowId> ids, std::shared_ptr<std::byte> rows,
-         bool want_tiers);
+    Part(LayerRowIds rows_asked, std::shared_ptr<std::byte> rows, bool want_tiers);
 
     size_t rows_bytes() const { return ids.size() * stack->spec().row_bytes; }
 
@@ -59,13 +61,14 @@ class Lookup {
     const std::shared_ptr<std::byte> rows;  // ids.size() × row_bytes
     std::vector<uint8_t> tiers;             // empty unless wanted
     RowBatch batch;
-    std::vector<uint32_t> cold;  // positions that DRAM did not have
+    std::vector<uint32_t> cold;  // that DRAM did not have; by tokens each row once
   };
 
   // Checks everything before memory is allocated. NotFound: no such table, version or layer.
   // InvalidArgument: an id out of range (its value and position named), a layer named twice, a
-  // length that is no multiple of 4, no layers. FailedPrecondition: another table than expected.
-  // ResourceExhausted: an answer over the limit, or no memory for it.
+  // length that is no multiple of 4, no layers, both layers and tokens. FailedPrecondition: another
+  // table than expected. ResourceExhausted: an answer over the limit, or no memory for it. With
+  // tokens also as RowsOfTokens.
   static absl::StatusOr<std::unique_ptr<Lookup>> Start(const Tables& tables, BufferPool& pool,
                                                        const LookupLimits& limits,
                                                        const LookupQuery& query);
@@ -92,16 +95,24 @@ class Lookup {
   size_t row_count() const;
 
  private:
-  explicit Lookup(std::shared_ptr<const OpenTable> table, bool fail_on_row_error);
+  Lookup(std::shared_ptr<const OpenTable> table, const LookupQuery& query);
 
   const std::shared_ptr<const OpenTable> table_;
   const bool fail_on_row_error_;
+  const bool by_tokens_;
   const std::chrono::steady_clock::time_point start_;
   std::vector<std::unique_ptr<Part>> parts_;
 };
 
-// Parses and checks row ids as above; shared with Prefetch. `ids` may hold kZeroRow.
-absl::StatusOr<std::vector<RowId>> ParseRowIds(absl::string_view bytes, const LayerSpec& layer);
+// What a request's rows are for. A prefetch has no answer: it may name any number of ids, a layer
+// several times, or nothing at all.
+enum class RowsFor { kAnswer, kPrefetch };
+
+// Which rows of which layers a request asks for, checked; ascending by layer. What Lookup::Start
+// and a prefetch have in common; errors as Lookup::Start. `table` is the one that the query names.
+absl::StatusOr<std::vector<LayerRowIds>> PlanRows(const OpenTable& table,
+                                                  const LookupLimits& limits,
+                                                  const LookupQuery& query, RowsFor purpose);
 
 }  // namespace engram
 

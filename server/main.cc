@@ -78,7 +78,8 @@ class Daemon {
                                                         .gather_helpers = &gather_helpers_}));
     ENGRAM_LOG(kInfo) << "dram tier " << FormatSize(config_.dram_bytes);
     prefetcher_ =
-        std::make_unique<Prefetcher>(tables_.get(), kPrefetchThreads, config_.max_queued_batches);
+        std::make_unique<Prefetcher>(tables_.get(), kPrefetchThreads, config_.max_queued_batches,
+                                     LookupLimits{.max_answer_bytes = config_.max_answer});
     store_service_ = StoreService::Create({.tables = tables_.get(),
                                            .pool = &pool_,
                                            .executor = &executor_,

@@ -12,51 +12,70 @@ namespace {
 // Rows read in one go: bounds the memory of a task and lets look-ups in between.
 constexpr size_t kBlockRows = 4096;
 
+// To look for more rows than this in DRAM and to sort them takes milliseconds: not on the thread
+// that took the call.
+constexpr size_t kInlineRows = 8192;
+
+// Ids that may wait in tasks, 4 bytes each.
+constexpr uint64_t kMaxQueuedRows = uint64_t{32} << 20;
+
+void KeepEachOnce(std::vector<RowId>& ids) {
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+}
+
 }  // namespace
 
-Prefetcher::Prefetcher(const Tables* tables, int threads, size_t max_queued)
-    : tables_(tables), executor_(threads, max_queued) {}
+Prefetcher::Prefetcher(const Tables* tables, int threads, size_t max_queued, LookupLimits limits)
+    : tables_(tables), limits_(limits), executor_(threads, max_queued) {}
 
-absl::StatusOr<Prefetcher::Result> Prefetcher::Prefetch(absl::string_view name, VersionId version,
-                                                        const std::vector<LayerQuery>& layers) {
-  ENGRAM_ASSIGN_OR_RETURN(std::shared_ptr<const OpenTable> table, tables_->Find(name, version));
-  std::vector<std::pair<TierStack*, std::vector<RowId>>> work;
-  for (const LayerQuery& layer : layers) {
-    TierStack* stack = table->FindLayer(layer.layer);
-    if (stack == nullptr) {
-      return absl::NotFoundError(
-          absl::StrCat("table '", name, "' has no layer ", Raw(layer.layer)));
-    }
-    ENGRAM_ASSIGN_OR_RETURN(std::vector<RowId> ids, ParseRowIds(layer.row_ids, stack->spec()));
-    work.emplace_back(stack, std::move(ids));
-  }
+absl::StatusOr<Prefetcher::Result> Prefetcher::Prefetch(const LookupQuery& query) {
+  ENGRAM_ASSIGN_OR_RETURN(std::shared_ptr<const OpenTable> table,
+                          tables_->Find(query.table, query.version));
+  ENGRAM_ASSIGN_OR_RETURN(std::vector<LayerRowIds> work,
+                          PlanRows(*table, limits_, query, RowsFor::kPrefetch));
   Result result;
   for (auto& [stack, ids] : work) {
     const size_t asked = ids.size();
-    if (!stack->HasDram()) {
-      result.skipped += asked;
-      continue;
+    size_t cold = asked;
+    if (stack->HasDram() && asked <= kInlineRows) {
+      stack->KeepCold(ids);
+      cold = ids.size();
+      KeepEachOnce(ids);
     }
-    std::erase_if(ids, [stack = stack](RowId id) { return id == kZeroRow || stack->InMemory(id); });
-    const size_t cold = ids.size();
-    std::sort(ids.begin(), ids.end());
-    ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
-    const bool queued =
-        ids.empty() || executor_.TrySubmit([table, stack = stack, ids = std::move(ids)] {
-          Fill(*table, *stack, ids);
-        });
-    result.accepted += queued ? asked : asked - cold;
-    result.skipped += queued ? 0 : cold;
+    const bool taken = cold == 0 || (stack->HasDram() && Enqueue(table, stack, std::move(ids)));
+    result.accepted += taken ? asked : asked - cold;
+    result.skipped += taken ? 0 : cold;
   }
   table->probe->skipped_prefetch_rows.fetch_add(result.skipped, std::memory_order_relaxed);
   return result;
 }
 
-void Prefetcher::Fill(const OpenTable& table, TierStack& stack, const std::vector<RowId>& ids) {
+bool Prefetcher::Enqueue(std::shared_ptr<const OpenTable> table, TierStack* stack,
+                         std::vector<RowId> ids) {
+  const uint64_t rows = ids.size();
+  // Relaxed: a bound on memory, and nothing else hangs on it.
+  if (queued_rows_.fetch_add(rows, std::memory_order_relaxed) + rows > kMaxQueuedRows) {
+    queued_rows_.fetch_sub(rows, std::memory_order_relaxed);
+    return false;
+  }
+  auto task = [this, table = std::move(table), stack, ids = std::move(ids)]() mutable {
+    queued_rows_.fetch_sub(ids.size(), std::memory_order_relaxed);
+    if (ids.size() > kInlineRows) {
+      KeepEachOnce(ids);
+      stack->KeepCold(ids);
+    }
+    Fill(*stack, ids);
+  };
+  if (executor_.TrySubmit(std::move(task))) return true;
+  queued_rows_.fetch_sub(rows, std::memory_order_relaxed);
+  return false;
+}
+
+void Prefetcher::Fill(TierStack& stack, const std::vector<RowId>& ids) {
   for (size_t first = 0; first < ids.size(); first += kBlockRows) {
     // A row that cannot be read is left to the look-up, which reports it to somebody.
-    const uint64_t offered = stack.Fill(absl::MakeConstSpan(ids).subspan(first, kBlockRows));
-    table.probe->prefetched_rows.fetch_add(offered, std::memory_order_relaxed);
+    stack.Fill(absl::MakeConstSpan(ids).subspan(first, kBlockRows));
   }
 }
 

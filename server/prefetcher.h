@@ -4,6 +4,7 @@
 #ifndef ENGRAM_SERVER_PREFETCHER_H_
 #define ENGRAM_SERVER_PREFETCHER_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -20,20 +21,26 @@ class Prefetcher {
  public:
   struct Result {
     uint64_t accepted = 0;  // warm already, or queued
-    uint64_t skipped = 0;   // no DRAM tier to keep them in, or too much is queued
+    // No DRAM tier to keep them in, or too much is queued. Of a large request all rows then count,
+    // warm ones too: nobody has looked.
+    uint64_t skipped = 0;
   };
 
-  Prefetcher(const Tables* tables, int threads, size_t max_queued);
+  // At most what one look-up may ask for is prefetched by one request.
+  Prefetcher(const Tables* tables, int threads, size_t max_queued, LookupLimits limits = {});
 
-  // Queues what DRAM does not hold. Never blocks on the drive. Errors as Lookup::Start, for the
-  // whole request.
-  absl::StatusOr<Result> Prefetch(absl::string_view table, VersionId version,
-                                  const std::vector<LayerQuery>& layers);
+  // Queues what DRAM does not hold of the rows that the look-up would ask for. Never blocks on the
+  // drive. Errors as PlanRows, for the whole request.
+  absl::StatusOr<Result> Prefetch(const LookupQuery& query);
 
  private:
-  static void Fill(const OpenTable& table, TierStack& stack, const std::vector<RowId>& ids);
+  // False when too much is queued.
+  bool Enqueue(std::shared_ptr<const OpenTable> table, TierStack* stack, std::vector<RowId> ids);
+  static void Fill(TierStack& stack, const std::vector<RowId>& ids);
 
   const Tables* const tables_;
+  const LookupLimits limits_;
+  std::atomic<uint64_t> queued_rows_{0};
   Executor executor_;
 };
 

@@ -58,6 +58,16 @@ LayerProbe& TableProbe::Layer(LayerId layer) {
   return *probe;
 }
 
+void TableProbe::AddPrefetches(TableSnapshot& snapshot) {
+  MutexLock lock(mutex_);
+  for (const auto& [layer, probe] : layers_) {
+    snapshot.prefetched_rows += probe->prefetch.stored.load(std::memory_order_relaxed);
+    snapshot.prefetched_used_rows += probe->prefetch.used.load(std::memory_order_relaxed);
+    snapshot.prefetched_unused_rows += probe->prefetch.unused.load(std::memory_order_relaxed);
+    snapshot.prefetched_late_rows += probe->late_rows.load(std::memory_order_relaxed);
+  }
+}
+
 double LayerSnapshot::HitRatio(TierKind kind) const {
   // A failed row asked for a tier too; a zero row never does.
   uint64_t asked = failed_rows;

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "storage/base/mutex.h"
+#include "storage/dram/prefetch_counters.h"
 #include "storage/table/ids.h"
 #include "storage/table/tier.h"
 
@@ -50,16 +51,22 @@ struct LayerProbe {
   std::array<std::atomic<uint64_t>, kTierCount> hits{};  // rows served by each tier
   std::atomic<uint64_t> failed_rows{0};
   std::atomic<uint64_t> zero_rows{0};
+  PrefetchCounters prefetch;
+  std::atomic<uint64_t> late_rows{0};  // of prefetches: asked for before they had arrived
 };
+
+struct TableSnapshot;
 
 class TableProbe {
  public:
   // The layer's probe, made at the first call; valid as long as the TableProbe.
   LayerProbe& Layer(LayerId layer);
 
-  std::atomic<uint64_t> lookups{0};          // calls
-  std::atomic<uint64_t> failed_lookups{0};   // calls that ended in an error
-  std::atomic<uint64_t> prefetched_rows{0};  // rows read into DRAM on request
+  // Fills the snapshot's prefetched_… fields, over all layers.
+  void AddPrefetches(TableSnapshot& snapshot);
+
+  std::atomic<uint64_t> lookups{0};         // calls
+  std::atomic<uint64_t> failed_lookups{0};  // calls that ended in an error
   std::atomic<uint64_t> skipped_prefetch_rows{0};
   LatencyHistogram lookup_seconds;
 
@@ -88,7 +95,10 @@ struct TableSnapshot {
   VersionId version{};  // the active one; 0 when there is none
   uint64_t lookups = 0;
   uint64_t failed_lookups = 0;
-  uint64_t prefetched_rows = 0;
+  uint64_t prefetched_rows = 0;         // that prefetches read into DRAM
+  uint64_t prefetched_used_rows = 0;    // of them, asked for since
+  uint64_t prefetched_unused_rows = 0;  // of them, gone from DRAM before anybody asked
+  uint64_t prefetched_late_rows = 0;    // asked for before their prefetch had brought them
   uint64_t skipped_prefetch_rows = 0;
   LatencySnapshot lookup_seconds;
   std::vector<LayerSnapshot> layers;

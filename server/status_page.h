@@ -12,6 +12,7 @@ namespace engram {
 //   {"daemon_version", "uptime_seconds", "ready", "nvme_io", "hbm_note", "dram_budget_bytes",
 //    "hbm_budget_bytes",
 //    "tables": [{"name", "version", "lookups", "failed_lookups", "prefetched_rows",
+//                "prefetched_used_rows", "prefetched_unused_rows", "prefetched_late_rows",
 //                "skipped_prefetch_rows", "failed_rows", "zero_rows", "lookup_p50_seconds",
 //                "lookup_p99_seconds", "tiers": TIERS,
 //                "layers": [{"layer", "failed_rows", "zero_rows", "tiers": TIERS}]}]}

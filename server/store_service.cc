@@ -238,6 +238,10 @@ void StreamCall::Work() {
 
 bool StreamCall::Process(grpc::ByteBuffer buffer) {
   v1::LookupRequest request;
+  if (const absl::Status entries = CheckLayerEntries(buffer); !entries.ok()) {
+    Send(EncodeStreamError(entries, request.request_id()));
+    return true;
+  }
   if (!Decode(buffer, request)) {
     Send(EncodeStreamError(Unreadable("LookupRequest"), request.request_id()));
     return true;
@@ -323,6 +327,9 @@ class StoreServiceImpl final : public StoreService, private BaseService {
     // The record says what was active when the version was opened.
     const auto active = parts_.tables->Find(request.table(), kActiveVersion);
     answer.mutable_table()->set_active(active.ok() && *active == table);
+    if (request.want_token_map() && table->token_map.has_value()) {
+      answer.set_token_map(std::string(table->token_map->bytes()));
+    }
     response = Encode(answer);
     return absl::OkStatus();
   }
@@ -337,11 +344,10 @@ class StoreServiceImpl final : public StoreService, private BaseService {
 
   absl::Status AnswerPrefetch(const grpc::ByteBuffer& buffer, grpc::ByteBuffer& response) {
     v1::PrefetchRequest request;
+    ENGRAM_RETURN_IF_ERROR(CheckLayerEntries(buffer));
     if (!Decode(buffer, request)) return Unreadable("PrefetchRequest");
-    ENGRAM_ASSIGN_OR_RETURN(
-        const Prefetcher::Result result,
-        parts_.prefetcher->Prefetch(request.table(), VersionId{request.version()},
-                                    ToLayerQueries(request.layers())));
+    ENGRAM_ASSIGN_OR_RETURN(const Prefetcher::Result result,
+                            parts_.prefetcher->Prefetch(ToQuery(request)));
     v1::PrefetchResponse answer;
     answer.set_accepted(result.accepted);
     answer.set_skipped(result.skipped);
@@ -365,6 +371,7 @@ class StoreServiceImpl final : public StoreService, private BaseService {
     InFlight::Token token = parts_.in_flight->Enter();
     if (token == nullptr) return ShuttingDown();
     v1::LookupRequest request;
+    ENGRAM_RETURN_IF_ERROR(CheckLayerEntries(buffer));
     if (!Decode(buffer, request)) return Unreadable("LookupRequest");
     ENGRAM_ASSIGN_OR_RETURN(
         std::unique_ptr<engram::Lookup> started,

@@ -56,7 +56,15 @@ absl::StatusOr<std::shared_ptr<OpenTable>> Tables::OpenVersion(const TableRecord
     if (probe == nullptr) probe = std::make_shared<TableProbe>();
     table->probe = probe;
   }
+  ENGRAM_ASSIGN_OR_RETURN(table->token_map,
+                          store_->ReadTokenMap(record.spec.name, record.spec.version));
+  const bool hashed = record.spec.addressing.hash != HashKind::kNone;
   for (const LayerSpec& layer : record.spec.layers) {
+    if (hashed) {
+      ENGRAM_ASSIGN_OR_RETURN(NgramHasher hasher,
+                              NgramHasher::Create(record.spec.addressing, layer));
+      table->hashers.push_back(std::move(hasher));
+    }
     ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<LayerReader> nvme,
                             store_->OpenLayer(record.spec.name, record.spec.version, layer.id));
     table->layers.push_back(std::make_unique<TierStack>(
@@ -215,7 +223,7 @@ std::vector<TableSnapshot> Tables::Snapshot() const {
     table.name = name;
     table.lookups = probe->lookups.load(std::memory_order_relaxed);
     table.failed_lookups = probe->failed_lookups.load(std::memory_order_relaxed);
-    table.prefetched_rows = probe->prefetched_rows.load(std::memory_order_relaxed);
+    probe->AddPrefetches(table);
     table.skipped_prefetch_rows = probe->skipped_prefetch_rows.load(std::memory_order_relaxed);
     table.lookup_seconds = probe->lookup_seconds.Snapshot();
     const auto active = active_.find(name);

@@ -10,6 +10,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -21,6 +22,8 @@
 #include "server/tier_stack.h"
 #include "storage/base/mutex.h"
 #include "storage/nvme/store.h"
+#include "storage/table/ngram_hasher.h"
+#include "storage/table/token_map.h"
 
 namespace engram {
 
@@ -29,6 +32,8 @@ struct OpenTable {
   TableRecord record;  // `active` as of opening; ask Tables for the present
   std::shared_ptr<TableProbe> probe;
   std::vector<std::unique_ptr<TierStack>> layers;  // as record.spec.layers
+  std::vector<NgramHasher> hashers;                // one a layer; none: rows by id only
+  std::optional<TokenMap> token_map;
 
   const TableSpec& spec() const { return record.spec; }
   TierStack* FindLayer(LayerId id) const;

@@ -93,6 +93,7 @@ void TierStack::ReadRest(RowBatch& batch) {
   if (!flights.empty()) awaited = TakeAwaited(batch, flights);
   ReadStorage(batch);
   if (awaited.empty()) return;
+  CountLate(awaited.size());
   WaitFor(flights);
   batch.missing() = std::move(awaited);
   ReadMemory(batch);
@@ -101,9 +102,16 @@ void TierStack::ReadRest(RowBatch& batch) {
 
 uint64_t TierStack::Fill(absl::Span<const RowId> ids) {
   const auto flight = std::make_shared<Flight>();
+  const std::shared_ptr<RowCache> cache = dram();
+  if (cache == nullptr) return 0;
+  uint64_t late = 0;
   for (const RowId id : ids) {
-    if (!InMemory(id)) flight->ids.push_back(id);
+    const RowCache::Presence presence = cache->Look(id);
+    if (presence == RowCache::Presence::kAbsent) flight->ids.push_back(id);
+    // It was cold when it was queued. A row that nobody has read came by another prefetch.
+    late += presence == RowCache::Presence::kHeld;
   }
+  CountLate(late);
   if (flight->ids.empty()) return 0;
   std::vector<std::byte> rows(flight->ids.size() * spec_.row_bytes);
   RowBatch batch(flight->ids, spec_.row_bytes, absl::MakeSpan(rows));
@@ -113,7 +121,7 @@ uint64_t TierStack::Fill(absl::Span<const RowId> ids) {
     flights_.push_back(flight);
   }
   ReadStorage(batch);
-  const uint64_t offered = Offer(batch, positions);
+  const uint64_t offered = Offer(batch, positions, RowCache::Source::kPrefetch);
   {
     MutexLock lock(flights_mutex_);
     std::erase(flights_, flight);
@@ -134,11 +142,17 @@ void TierStack::Count(const RowBatch& batch) {
   }
   const uint64_t failed = batch.failures().size();
   if (failed > 0) probe_->failed_rows.fetch_add(failed, std::memory_order_relaxed);
-  const uint64_t zeros = batch.ids().size() - served - failed - batch.missing().size();
+  const uint64_t zeros =
+      batch.ids().size() - served - failed - batch.missing().size() - batch.repeats();
   if (zeros > 0) probe_->zero_rows.fetch_add(zeros, std::memory_order_relaxed);
 }
 
-uint64_t TierStack::Offer(const RowBatch& batch, absl::Span<const uint32_t> positions) {
+void TierStack::CountLate(uint64_t rows) {
+  if (rows > 0) probe_->late_rows.fetch_add(rows, std::memory_order_relaxed);
+}
+
+uint64_t TierStack::Offer(const RowBatch& batch, absl::Span<const uint32_t> positions,
+                          RowCache::Source source) {
   const std::shared_ptr<RowCache> cache = dram();
   if (cache == nullptr) return 0;
   std::vector<bool> failed(batch.failures().empty() ? 0 : batch.ids().size());
@@ -147,15 +161,16 @@ uint64_t TierStack::Offer(const RowBatch& batch, absl::Span<const uint32_t> posi
   for (const uint32_t position : positions) {
     if (!failed.empty() && failed[position]) continue;
     cache->Offer(batch.ids().subspan(position, 1),
-                 absl::MakeConstSpan(batch.row(position), batch.row_bytes()));
+                 absl::MakeConstSpan(batch.row(position), batch.row_bytes()), source);
     ++offered;
   }
   return offered;
 }
 
-bool TierStack::InMemory(RowId id) const {
+void TierStack::KeepCold(std::vector<RowId>& ids) const {
   const std::shared_ptr<RowCache> cache = dram();
-  return cache != nullptr && cache->Contains(id);
+  std::erase_if(
+      ids, [&](RowId id) { return id == kZeroRow || (cache != nullptr && cache->Contains(id)); });
 }
 
 bool TierStack::PeekDram(RowId id, absl::Span<std::byte> out) const {
@@ -164,19 +179,21 @@ bool TierStack::PeekDram(RowId id, absl::Span<std::byte> out) const {
 }
 
 void TierStack::RemoveDram() {
-  std::weak_ptr<RowCache> gone;
+  std::shared_ptr<RowCache> gone;
   {
     MutexLock lock(mutex_);
-    gone = dram_;
-    dram_.reset();
+    gone = std::move(dram_);
     dram_note_ = "off: only the active version of a table has DRAM";
   }
-  while (!gone.expired()) std::this_thread::sleep_for(std::chrono::microseconds(200));
+  // Nobody can take a new pointer. Being the last holder, this thread frees the memory, outside of
+  // every lock.
+  while (gone.use_count() > 1) std::this_thread::sleep_for(std::chrono::microseconds(200));
+  gone.reset();
 }
 
 absl::Status TierStack::InstallDram(uint64_t budget_bytes, WorkPool* helpers) {
   absl::StatusOr<std::unique_ptr<RowCache>> cache =
-      RowCache::Create(budget_bytes, spec_.row_bytes, spec_.rows, helpers);
+      RowCache::Create(budget_bytes, spec_.row_bytes, spec_.rows, helpers, &probe_->prefetch);
   MutexLock lock(mutex_);
   if (cache.ok()) {
     dram_ = *std::move(cache);

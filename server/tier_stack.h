@@ -49,8 +49,10 @@ class TierStack {
 
   // Offers the rows at these positions of a finished batch to DRAM; failed ones are left out.
   // Returns how many were offered.
-  uint64_t Offer(const RowBatch& batch, absl::Span<const uint32_t> positions);
-  bool InMemory(RowId id) const;
+  uint64_t Offer(const RowBatch& batch, absl::Span<const uint32_t> positions,
+                 RowCache::Source source = RowCache::Source::kLookup);
+  // Leaves the rows that DRAM does not hold; kZeroRow goes too.
+  void KeepCold(std::vector<RowId>& ids) const;
   bool HasDram() const { return dram() != nullptr; }
   // A copy of the row as DRAM holds it; false if it does not.
   bool PeekDram(RowId id, absl::Span<std::byte> out) const;
@@ -77,6 +79,7 @@ class TierStack {
   Flights FlightsNow() const;
   void WaitFor(const Flights& flights);
   static std::vector<uint32_t> TakeAwaited(RowBatch& batch, Flights& flights);
+  void CountLate(uint64_t rows);
   static void ReadTier(Tier& tier, RowBatch& batch);
 
   const LayerSpec spec_;

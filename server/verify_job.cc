@@ -107,14 +107,43 @@ class Verifier {
   std::vector<bool> bad_;
 };
 
+// Rows can be compared if they are as many, as long, of one format and in the same columns. What a
+// table of an earlier release does not say (its hash) is not asked for.
 absl::Status CheckSameShape(const TableSpec& table, const TableSpec& checkpoint) {
-  if (table.layers == checkpoint.layers && table.row_format == checkpoint.row_format) {
-    return absl::OkStatus();
+  const auto differ = [&](const auto&... what) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("table '", table.name, "' and the checkpoint cannot be compared: ", what...));
+  };
+  if (table.layers.size() != checkpoint.layers.size()) {
+    return differ("it has ", table.layers.size(), " layers, the checkpoint ",
+                  checkpoint.layers.size());
   }
-  return absl::FailedPreconditionError(absl::StrCat(
-      "the checkpoint holds ", checkpoint.layers.size(), " layers of ", checkpoint.rows(),
-      " rows (", checkpoint.row_format, "), table '", table.name, "' ", table.layers.size(),
-      " layers of ", table.rows(), " rows (", table.row_format, "): they cannot be compared"));
+  if (table.row_format != checkpoint.row_format) {
+    return differ("its rows are ", table.row_format, ", the checkpoint's ", checkpoint.row_format);
+  }
+  const bool hashed = table.addressing.hash != HashKind::kNone;
+  for (size_t i = 0; i < table.layers.size(); ++i) {
+    const LayerSpec& ours = table.layers[i];
+    const LayerSpec& theirs = checkpoint.layers[i];
+    const auto title = [](const LayerSpec& layer) {
+      return absl::StrCat("layer ", Raw(layer.id), " of ", layer.rows, " rows of ", layer.row_bytes,
+                          " bytes");
+    };
+    if (title(ours) != title(theirs)) {
+      return differ("it has ", title(ours), ", the checkpoint ", title(theirs));
+    }
+    if (ours.columns != theirs.columns) {
+      return differ("the columns of layer ", Raw(ours.id), " have other sizes");
+    }
+    if (hashed && ours.multipliers != theirs.multipliers) {
+      return differ("the hash multipliers of layer ", Raw(ours.id), " are others");
+    }
+    if (hashed && ours.row_scale != theirs.row_scale) {
+      return differ("the row scale of layer ", Raw(ours.id), " is ", ours.row_scale,
+                    ", in the checkpoint ", theirs.row_scale);
+    }
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -126,9 +155,12 @@ absl::StatusOr<VerifyStatus> RunVerify(const Tables& tables, const VerifyParamet
                           tables.Find(parameters.table, parameters.version));
   std::unique_ptr<RowSource> source;
   if (!parameters.checkpoint.empty()) {
-    ENGRAM_ASSIGN_OR_RETURN(source, OpenCheckpoint({.directory = parameters.checkpoint,
-                                                    .model = parameters.model,
-                                                    .tensors = {}}));
+    const bool same_family = parameters.model.empty() || parameters.model == "auto";
+    ENGRAM_ASSIGN_OR_RETURN(
+        source, OpenCheckpoint({.directory = parameters.checkpoint,
+                                .model = same_family ? table->spec().family : parameters.model,
+                                .tensors = parameters.tensors,
+                                .allow_unverified = parameters.allow_unverified}));
     ENGRAM_RETURN_IF_ERROR(CheckSameShape(table->spec(), source->spec()));
   }
   Verifier verifier(*table, source.get());

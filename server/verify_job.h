@@ -17,8 +17,10 @@ namespace engram {
 struct VerifyParameters {
   std::string table;
   VersionId version = kActiveVersion;
-  std::string checkpoint;  // absolute directory, or empty
-  std::string model = "auto";
+  std::string checkpoint;                 // absolute directory, or empty
+  std::string model = "auto";             // the table's own family
+  std::vector<std::string> tensors = {};  // for family `generic`
+  bool allow_unverified = false;
 };
 
 struct VerifyStatus {

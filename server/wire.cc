@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+
 namespace engram {
 namespace {
 
@@ -68,6 +70,32 @@ void AppendPart(const Lookup::Part& part, int field, std::string prefix,
   if (part.rows_bytes() > 0) slices.push_back(RowsSlice(part));
 }
 
+template <typename T>
+absl::Span<const T> Borrow(const google::protobuf::RepeatedField<T>& field) {
+  return {field.data(), static_cast<size_t>(field.size())};
+}
+
+TokenQuery ToTokenQuery(const v1::TokenBatch& tokens) {
+  return {.token_ids = tokens.token_ids(),
+          .lengths = Borrow(tokens.lengths()),
+          .lookbacks = Borrow(tokens.lookbacks()),
+          .layers = Borrow(tokens.layers()),
+          .compressed = tokens.compressed()};
+}
+
+// What a LookupRequest and a PrefetchRequest have in common.
+template <typename Request>
+LookupQuery RowsAsked(const Request& request) {
+  LookupQuery query{.table = request.table(), .version = VersionId{request.version()}};
+  query.layers.reserve(request.layers_size());
+  for (const v1::LayerRowIds& layer : request.layers()) {
+    query.layers.push_back({LayerId{layer.layer()}, layer.row_ids()});
+  }
+  if (request.has_tokens()) query.tokens = ToTokenQuery(request.tokens());
+  query.expect_table_digest = request.expect_table_digest();
+  return query;
+}
+
 }  // namespace
 
 grpc::Status ToGrpc(const absl::Status& status) {
@@ -81,29 +109,40 @@ bool Decode(const grpc::ByteBuffer& buffer, google::protobuf::Message& message) 
   return reader.status().ok() && message.ParseFromZeroCopyStream(&reader);
 }
 
+absl::Status CheckLayerEntries(const grpc::ByteBuffer& buffer) {
+  constexpr int kField = v1::LookupRequest::kLayersFieldNumber;
+  static_assert(kField == static_cast<int>(v1::PrefetchRequest::kLayersFieldNumber));
+  constexpr uint32_t kTag =
+      WireFormatLite::MakeTag(kField, WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
+  grpc::ByteBuffer copy = buffer;
+  grpc::ProtoBufferReader reader(&copy);
+  if (!reader.status().ok()) return absl::OkStatus();  // Decode finds what is wrong
+  google::protobuf::io::CodedInputStream in(&reader);
+  size_t entries = 0;
+  while (const uint32_t tag = in.ReadTag()) {
+    entries += tag == kTag;
+    if (entries > kMaxLayers) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the request has more than ", kMaxLayers, " entries in `layers`"));
+    }
+    if (!WireFormatLite::SkipField(&in, tag)) break;
+  }
+  return absl::OkStatus();
+}
+
 grpc::ByteBuffer Encode(const google::protobuf::Message& message) {
   const grpc::Slice slice(message.SerializeAsString());
   return grpc::ByteBuffer(&slice, 1);
 }
 
-std::vector<LayerQuery> ToLayerQueries(
-    const google::protobuf::RepeatedPtrField<v1::LayerRowIds>& layers) {
-  std::vector<LayerQuery> result;
-  result.reserve(layers.size());
-  for (const v1::LayerRowIds& layer : layers) {
-    result.push_back({LayerId{layer.layer()}, layer.row_ids()});
-  }
-  return result;
+LookupQuery ToQuery(const v1::LookupRequest& request) {
+  LookupQuery query = RowsAsked(request);
+  query.fail_on_row_error = request.on_row_error() != v1::ON_ROW_ERROR_ZERO;
+  query.want_tiers = request.want_tiers();
+  return query;
 }
 
-LookupQuery ToQuery(const v1::LookupRequest& request) {
-  return {.table = request.table(),
-          .version = VersionId{request.version()},
-          .layers = ToLayerQueries(request.layers()),
-          .fail_on_row_error = request.on_row_error() != v1::ON_ROW_ERROR_ZERO,
-          .want_tiers = request.want_tiers(),
-          .expect_table_digest = request.expect_table_digest()};
-}
+LookupQuery ToQuery(const v1::PrefetchRequest& request) { return RowsAsked(request); }
 
 grpc::ByteBuffer EncodeLookupResponse(const Lookup& lookup) {
   v1::LookupResponse head;
@@ -158,11 +197,18 @@ v1::TableInfo ToTableInfo(const TableRecord& record) {
   addressing.set_base_size(spec.addressing.base_size);
   addressing.set_pad_id(spec.addressing.pad_id);
   addressing.set_compressed_vocab_size(spec.addressing.compressed_vocab_size);
+  addressing.set_hash(HashKindName(spec.addressing.hash));
+  addressing.set_vocab_size(spec.addressing.vocab_size);
+  addressing.set_boundary_id(spec.addressing.boundary_id);
+  info.set_token_map_size(spec.token_map_size);
+  info.set_token_map_digest(spec.token_map_digest);
   for (const LayerSpec& layer : spec.layers) {
     v1::LayerInfo& out = *info.add_layers();
     out.set_layer(Raw(layer.id));
     out.set_rows(layer.rows);
     out.set_row_bytes(layer.row_bytes);
+    out.mutable_multipliers()->Add(layer.multipliers.begin(), layer.multipliers.end());
+    out.set_row_scale(layer.row_scale);
     for (const ColumnSpec& column : layer.columns) {
       v1::Column& c = *out.add_columns();
       c.set_order(column.order);

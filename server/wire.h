@@ -23,12 +23,15 @@ grpc::Status ToGrpc(const absl::Status& status);
 
 // False when `buffer` is no such message.
 bool Decode(const grpc::ByteBuffer& buffer, google::protobuf::Message& message);
+// InvalidArgument if a LookupRequest or PrefetchRequest has more entries in `layers` than any table
+// has layers. Looked at before it is decoded: each would become an object, and an empty one takes
+// two bytes of a message but fifty of memory.
+absl::Status CheckLayerEntries(const grpc::ByteBuffer& buffer);
 grpc::ByteBuffer Encode(const google::protobuf::Message& message);
 
-// Borrows from `request`.
+// Borrow from `request`.
 LookupQuery ToQuery(const v1::LookupRequest& request);
-std::vector<LayerQuery> ToLayerQueries(
-    const google::protobuf::RepeatedPtrField<v1::LayerRowIds>& layers);
+LookupQuery ToQuery(const v1::PrefetchRequest& request);
 
 // A LookupResponse with every part of the look-up; keeps the parts' row memory alive.
 grpc::ByteBuffer EncodeLookupResponse(const Lookup& lookup);

@@ -109,13 +109,14 @@ TEST_F(LookupTest, PrefetchedRowsAreServedFromDram) {
   const std::string ids = Bytes({5, 6, 7, 5, 0xFFFFFFFF});
   {
     Prefetcher prefetcher(tables_.get(), 2, 16);
-    const auto result = prefetcher.Prefetch("t", kActiveVersion, {{LayerId{1}, ids}});
+    const auto result = prefetcher.Prefetch({.table = "t", .layers = {{LayerId{1}, ids}}});
     ASSERT_TRUE(result.ok()) << result.status();
     EXPECT_EQ(result->accepted, 5u);
     EXPECT_EQ(result->skipped, 0u);
-    EXPECT_EQ(
-        prefetcher.Prefetch("t", kActiveVersion, {{LayerId{1}, Bytes({5000})}}).status().code(),
-        absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(prefetcher.Prefetch({.table = "t", .layers = {{LayerId{1}, Bytes({5000})}}})
+                  .status()
+                  .code(),
+              absl::StatusCode::kInvalidArgument);
   }  // runs what is queued
   auto lookup = Start({7, 6, 5}, {});
   ASSERT_TRUE(lookup.ok()) << lookup.status();
@@ -125,11 +126,53 @@ TEST_F(LookupTest, PrefetchedRowsAreServedFromDram) {
   EXPECT_EQ(tables_->Snapshot()[0].prefetched_rows, 3u);
 }
 
+// Of many rows the cold ones are looked for in the background.
+TEST_F(LookupTest, ALargePrefetchReadsWhatIsColdOnce) {
+  OpenTables(uint64_t{64} << 20);
+  Load("t", 1, 5000);
+  std::vector<uint32_t> ids;
+  for (uint32_t i = 0; i < 20000; ++i) ids.push_back(i * 7 % 5000);
+  const std::string bytes = Bytes(ids);
+  for (const uint64_t prefetched : {5000u, 5000u}) {
+    {
+      Prefetcher prefetcher(tables_.get(), 2, 16);
+      const auto result = prefetcher.Prefetch({.table = "t", .layers = {{LayerId{1}, bytes}}});
+      ASSERT_TRUE(result.ok()) << result.status();
+      EXPECT_EQ(result->accepted, 20000u);
+    }  // runs what is queued
+    EXPECT_EQ(tables_->Snapshot()[0].prefetched_rows, prefetched);
+    EXPECT_EQ(tables_->Snapshot()[0].prefetched_late_rows, 0u);
+  }
+  auto lookup = Start(ids, {});
+  ASSERT_TRUE(lookup.ok()) << lookup.status();
+  EXPECT_TRUE((*lookup)->ReadMemory());
+  ASSERT_TRUE((*lookup)->Finish().ok());
+  EXPECT_TRUE(RowsAreRight(**lookup));
+  EXPECT_EQ(tables_->Snapshot()[0].prefetched_used_rows, 5000u);
+}
+
+TEST_F(LookupTest, APrefetchMayNameALayerTwiceOrNothing) {
+  OpenTables(uint64_t{64} << 20);
+  Load("t", 1, 5000);
+  const std::string first = Bytes({1, 2});
+  const std::string second = Bytes({2, 3});
+  {
+    // Of rows past the limit of an answer, too.
+    Prefetcher prefetcher(tables_.get(), 1, 16, {.max_answer_bytes = 1});
+    const auto result =
+        prefetcher.Prefetch({.table = "t", .layers = {{LayerId{1}, first}, {LayerId{1}, second}}});
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_EQ(result->accepted, 4u);
+    EXPECT_TRUE(prefetcher.Prefetch({.table = "t"}).ok());
+  }
+  EXPECT_EQ(tables_->Snapshot()[0].prefetched_rows, 3u);
+}
+
 TEST_F(LookupTest, PrefetchWithoutDramSaysThatItSkips) {
   OpenTables(0);
   Load("t", 1, 5000);
   Prefetcher prefetcher(tables_.get(), 1, 16);
-  const auto result = prefetcher.Prefetch("t", kActiveVersion, {{LayerId{1}, Bytes({5, 6})}});
+  const auto result = prefetcher.Prefetch({.table = "t", .layers = {{LayerId{1}, Bytes({5, 6})}}});
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_EQ(result->accepted, 0u);
   EXPECT_EQ(result->skipped, 2u);

@@ -38,6 +38,9 @@ DaemonSnapshot MakeSnapshot() {
   table.lookups = 20;
   table.failed_lookups = 2;
   table.prefetched_rows = 30;
+  table.prefetched_used_rows = 20;
+  table.prefetched_unused_rows = 5;
+  table.prefetched_late_rows = 3;
   table.skipped_prefetch_rows = 4;
   LatencyHistogram histogram;
   histogram.Observe(std::chrono::microseconds(1));
@@ -116,6 +119,9 @@ TEST(MetricsText, EachSampleHasItsValue) {
            "engram_lookups_total{table=\"demo\"} 20",
            "engram_lookup_errors_total{table=\"demo\"} 2",
            "engram_prefetched_rows_total{table=\"demo\"} 30",
+           "engram_prefetched_used_rows_total{table=\"demo\"} 20",
+           "engram_prefetched_unused_rows_total{table=\"demo\"} 5",
+           "engram_prefetched_late_rows_total{table=\"demo\"} 3",
            "engram_prefetch_skipped_rows_total{table=\"demo\"} 4",
            "engram_rows_failed_total{table=\"demo\",layer=\"14\"} 5",
            "engram_rows_zero_total{table=\"demo\",layer=\"14\"} 6",

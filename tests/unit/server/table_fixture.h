@@ -17,6 +17,8 @@
 #include "server/lookup.h"
 #include "server/tables.h"
 #include "storage/nvme/store.h"
+#include "storage/table/addressing.h"
+#include "storage/table/ngram_hasher.h"
 
 namespace engram {
 
@@ -79,9 +81,52 @@ class TableFixture : public ::testing::Test {
     return spec;
   }
 
+  // A table of two layers with an n-gram hash: orders 2 and 3, two heads, 50 compressed ids.
+  static TableSpec HashedSpec(const std::string& name, uint64_t version) {
+    TableSpec spec = Spec(name, version, 1);
+    spec.layers.clear();
+    AddressingSpec& a = spec.addressing;
+    a.hash = HashKind::kXorMultiply;
+    a.max_ngram_size = 3;
+    a.heads = 2;
+    a.base_size = 1009;
+    a.pad_id = 2;
+    a.compressed_vocab_size = 50;
+    const auto columns = PrimeColumns(a, 2).value();
+    for (const int id : {1, 14}) {
+      LayerSpec& layer = spec.layers.emplace_back();
+      layer.id = LayerId{id};
+      layer.row_bytes = kRowBytes;
+      layer.columns = columns[spec.layers.size() - 1];
+      layer.multipliers = NumpyMultipliers(10007 * id, a.compressed_vocab_size, 3).value();
+      for (const ColumnSpec& column : layer.columns) layer.rows += column.rows;
+    }
+    return spec;
+  }
+
+  // 100 raw ids, of which each two share a compressed one.
+  static TokenMap HalvingMap() {
+    std::vector<int32_t> compressed;
+    for (int32_t raw = 0; raw < 100; ++raw) compressed.push_back(raw / 2);
+    return TokenMap::Create(std::move(compressed)).value();
+  }
+
+  void LoadHashed(const std::string& name, uint64_t version, const TokenMap* map) {
+    TableSpec spec = HashedSpec(name, version);
+    if (map != nullptr) {
+      spec.token_map_size = map->size();
+      spec.token_map_digest = map->digest();
+    }
+    LoadSpec(spec, map);
+  }
+
   // Writes and publishes a version; its rows carry the version as salt.
   void Load(const std::string& name, uint64_t version, uint64_t rows) {
-    auto writer = store_->BeginLoad(Spec(name, version, rows));
+    LoadSpec(Spec(name, version, rows), nullptr);
+  }
+  void LoadSpec(const TableSpec& spec, const TokenMap* map) {
+    const uint64_t version = Raw(spec.version);
+    auto writer = store_->BeginLoad(spec, map);
     ASSERT_TRUE(writer.ok()) << writer.status();
     const std::atomic<bool> cancelled{false};
     std::atomic<uint64_t> written{0};

@@ -97,6 +97,18 @@ class TierStackTest : public ::testing::Test {
     RowBatch batch;
   };
 
+  struct Prefetched {
+    uint64_t stored, used, unused, late;
+  };
+  void ExpectPrefetched(const Prefetched& expected) {
+    TableSnapshot snapshot;
+    probe_.AddPrefetches(snapshot);
+    EXPECT_EQ(snapshot.prefetched_rows, expected.stored);
+    EXPECT_EQ(snapshot.prefetched_used_rows, expected.used);
+    EXPECT_EQ(snapshot.prefetched_unused_rows, expected.unused);
+    EXPECT_EQ(snapshot.prefetched_late_rows, expected.late);
+  }
+
   TableProbe probe_;
   HeldDrive* drive_ = nullptr;
   std::unique_ptr<TierStack> stack_;
@@ -118,6 +130,7 @@ TEST_F(TierStackTest, ALookUpWaitsForRowsInFlightAndReadsOnlyTheOthers) {
   EXPECT_EQ(answer.batch.served(TierKind::kDram), 50u);
   EXPECT_EQ(answer.batch.served(TierKind::kNvme), 50u);
   EXPECT_EQ(drive_->WaitForReads(2).size(), 2u);
+  ExpectPrefetched({.stored = 100, .used = 50, .unused = 0, .late = 50});
   for (uint32_t i = 0; i < answer.ids.size(); ++i) answer.ExpectRow(i);
 }
 
@@ -130,8 +143,39 @@ TEST_F(TierStackTest, AFillLeavesOutWhatALookUpHasBroughtMeanwhile) {
   stack_->Offer(answer.batch, positions);
   EXPECT_EQ(stack_->Fill(Ids(0, 40)), 10u);
   EXPECT_EQ(drive_->WaitForReads(2)[1], Ids(30, 10));
+  ExpectPrefetched({.stored = 10, .used = 0, .unused = 0, .late = 30});
   EXPECT_EQ(stack_->Fill(Ids(0, 40)), 0u);
   EXPECT_EQ(drive_->WaitForReads(2).size(), 2u);
+  // Fill takes what it is given for cold; the ten came by a prefetch, and nobody asked for them.
+  ExpectPrefetched({.stored = 10, .used = 0, .unused = 0, .late = 60});
+}
+
+TEST_F(TierStackTest, APrefetchIsNotLateBehindAnother) {
+  drive_->Release();
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(stack_->Fill(Ids(0, 20)), i == 0 ? 20u : 0u);
+  ExpectPrefetched({.stored = 20, .used = 0, .unused = 0, .late = 0});
+}
+
+TEST_F(TierStackTest, RepeatsThatWereNeverReadAreNoZeroRows) {
+  Answer answer({RowId{1}, RowId{1}, RowId{1}, kZeroRow});
+  answer.batch.SetRepeatsAside();
+  stack_->Count(answer.batch);
+  EXPECT_EQ(stack_->probe().zero_rows.load(), 1u);
+  // Should a tier break its contract, no bytes go out that nobody has read.
+  answer.batch.FillRepeats();
+  ASSERT_EQ(answer.batch.failures().size(), 2u);
+  EXPECT_EQ(answer.batch.failures()[0].status.code(), absl::StatusCode::kInternal);
+}
+
+TEST_F(TierStackTest, WhatLeavesDramUnreadWasFetchedForNothing) {
+  drive_->Release();
+  EXPECT_EQ(stack_->Fill(Ids(0, 10)), 10u);
+  Answer answer({RowId{3}, RowId{4}, RowId{3}});
+  stack_->ReadMemory(answer.batch);
+  EXPECT_TRUE(answer.batch.missing().empty());
+  ExpectPrefetched({.stored = 10, .used = 2, .unused = 0, .late = 0});
+  stack_->RemoveDram();
+  ExpectPrefetched({.stored = 10, .used = 2, .unused = 8, .late = 0});
 }
 
 TEST_F(TierStackTest, ARowThatThePrefetchCannotReadFailsInTheLookUp) {

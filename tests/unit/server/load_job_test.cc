@@ -1,0 +1,112 @@
+// Tables that an earlier release loaded, whose description does not say how tokens are hashed.
+#include "server/load_job.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "server/verify_job.h"
+#include "storage/checkpoint/row_source.h"
+#include "tests/integration/test_checkpoint.h"
+#include "tests/unit/server/table_fixture.h"
+
+namespace engram {
+namespace {
+
+using ::testing::HasSubstr;
+
+class LoadJobTest : public TableFixture {
+ protected:
+  void SetUp() override {
+    TableFixture::SetUp();
+    OpenTables(0);
+    checkpoint_ = directory_ + "/checkpoint";
+    std::filesystem::create_directory(checkpoint_);
+    testing::WriteCheckpoint(checkpoint_, 200, 5);
+    auto source = OpenCheckpoint({.directory = checkpoint_, .tensors = {}});
+    ASSERT_TRUE(source.ok()) << source.status();
+    source_ = *std::move(source);
+  }
+
+  // As the release before the hash described the same checkpoint.
+  TableSpec OldSpec() const {
+    TableSpec spec = source_->spec();
+    spec.name = "t";
+    spec.version = VersionId{1};
+    spec.addressing.hash = HashKind::kNone;
+    for (LayerSpec& layer : spec.layers) layer.multipliers.clear();
+    return spec;
+  }
+
+  absl::StatusOr<LoadResult> Load(VersionId version = kActiveVersion) {
+    const std::atomic<bool> cancelled{false};
+    return RunLoad(*tables_,
+                   {.table = "t", .checkpoint = checkpoint_, .tensors = {}, .version = version},
+                   cancelled, [](const LoadStatus&) { return true; });
+  }
+
+  std::string checkpoint_;
+  std::unique_ptr<RowSource> source_;
+};
+
+TEST_F(LoadJobTest, ATableWithoutItsHashIsVerifiedAndLoadedAgain) {
+  const TableSpec old = OldSpec();
+  {
+    auto writer = store_->BeginLoad(old);
+    ASSERT_TRUE(writer.ok()) << writer.status();
+    const std::atomic<bool> cancelled{false};
+    std::atomic<uint64_t> written{0};
+    for (const Chunk& chunk : (*writer)->todo()) {
+      const auto read = [&](LayerId layer, uint64_t first, uint64_t rows,
+                            absl::Span<std::byte> out) {
+        return source_->ReadRows(layer, first, rows, out);
+      };
+      ASSERT_TRUE((*writer)->WriteChunk(chunk, read, cancelled, written).ok());
+    }
+    const auto record = (*writer)->Publish();
+    ASSERT_TRUE(record.ok()) << record.status();
+    ASSERT_TRUE(tables_->Add(*record).ok());
+  }
+  const std::atomic<bool> cancelled{false};
+  const auto verified = RunVerify(*tables_, {.table = "t", .checkpoint = checkpoint_}, cancelled,
+                                  [](const VerifyStatus&) { return true; });
+  ASSERT_TRUE(verified.ok()) << verified.status();
+  EXPECT_EQ(verified->bad_rows, 0u);
+  // The same checkpoint, and more is known of it now: a version of its own.
+  const auto loaded = Load();
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_FALSE(loaded->already_loaded);
+  EXPECT_EQ(loaded->record.spec.version, VersionId{2});
+  EXPECT_EQ(loaded->record.spec.addressing.hash, HashKind::kXorMultiply);
+  const auto again = Load();
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_TRUE(again->already_loaded);
+  EXPECT_THAT(std::string(Load(VersionId{1}).status().message()),
+              HasSubstr("version 1 holds this checkpoint, described in another way"));
+}
+
+TEST_F(LoadJobTest, AnUnfinishedLoadOfAnEarlierReleaseIsLeftAlone) {
+  ASSERT_TRUE(store_->BeginLoad(OldSpec()).ok());
+  const auto loaded = Load();
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ(loaded->record.spec.version, VersionId{2});
+  const absl::Status asked = Load(VersionId{1}).status();
+  EXPECT_EQ(asked.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(asked.message()), HasSubstr("was begun from this checkpoint"));
+}
+
+TEST_F(LoadJobTest, VerifyNamesWhatCannotBeCompared) {
+  ASSERT_TRUE(Load().ok());
+  const std::string other = directory_ + "/other";
+  std::filesystem::create_directory(other);
+  testing::WriteCheckpoint(other, 300, 5);
+  const std::atomic<bool> cancelled{false};
+  const absl::Status status =
+      RunVerify(*tables_, {.table = "t", .checkpoint = other}, cancelled, [](const VerifyStatus&) {
+        return true;
+      }).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("cannot be compared: it has layer "));
+}
+
+}  // namespace
+}  // namespace engram
