@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "client/grpc_transport.h"
 #include "client/transport.h"
 #include "storage/base/status_macros.h"
@@ -16,6 +17,24 @@ class ClientImpl : public Client {
 
   absl::StatusOr<TableDescription> Describe(const std::string& table, uint64_t version) override {
     return transport_->Describe(table, version, default_deadline_);
+  }
+
+  absl::StatusOr<TableDescription> OpenTable(const std::string& table,
+                                             const TableExpectation& expected,
+                                             uint64_t version) override {
+    ENGRAM_ASSIGN_OR_RETURN(TableDescription found, Describe(table, version));
+    ENGRAM_RETURN_IF_ERROR(CheckTable(found, expected));
+    if (found.table_digest.empty()) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "table \"", table, "\" version ", found.version,
+          " has no table digest, so nothing would hold look-ups to it; load it again"));
+    }
+    return found;
+  }
+
+  absl::StatusOr<std::vector<int32_t>> FetchTokenMap(const std::string& table,
+                                                     uint64_t version) override {
+    return transport_->FetchTokenMap(table, version, default_deadline_);
   }
 
   absl::StatusOr<LookupAnswer> Lookup(const LookupRequest& request) override {

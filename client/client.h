@@ -2,10 +2,21 @@
 //
 //   auto client = engram::Client::Connect({.target = "unix:/run/engramd/engramd.sock"});
 //   if (!client.ok()) return client.status();
-//   // `rows` has room for ids.size() × 264 bytes.
-//   engram::LayerRequest layer{.layer = 1, .row_ids = ids, .out = rows};
-//   auto answer = (*client)->Lookup({.table = "deepseek", .layers = {layer}});
+//   // The handshake. What is looked up afterwards carries the digest, so that no other table ever
+//   // answers, whatever an operator switches to in between.
+//   engram::TableExpectation model{.family = "deepseek-v4.1"};  // and all else that it knows
+//   auto table = (*client)->OpenTable("deepseek", model);
+//   if (!table.ok()) return table.status();
+//   // Rows by tokens: `rows` has room for tokens × 24 columns × 264 bytes.
+//   engram::LayerRequest layer{.layer = 1, .out = rows};
+//   auto answer = (*client)->Lookup({.table = "deepseek",
+//                                    .layers = {layer},
+//                                    .tokens = engram::TokenBatch{.token_ids = tokens},
+//                                    .expect_table_digest = table->table_digest});
 //   if (!answer.ok()) return answer.status();
+//
+// Rows by id are asked for without `tokens` and with LayerRequest::row_ids; row_hasher.h makes the
+// ids of the tokens, for those who want to know them.
 //
 // Client is thread-safe: one for a process is enough. No method allocates per row. Calls that find
 // the daemon gone are repeated on a new connection until their deadline (look-ups change nothing,
@@ -18,6 +29,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -50,10 +62,15 @@ struct LayerInfo {
   int32_t layer = 0;
   uint64_t rows = 0;
   uint32_t row_bytes = 0;
-  std::vector<ColumnInfo> columns;
+  std::vector<ColumnInfo> columns = {};  // in table order; none if rows are addressed by id only
+  // Of the hash "xor-multiply": one for each of the tokens, the last one first.
+  std::vector<int64_t> multipliers = {};
+  // One factor for all values of the layer's rows, where the model has one; 0: none. Rows are
+  // served without it.
+  double row_scale = 0;
 };
 
-// What a table is; compare it with what your model expects before the first look-up.
+// What a table is. Client::OpenTable compares it with what your model expects.
 struct TableDescription {
   std::string name;
   uint64_t version = 0;
@@ -69,16 +86,73 @@ struct TableDescription {
   int32_t heads = 0;
   uint64_t base_size = 0;
   int64_t pad_id = 0;
+  // Ids that are hashed are compressed by a token map first, to 0 … this − 1; 0: they are not.
   int64_t compressed_vocab_size = 0;
-  std::vector<LayerInfo> layers;
+  std::string hash;               // "xor-multiply", "polynomial"; "none" or empty: rows by id only
+  int64_t vocab_size = 0;         // raw token ids are below it; 0: unknown
+  int64_t boundary_id = -1;       // n-grams do not look behind this token; −1: there is none
+  std::vector<LayerInfo> layers;  // ascending
+  uint64_t token_map_size = 0;    // raw token ids that the table's token map has; 0: it has none
+  std::string token_map_digest;   // sha256 of the map in hex; empty: it has none
 };
+
+// What a model expects of one layer. What is unset or empty is not compared.
+struct LayerExpectation {
+  int32_t layer = 0;  // the model config's own number
+  std::optional<uint64_t> rows = {};
+  std::optional<uint32_t> row_bytes = {};
+  std::vector<uint64_t> column_rows = {};  // of every column, in table order
+  std::vector<int64_t> multipliers = {};
+  std::optional<double> row_scale = {};
+};
+
+// What a model expects of its table: say all that it knows. What is unset or empty is not compared.
+struct TableExpectation {
+  std::optional<std::string> family = {};
+  std::optional<std::string> row_format = {};
+  std::optional<std::string> hash = {};
+  std::optional<int32_t> max_ngram_size = {};
+  std::optional<int32_t> heads = {};
+  std::optional<int64_t> pad_id = {};
+  std::optional<int64_t> compressed_vocab_size = {};
+  std::optional<int64_t> vocab_size = {};
+  std::optional<int64_t> boundary_id = {};
+  std::vector<LayerExpectation> layers = {};  // all that the table has, ascending
+  std::optional<std::string> token_map_digest = {};
+  std::optional<std::string> table_digest = {};
+};
+
+// The handshake's comparison: FailedPrecondition naming the first difference, in the order of the
+// fields above, with what was expected and what was found. A pure function.
+absl::Status CheckTable(const TableDescription& table, const TableExpectation& expected);
 
 // One layer of a look-up. Ids and output are borrowed until the call is over.
 struct LayerRequest {
   int32_t layer = 0;
-  absl::Span<const uint32_t> row_ids = {};
-  absl::Span<std::byte> out = {};  // row_ids.size() × row_bytes exactly; rows packed in id order
-  absl::Span<uint8_t> tiers = {};  // empty, or row_ids.size(): 0 hbm, 1 dram, 2 nvme, 255 none
+  absl::Span<const uint32_t> row_ids = {};  // none when rows are asked for by tokens
+  // Exactly one row for each id, packed in id order; by tokens one for each column of each
+  // position.
+  absl::Span<std::byte> out = {};
+  // Empty, or one for each row: 0 hbm, 1 dram, 2 nvme, 255 none.
+  absl::Span<uint8_t> tiers = {};
+};
+
+// Rows named by the tokens that ask for them: every column of every position, in layers that have
+// an n-gram hash. A layer's rows lie sequence by sequence, position by position, in column order;
+// lookback gets none. Everything is borrowed as LayerRequest's buffers are.
+struct TokenBatch {
+  // All sequences, one after the other. −1: a dead position, such as an image's; its rows are
+  // zeros. Any other id that the model does not have fails the call with InvalidArgument.
+  absl::Span<const int32_t> token_ids = {};
+  // Ids of each sequence, its lookback included. None: token_ids is one sequence.
+  absl::Span<const uint32_t> lengths = {};
+  // Of each sequence, how many of its first ids are only context: the last ids before a chunk or a
+  // decode step. With fewer than max_ngram_size − 1 of them the sequence begins at its first id.
+  // None: 0 for every sequence.
+  absl::Span<const uint32_t> lookbacks = {};
+  // The ids are compressed already. Without it a model that hashes compressed ids needs the table's
+  // token map (FailedPrecondition if it has none); others ignore it.
+  bool compressed = false;
 };
 
 enum class RowErrorPolicy {
@@ -90,6 +164,10 @@ struct LookupRequest {
   std::string table = {};
   uint64_t version = 0;                   // 0: the active one
   std::vector<LayerRequest> layers = {};  // at most one a layer
+  // Rows by tokens: each of `layers` (at least one) says where a layer's rows go, without row_ids.
+  // Send expect_table_digest with them: of the answer only columns × row_bytes can be checked by
+  // the size of `out`, so another table with the same product would go unnoticed.
+  std::optional<TokenBatch> tokens = {};
   RowErrorPolicy on_row_error = RowErrorPolicy::kFail;
   // Not empty: the call fails with FailedPrecondition if the table's digest is another.
   std::string expect_table_digest = {};
@@ -97,7 +175,7 @@ struct LookupRequest {
 };
 
 struct FailedRow {
-  uint32_t position = 0;  // index into row_ids
+  uint32_t position = 0;  // of the row in LayerRequest::out
   absl::Status status;
 };
 
@@ -123,6 +201,9 @@ struct PrefetchRequest {
   std::string table = {};
   uint64_t version = 0;
   std::vector<Layer> layers = {};
+  // Rows by tokens, borrowed likewise: `layers` name layers only; without any, all are meant.
+  std::optional<TokenBatch> tokens = {};
+  std::string expect_table_digest = {};  // as in LookupRequest
   std::chrono::milliseconds deadline{0};
 };
 
@@ -162,11 +243,23 @@ class Client {
   virtual ~Client() = default;
 
   // Errors of every call: NotFound (no such table, version or layer), InvalidArgument (an id out
-  // of range, a buffer of the wrong size), FailedPrecondition (another table than expected),
+  // of range, a buffer of the wrong size), FailedPrecondition (another table than expected, raw
+  // token ids without a token map, tokens for a table without a hash),
   // ResourceExhausted (too large, or the daemon is overloaded), DeadlineExceeded, Unavailable,
   // DataLoss (a row failed its check).
   virtual absl::StatusOr<TableDescription> Describe(const std::string& table,
                                                     uint64_t version = 0) = 0;
+
+  // The handshake: Describe, then CheckTable. Fails closed: FailedPrecondition, too, if the daemon
+  // gives no table digest that later requests could carry.
+  virtual absl::StatusOr<TableDescription> OpenTable(const std::string& table,
+                                                     const TableExpectation& expected,
+                                                     uint64_t version = 0) = 0;
+
+  // The compressed id of every raw token id, checked against the table's token_map_digest
+  // (DataLoss if it is another). NotFound if the table has no token map. Up to 64 MiB.
+  virtual absl::StatusOr<std::vector<int32_t>> FetchTokenMap(const std::string& table,
+                                                             uint64_t version = 0) = 0;
 
   // Blocks. On error the output's contents are unspecified.
   virtual absl::StatusOr<LookupAnswer> Lookup(const LookupRequest& request) = 0;

@@ -5,4 +5,9 @@ find_dependency(absl CONFIG)
 # CMake's own module: it makes protobuf::libprotobuf, which gRPC's targets name.
 find_dependency(Protobuf MODULE)
 find_dependency(gRPC CONFIG)
+# engram::table's: sha256 of token maps, digests of rows, and JSON (headers only).
+find_dependency(OpenSSL MODULE)
+find_dependency(nlohmann_json CONFIG)
+find_dependency(PkgConfig)
+pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
 include(${CMAKE_CURRENT_LIST_DIR}/engramTargets.cmake)

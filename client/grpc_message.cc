@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/lookup_codec.h"
 #include "google/protobuf/message_lite.h"
 #include "storage/base/status_macros.h"
 

@@ -7,7 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "client/client.h"
-#include "client/lookup_codec.h"
+#include "client/request_encoder.h"
 
 namespace google::protobuf {
 class MessageLite;

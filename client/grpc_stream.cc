@@ -16,6 +16,7 @@
 #include "client/grpc_channel.h"
 #include "client/grpc_message.h"
 #include "client/lookup_codec.h"
+#include "client/request_encoder.h"
 #include "client/stream_watch.h"
 #include "client/wire_status.h"
 #include "storage/base/mutex.h"

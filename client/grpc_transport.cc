@@ -4,15 +4,18 @@
 #include <grpcpp/support/byte_buffer.h>
 
 #include <utility>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "client/grpc_channel.h"
 #include "client/grpc_message.h"
 #include "client/grpc_stream.h"
-#include "client/lookup_codec.h"
+#include "client/request_encoder.h"
 #include "client/table_description.h"
 #include "client/unary_call.h"
 #include "engram/v1/store.pb.h"
 #include "storage/base/status_macros.h"
+#include "storage/table/token_map.h"
 
 namespace engram {
 namespace {
@@ -31,11 +34,25 @@ class GrpcTransport : public Transport {
     v1::DescribeRequest request;
     request.set_table(table);
     request.set_version(version);
-    grpc::ByteBuffer answer;
-    ENGRAM_RETURN_IF_ERROR(caller_.Call(kDescribe, ToBuffer(request), timeout, &answer));
-    v1::DescribeResponse response;
-    ENGRAM_RETURN_IF_ERROR(FromBuffer(&answer, &response));
+    ENGRAM_ASSIGN_OR_RETURN(const v1::DescribeResponse response, Ask(request, timeout));
     return DescriptionFromWire(response.table());
+  }
+
+  absl::StatusOr<std::vector<int32_t>> FetchTokenMap(const std::string& table, uint64_t version,
+                                                     std::chrono::milliseconds timeout) override {
+    v1::DescribeRequest request;
+    request.set_table(table);
+    request.set_version(version);
+    request.set_want_token_map(true);
+    ENGRAM_ASSIGN_OR_RETURN(const v1::DescribeResponse response, Ask(request, timeout));
+    const v1::TableInfo& info = response.table();
+    if (info.token_map_digest().empty()) {
+      return absl::NotFoundError(
+          absl::StrCat("table \"", table, "\" version ", info.version(), " has no token map"));
+    }
+    ENGRAM_ASSIGN_OR_RETURN(const TokenMap map,
+                            TokenMap::Parse(response.token_map(), info.token_map_digest()));
+    return std::vector<int32_t>(map.compressed().begin(), map.compressed().end());
   }
 
   absl::StatusOr<LookupAnswer> Lookup(const LookupRequest& request,
@@ -80,6 +97,15 @@ class GrpcTransport : public Transport {
   }
 
  private:
+  absl::StatusOr<v1::DescribeResponse> Ask(const v1::DescribeRequest& request,
+                                           std::chrono::milliseconds timeout) {
+    grpc::ByteBuffer answer;
+    ENGRAM_RETURN_IF_ERROR(caller_.Call(kDescribe, ToBuffer(request), timeout, &answer));
+    v1::DescribeResponse response;
+    ENGRAM_RETURN_IF_ERROR(FromBuffer(&answer, &response));
+    return response;
+  }
+
   const std::shared_ptr<grpc::Channel> channel_;
   UnaryCaller caller_;
 };

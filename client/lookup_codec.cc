@@ -1,13 +1,10 @@
 #include "client/lookup_codec.h"
 
 #include <algorithm>
-#include <bit>
-#include <climits>
-#include <cstring>
-#include <unordered_set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/request_encoder.h"
 #include "client/wire_status.h"
 #include "engram/v1/store.pb.h"
 #include "google/protobuf/io/coded_stream.h"
@@ -18,24 +15,13 @@ namespace engram {
 namespace {
 
 using google::protobuf::io::CodedInputStream;
-using google::protobuf::io::CodedOutputStream;
 using google::protobuf::io::ZeroCopyInputStream;
 using Wire = google::protobuf::internal::WireFormatLite;
-
-static_assert(std::endian::native == std::endian::little, "row ids are little-endian on the wire");
-static_assert(static_cast<int>(v1::LookupRequest::kLayersFieldNumber) ==
-              static_cast<int>(v1::PrefetchRequest::kLayersFieldNumber));
 
 constexpr uint32_t Varint(int field) { return Wire::MakeTag(field, Wire::WIRETYPE_VARINT); }
 constexpr uint32_t Bytes(int field) {
   return Wire::MakeTag(field, Wire::WIRETYPE_LENGTH_DELIMITED);
 }
-
-constexpr uint32_t kRequestLayersTag = Bytes(v1::LookupRequest::kLayersFieldNumber);
-constexpr uint32_t kIdsLayerTag = Varint(v1::LayerRowIds::kLayerFieldNumber);
-constexpr uint32_t kIdsTag = Bytes(v1::LayerRowIds::kRowIdsFieldNumber);
-
-size_t TagSize(uint32_t tag) { return CodedOutputStream::VarintSize32(tag); }
 
 absl::Status Malformed(const CodedInputStream& in, absl::string_view message) {
   return absl::DataLossError(
@@ -133,9 +119,32 @@ absl::Status CheckFailures(const LookupRequest& request, const LayerAnswer& answ
     if (failure.position < count) continue;
     return absl::InternalError(absl::StrCat(Where(request, answer.layer), ": the daemon names ",
                                             "position ", failure.position, " as failed, of ", count,
-                                            " ids"));
+                                            " rows"));
   }
   return absl::OkStatus();
+}
+
+// How many rows the answer has, which must be as many as the request names.
+absl::StatusOr<size_t> CountRows(const LookupRequest& request, const LayerRequest& asked,
+                                 const ScannedLayer& layer) {
+  const uint32_t row_bytes = layer.answer.row_bytes;
+  const auto unfit = [&](size_t count, absl::string_view what) {
+    return absl::InternalError(absl::StrCat(Where(request, asked.layer), ": the answer has ",
+                                            layer.rows.size, " bytes of rows for ", count, " ",
+                                            what, " of ", row_bytes, " bytes"));
+  };
+  if (!request.tokens.has_value()) {
+    const size_t count = asked.row_ids.size();
+    if (row_bytes == 0 || layer.rows.size != count * row_bytes) return unfit(count, "ids");
+    return count;
+  }
+  // How many columns a layer has the request does not say; that each position has as many, it does.
+  ENGRAM_ASSIGN_OR_RETURN(const size_t positions, CountPositions(*request.tokens));
+  if (row_bytes == 0 || layer.rows.size % row_bytes != 0) return unfit(positions, "positions");
+  const size_t count = layer.rows.size / row_bytes;
+  const bool whole = positions == 0 ? count == 0 : count > 0 && count % positions == 0;
+  if (!whole) return unfit(positions, "positions");
+  return count;
 }
 
 struct Copy {
@@ -144,99 +153,6 @@ struct Copy {
 };
 
 }  // namespace
-
-absl::StatusOr<RequestEncoder> RequestEncoder::ForLookup(const LookupRequest& request,
-                                                         uint64_t request_id) {
-  RequestEncoder encoder;
-  bool want_tiers = false;
-  encoder.layers_.reserve(request.layers.size());
-  for (const LayerRequest& layer : request.layers) {
-    encoder.layers_.push_back({layer.layer, layer.row_ids, 0});
-    if (layer.tiers.empty()) continue;
-    want_tiers = true;
-    if (layer.tiers.size() != layer.row_ids.size()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          Where(request, layer.layer), ": tiers has room for ", layer.tiers.size(),
-          " entries, there are ", layer.row_ids.size(), " ids; make them equal or leave it empty"));
-    }
-  }
-  v1::LookupRequest head;
-  head.set_table(request.table);
-  head.set_version(request.version);
-  v1::LookupRequest tail;
-  if (request.on_row_error == RowErrorPolicy::kZero) tail.set_on_row_error(v1::ON_ROW_ERROR_ZERO);
-  tail.set_want_tiers(want_tiers);
-  tail.set_request_id(request_id);
-  tail.set_expect_table_digest(request.expect_table_digest);
-  encoder.head_ = head.SerializeAsString();
-  encoder.tail_ = tail.SerializeAsString();
-  ENGRAM_RETURN_IF_ERROR(encoder.Finish());
-  return encoder;
-}
-
-absl::StatusOr<RequestEncoder> RequestEncoder::ForPrefetch(const PrefetchRequest& request) {
-  RequestEncoder encoder;
-  encoder.layers_.reserve(request.layers.size());
-  for (const PrefetchRequest::Layer& layer : request.layers) {
-    encoder.layers_.push_back({layer.layer, layer.row_ids, 0});
-  }
-  v1::PrefetchRequest head;
-  head.set_table(request.table);
-  head.set_version(request.version);
-  encoder.head_ = head.SerializeAsString();
-  ENGRAM_RETURN_IF_ERROR(encoder.Finish());
-  return encoder;
-}
-
-absl::Status RequestEncoder::Finish() {
-  std::unordered_set<int32_t> seen;
-  size_ = head_.size() + tail_.size();
-  for (Layer& layer : layers_) {
-    if (!seen.insert(layer.layer).second) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("layer ", layer.layer, " is named twice; put all its ids into one entry"));
-    }
-    const size_t bytes = layer.row_ids.size() * sizeof(uint32_t);
-    // Checked layer by layer, so that no sum can overflow.
-    if (bytes >= INT_MAX || size_ + bytes >= INT_MAX - 64) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("a request with ", layer.row_ids.size(), " ids in layer ", layer.layer,
-                       " exceeds the 2 GiB that a message can have; split it"));
-    }
-    if (layer.layer != 0) {
-      layer.size += TagSize(kIdsLayerTag) + Wire::Int32Size(layer.layer);
-    }
-    if (bytes != 0) {
-      layer.size += TagSize(kIdsTag) + CodedOutputStream::VarintSize32(static_cast<int>(bytes));
-      layer.size += bytes;
-    }
-    size_ += TagSize(kRequestLayersTag) + layer.size +
-             CodedOutputStream::VarintSize32(static_cast<uint32_t>(layer.size));
-  }
-  return absl::OkStatus();
-}
-
-void RequestEncoder::Write(uint8_t* out) const {
-  const auto raw = [&out](const void* data, size_t size) {
-    if (size != 0) std::memcpy(out, data, size);
-    out += size;
-  };
-  raw(head_.data(), head_.size());
-  for (const Layer& layer : layers_) {
-    out = CodedOutputStream::WriteVarint32ToArray(kRequestLayersTag, out);
-    out = CodedOutputStream::WriteVarint32ToArray(static_cast<uint32_t>(layer.size), out);
-    if (layer.layer != 0) {
-      out = CodedOutputStream::WriteVarint32ToArray(kIdsLayerTag, out);
-      out = CodedOutputStream::WriteVarint32SignExtendedToArray(layer.layer, out);
-    }
-    if (layer.row_ids.empty()) continue;
-    const size_t bytes = layer.row_ids.size() * sizeof(uint32_t);
-    out = CodedOutputStream::WriteVarint32ToArray(kIdsTag, out);
-    out = CodedOutputStream::WriteVarint32ToArray(static_cast<uint32_t>(bytes), out);
-    raw(layer.row_ids.data(), bytes);
-  }
-  raw(tail_.data(), tail_.size());
-}
 
 absl::Status CheckLayer(const LookupRequest& request, ScannedLayer& layer) {
   const LayerAnswer& answer = layer.answer;
@@ -248,22 +164,20 @@ absl::Status CheckLayer(const LookupRequest& request, ScannedLayer& layer) {
                                             ": the daemon answered it, but nobody asked for it"));
   }
   layer.request_index = static_cast<size_t>(asked - request.layers.begin());
-  const size_t count = asked->row_ids.size();
-  const size_t want = count * answer.row_bytes;
-  const std::string ids = absl::StrCat(count, " ids of ", answer.row_bytes, " bytes");
-  if (answer.row_bytes == 0 || layer.rows.size != want) {
-    return absl::InternalError(absl::StrCat(Where(request, answer.layer), ": the answer has ",
-                                            layer.rows.size, " bytes of rows for ", ids));
-  }
+  ENGRAM_ASSIGN_OR_RETURN(const size_t count, CountRows(request, *asked, layer));
   if (!asked->tiers.empty() && layer.tiers.size != count) {
     return absl::InternalError(absl::StrCat(Where(request, answer.layer), ": the answer has ",
-                                            layer.tiers.size, " tiers for ", count, " ids"));
+                                            layer.tiers.size, " tiers for ", count, " rows"));
   }
   ENGRAM_RETURN_IF_ERROR(CheckFailures(request, answer, count));
-  if (asked->out.size() != want) {
+  if (asked->out.size() != layer.rows.size) {
+    layer.out_status = absl::InvalidArgumentError(absl::StrCat(
+        Where(request, answer.layer), ": out has ", asked->out.size(), " bytes, ", count,
+        " rows of ", answer.row_bytes, " bytes need exactly ", layer.rows.size));
+  } else if (!asked->tiers.empty() && asked->tiers.size() != count) {
     layer.out_status = absl::InvalidArgumentError(
-        absl::StrCat(Where(request, answer.layer), ": out has ", asked->out.size(), " bytes, ", ids,
-                     " need exactly ", want));
+        absl::StrCat(Where(request, answer.layer), ": tiers has room for ", asked->tiers.size(),
+                     " entries, there are ", count, " rows"));
   }
   return absl::OkStatus();
 }

@@ -1,9 +1,10 @@
-// Look-ups on the wire without a copy too many: ids go from the caller's memory into the message,
-// rows from the message into the caller's memory, each by one memcpy.
+// Answers to look-ups without a copy too many: rows go from the message into the caller's memory by
+// one memcpy.
 //
-// The generated classes would copy both once more, and clear the memory before. So only the small
-// parts of a message are theirs; ids, rows and tiers are walked by hand, by the field numbers of
-// the generated header. No gRPC here: messages are byte arrays and ZeroCopyInputStreams.
+// The generated classes would copy them once more, and clear the memory before. So only the small
+// parts of a message are theirs; rows and tiers are walked by hand, by the field numbers of the
+// generated header. No gRPC here: messages are ZeroCopyInputStreams. request_encoder.h is the other
+// direction.
 //
 // An answer is read twice: ScanLookupResponse / ScanStreamResponse check all of it and note where
 // the rows lie (rows are skipped, not touched); CopyRows then fills the caller's buffers. So fields
@@ -15,7 +16,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -29,37 +29,6 @@ class ZeroCopyInputStream;
 
 namespace engram {
 
-// A request, ready to be written into a buffer of size() bytes. Borrows the ids.
-class RequestEncoder {
- public:
-  // engram.v1.LookupRequest; tiers are asked for when any layer has room for them.
-  // InvalidArgument for a layer named twice or room for tiers that is not ids.size();
-  // ResourceExhausted for a message of 2 GiB or more, which Protobuf cannot hold.
-  static absl::StatusOr<RequestEncoder> ForLookup(const LookupRequest& request,
-                                                  uint64_t request_id);
-  // engram.v1.PrefetchRequest; errors as above.
-  static absl::StatusOr<RequestEncoder> ForPrefetch(const PrefetchRequest& request);
-
-  size_t size() const { return size_; }
-  // Writes size() bytes: those that the generated class would write.
-  void Write(uint8_t* out) const;
-
- private:
-  struct Layer {
-    int32_t layer = 0;
-    absl::Span<const uint32_t> row_ids;
-    size_t size = 0;  // of the LayerRowIds message
-  };
-
-  RequestEncoder() = default;
-  absl::Status Finish();
-
-  std::string head_;  // the fields before `layers`
-  std::string tail_;  // and after
-  std::vector<Layer> layers_;
-  size_t size_ = 0;
-};
-
 // A stretch of a message, in bytes from its beginning.
 struct ByteRange {
   size_t begin = 0;
@@ -72,8 +41,8 @@ struct ScannedLayer {
   size_t request_index = 0;  // into LookupRequest::layers
   ByteRange rows;
   ByteRange tiers;
-  // InvalidArgument, naming both sizes, when the caller's `out` is not ids × row_bytes; CopyRows
-  // must not be called for such a layer.
+  // InvalidArgument, naming both sizes, when the caller's `out` or `tiers` is not what the rows
+  // need; CopyRows must not be called for such a layer.
   absl::Status out_status;
 };
 
@@ -84,8 +53,8 @@ struct ScannedAnswer {
 
 // Checks an engram.v1.LookupResponse against its request. DataLoss for bytes that are no such
 // message; Internal, naming the layer, for an answer that does not fit the request (a layer that is
-// missing, doubled or was not asked for, sizes that do not match, a failed row where none may be);
-// InvalidArgument as in out_status.
+// missing, doubled or was not asked for, sizes that do not match or are not as many rows for every
+// position, a failed row where none may be); InvalidArgument as in out_status.
 absl::StatusOr<ScannedAnswer> ScanLookupResponse(google::protobuf::io::ZeroCopyInputStream* in,
                                                  const LookupRequest& request);
 

@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "client/client.h"
@@ -24,6 +25,9 @@ class Transport {
 
   virtual absl::StatusOr<TableDescription> Describe(const std::string& table, uint64_t version,
                                                     std::chrono::milliseconds timeout) = 0;
+  virtual absl::StatusOr<std::vector<int32_t>> FetchTokenMap(const std::string& table,
+                                                             uint64_t version,
+                                                             std::chrono::milliseconds timeout) = 0;
   virtual absl::StatusOr<LookupAnswer> Lookup(const LookupRequest& request,
                                               std::chrono::milliseconds timeout) = 0;
   virtual void LookupAsync(const LookupRequest& request, std::chrono::milliseconds timeout,

@@ -3,6 +3,7 @@
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -12,6 +13,9 @@
 #include "engram/v1/admin.grpc.pb.h"
 #include "engram/v1/store.grpc.pb.h"
 #include "storage/base/mutex.h"
+#include "storage/base/status_macros.h"
+#include "storage/table/ngram_hasher.h"
+#include "tests/unit/storage/table/model_specs.h"
 
 namespace engram::testing {
 namespace {
@@ -42,7 +46,67 @@ void FillLayer(const v1::LayerRowIds& asked, bool want_tiers, v1::LayerRows* lay
   layer->mutable_served()->set_dram(served);
 }
 
+std::vector<int32_t> Ids(const std::string& bytes) {
+  std::vector<int32_t> ids(bytes.size() / 4);
+  std::memcpy(ids.data(), bytes.data(), bytes.size());
+  return ids;
+}
+
+// The plain way: every sequence on its own, every layer anew.
+absl::Status HashTokens(const v1::LookupRequest& request,
+                        google::protobuf::RepeatedPtrField<v1::LayerRowIds>* layers) {
+  const v1::TokenBatch& tokens = request.tokens();
+  if (request.table() == "t") return absl::FailedPreconditionError("\"t\" has no hash");
+  std::vector<int32_t> ids = Ids(tokens.token_ids());
+  if (!tokens.compressed()) {
+    if (request.table() == "m") return absl::FailedPreconditionError("\"m\" has no token map");
+    ENGRAM_RETURN_IF_ERROR(HashedMap().Compress(ids, absl::MakeSpan(ids)));
+  }
+  for (const int32_t id : tokens.layers()) {
+    const LayerSpec* layer = HashedSpec().FindLayer(LayerId{id});
+    if (layer == nullptr) return absl::NotFoundError("no layer " + std::to_string(id));
+    ENGRAM_ASSIGN_OR_RETURN(const NgramHasher hasher,
+                            NgramHasher::Create(HashedSpec().addressing, *layer));
+    ENGRAM_RETURN_IF_ERROR(hasher.Check(ids));
+    v1::LayerRowIds* rows = layers->Add();
+    rows->set_layer(id);
+    size_t begin = 0;
+    for (int i = 0; i < std::max(tokens.lengths_size(), 1); ++i) {
+      TokenSpan span{absl::MakeConstSpan(ids).subspan(begin)};
+      if (tokens.lengths_size() > 0) span.ids = span.ids.first(tokens.lengths(i));
+      if (tokens.lookbacks_size() > 0) span.lookback = tokens.lookbacks(i);
+      std::vector<RowId> hashed(span.positions() * hasher.columns());
+      hasher.HashPlain(span, absl::MakeSpan(hashed));
+      rows->mutable_row_ids()->append(reinterpret_cast<const char*>(hashed.data()),
+                                      hashed.size() * 4);
+      begin += span.ids.size();
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
+
+const TableSpec& HashedSpec() {
+  static const TableSpec* const spec = [] {
+    Model model = DeepseekV41(300, 2);
+    auto* made = new TableSpec;
+    made->family = "deepseek-v4.1";
+    made->addressing = model.addressing;
+    made->addressing.compressed_vocab_size = 5;
+    made->addressing.vocab_size = 10;
+    made->layers = std::move(model.layers);
+    made->layers[1].row_bytes = 6;
+    made->layers[1].row_scale = 0.25;
+    return made;
+  }();
+  return *spec;
+}
+
+const TokenMap& HashedMap() {
+  static const auto* const map = new TokenMap(*TokenMap::Create({0, 0, 1, 1, 2, 2, 3, 3, 4, 4}));
+  return *map;
+}
 
 std::string RowBytes(int32_t layer, uint32_t id) {
   std::string row(layer == 1 ? 8 : layer == 14 ? 6 : 0, '\0');
@@ -51,20 +115,62 @@ std::string RowBytes(int32_t layer, uint32_t id) {
 }
 
 absl::Status AnswerLookup(const v1::LookupRequest& request, v1::LookupResponse* response) {
-  if (request.table() != "t") {
+  if (request.table() != "t" && request.table() != "h" && request.table() != "m") {
     return absl::NotFoundError("no table \"" + request.table() + "\"");
   }
   if (!request.expect_table_digest().empty() && request.expect_table_digest() != "d0") {
     return absl::FailedPreconditionError("another table");
   }
-  response->set_version(3);
-  for (const v1::LayerRowIds& asked : request.layers()) {
+  response->set_version(request.table() == "t" ? 3 : 5);
+  auto layers = request.layers();
+  if (request.has_tokens()) ENGRAM_RETURN_IF_ERROR(HashTokens(request, &layers));
+  for (const v1::LayerRowIds& asked : layers) {
     FillLayer(asked, request.want_tiers(), response->add_layers());
   }
   return absl::OkStatus();
 }
 
 namespace {
+
+v1::TableInfo HashedTable(const std::string& name) {
+  const TableSpec& spec = HashedSpec();
+  v1::TableInfo table;
+  table.set_name(name);
+  table.set_version(5);
+  table.set_active(true);
+  table.set_state("published");
+  table.set_family(spec.family);
+  table.set_table_digest("d0");
+  table.set_rows(spec.rows());
+  table.set_bytes(spec.bytes());
+  v1::Addressing* addressing = table.mutable_addressing();
+  addressing->set_max_ngram_size(spec.addressing.max_ngram_size);
+  addressing->set_heads(spec.addressing.heads);
+  addressing->set_base_size(spec.addressing.base_size);
+  addressing->set_pad_id(spec.addressing.pad_id);
+  addressing->set_compressed_vocab_size(spec.addressing.compressed_vocab_size);
+  addressing->set_hash(HashKindName(spec.addressing.hash));
+  addressing->set_vocab_size(spec.addressing.vocab_size);
+  addressing->set_boundary_id(spec.addressing.boundary_id);
+  for (const LayerSpec& from : spec.layers) {
+    v1::LayerInfo* layer = table.add_layers();
+    layer->set_layer(Raw(from.id));
+    layer->set_rows(from.rows);
+    layer->set_row_bytes(from.row_bytes);
+    layer->set_row_scale(from.row_scale);
+    for (const int64_t multiplier : from.multipliers) layer->add_multipliers(multiplier);
+    for (const ColumnSpec& from_column : from.columns) {
+      v1::Column* column = layer->add_columns();
+      column->set_order(from_column.order);
+      column->set_head(from_column.head);
+      column->set_rows(from_column.rows);
+    }
+  }
+  if (name != "h") return table;
+  table.set_token_map_size(HashedMap().size());
+  table.set_token_map_digest(HashedMap().digest());
+  return table;
+}
 
 v1::TableInfo FakeTable() {
   v1::TableInfo table;
@@ -110,8 +216,12 @@ class FakeStore : public v1::EngramStore::Service {
   grpc::Status Prefetch(grpc::ServerContext* context, const v1::PrefetchRequest* request,
                         v1::PrefetchResponse* response) override;
 
+  v1::PrefetchRequest LastPrefetch();
+
  private:
   FakeDaemon& daemon_;
+  Mutex mutex_;
+  v1::PrefetchRequest last_prefetch_ ABSL_GUARDED_BY(mutex_);
 };
 
 class FakeAdmin : public v1::EngramAdmin::Service {
@@ -119,6 +229,7 @@ class FakeAdmin : public v1::EngramAdmin::Service {
   void WaitForHang();
   void WaitForCancelled();
   v1::LoadRequest LastLoad();
+  v1::VerifyRequest LastVerify();
   v1::DropRequest LastDrop();
 
   grpc::Status Load(grpc::ServerContext*, const v1::LoadRequest*,
@@ -139,15 +250,23 @@ class FakeAdmin : public v1::EngramAdmin::Service {
   bool hanging_ ABSL_GUARDED_BY(mutex_) = false;
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   v1::LoadRequest last_load_ ABSL_GUARDED_BY(mutex_);
+  v1::VerifyRequest last_verify_ ABSL_GUARDED_BY(mutex_);
   v1::DropRequest last_drop_ ABSL_GUARDED_BY(mutex_);
 };
 
 grpc::Status FakeStore::Describe(grpc::ServerContext*, const v1::DescribeRequest* request,
                                  v1::DescribeResponse* response) {
-  if (request->table() != "t") {
+  if (request->table() == "t") {
+    *response->mutable_table() = FakeTable();
+  } else if (request->table() == "h" || request->table() == "m") {
+    *response->mutable_table() = HashedTable(request->table());
+    if (request->want_token_map() && request->table() == "h") {
+      response->set_token_map(std::string(HashedMap().bytes()));
+    }
+  } else {
     return {grpc::StatusCode::NOT_FOUND, "no table \"" + request->table() + "\""};
   }
-  *response->mutable_table() = FakeTable();
+  if (daemon_.on_describe) daemon_.on_describe(response);
   return grpc::Status::OK;
 }
 
@@ -184,11 +303,20 @@ grpc::Status FakeStore::StreamLookup(
 
 grpc::Status FakeStore::Prefetch(grpc::ServerContext*, const v1::PrefetchRequest* request,
                                  v1::PrefetchResponse* response) {
-  uint64_t ids = 0;
+  {
+    MutexLock lock(mutex_);
+    last_prefetch_ = *request;
+  }
+  uint64_t ids = request->tokens().token_ids().size() / 4;
   for (const v1::LayerRowIds& layer : request->layers()) ids += layer.row_ids().size() / 4;
   response->set_accepted(ids);
   response->set_skipped(1);
   return grpc::Status::OK;
+}
+
+v1::PrefetchRequest FakeStore::LastPrefetch() {
+  MutexLock lock(mutex_);
+  return last_prefetch_;
 }
 
 void FakeAdmin::WaitForHang() {
@@ -204,6 +332,11 @@ void FakeAdmin::WaitForCancelled() {
 v1::LoadRequest FakeAdmin::LastLoad() {
   MutexLock lock(mutex_);
   return last_load_;
+}
+
+v1::VerifyRequest FakeAdmin::LastVerify() {
+  MutexLock lock(mutex_);
+  return last_verify_;
 }
 
 v1::DropRequest FakeAdmin::LastDrop() {
@@ -276,6 +409,10 @@ grpc::Status FakeAdmin::Drop(grpc::ServerContext*, const v1::DropRequest* reques
 
 grpc::Status FakeAdmin::Verify(grpc::ServerContext* context, const v1::VerifyRequest* request,
                                grpc::ServerWriter<v1::VerifyProgress>* writer) {
+  {
+    MutexLock lock(mutex_);
+    last_verify_ = *request;
+  }
   v1::VerifyProgress progress;
   progress.set_rows_total(300);
   progress.set_rows_done(300);
@@ -301,6 +438,10 @@ grpc::Status FakeAdmin::Stats(grpc::ServerContext*, const v1::StatsRequest*,
   table->set_lookups(5);
   table->set_lookup_p50_seconds(0.000125);
   table->set_failed_rows(10);
+  table->set_prefetched_rows(40);
+  table->set_prefetched_used_rows(21);
+  table->set_prefetched_unused_rows(7);
+  table->set_prefetched_late_rows(4);
   for (const int layer : {1, 14}) {
     v1::LayerStats* stats = table->add_layers();
     stats->set_layer(layer);
@@ -360,6 +501,8 @@ void FakeDaemon::Stop() {
 void FakeDaemon::WaitForHang() { impl_->admin.WaitForHang(); }
 void FakeDaemon::WaitForCancelled() { impl_->admin.WaitForCancelled(); }
 v1::LoadRequest FakeDaemon::LastLoad() { return impl_->admin.LastLoad(); }
+v1::VerifyRequest FakeDaemon::LastVerify() { return impl_->admin.LastVerify(); }
+v1::PrefetchRequest FakeDaemon::LastPrefetch() { return impl_->store.LastPrefetch(); }
 v1::DropRequest FakeDaemon::LastDrop() { return impl_->admin.LastDrop(); }
 
 }  // namespace engram::testing

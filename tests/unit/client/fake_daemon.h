@@ -1,6 +1,9 @@
 // A daemon of the wire contract in the test's own process: rows by a formula, answers as scripted.
 //
-// One table, "t" version 3: layer 1 with 100 rows of 8 bytes, layer 14 with 200 rows of 6 bytes.
+// Table "t" version 3, of rows by id only: layer 1 with 100 rows of 8 bytes, layer 14 with 200 rows
+// of 6 bytes. Table "h" version 5 has the same layers and rows by tokens too: DeepSeek-V4.1's hash
+// with 2 heads and columns of at least 300 rows, whose raw token ids 0 … 9 a map compresses to
+// 0 … 4. Table "m" is "h" without the map.
 #ifndef ENGRAM_TESTS_UNIT_CLIENT_FAKE_DAEMON_H_
 #define ENGRAM_TESTS_UNIT_CLIENT_FAKE_DAEMON_H_
 
@@ -12,10 +15,16 @@
 #include "absl/status/status.h"
 #include "engram/v1/admin.pb.h"
 #include "engram/v1/store.pb.h"
+#include "storage/table/spec.h"
+#include "storage/table/token_map.h"
 
 namespace engram::testing {
 
 std::string RowBytes(int32_t layer, uint32_t id);  // empty for an unknown layer
+
+// The addressing and the token map of table "h".
+const TableSpec& HashedSpec();
+const TokenMap& HashedMap();
 
 // What the daemon answers if nothing else is scripted.
 absl::Status AnswerLookup(const v1::LookupRequest& request, v1::LookupResponse* response);
@@ -42,6 +51,9 @@ class FakeDaemon {
   // Sees (and may change) each message of a stream before it is sent.
   std::function<void(v1::StreamLookupResponse*)> on_stream_answer;
   std::atomic<int> lookups{0};
+  // Sees (and may change) the answer to each Describe. Set before the first call.
+  std::function<void(v1::DescribeResponse*)> on_describe;
+  v1::PrefetchRequest LastPrefetch();
 
   // Load of table "hang" and verify of table "hang" last until they are cancelled; load of "again"
   // is already loaded, of "undone" ends too early, of "refused" fails; verify of "bad" finds two
@@ -49,6 +61,7 @@ class FakeDaemon {
   void WaitForHang();       // until a call hangs
   void WaitForCancelled();  // until it has ended
   v1::LoadRequest LastLoad();
+  v1::VerifyRequest LastVerify();
   v1::DropRequest LastDrop();
 
  private:

@@ -27,12 +27,6 @@ uint64_t TestSeed() {
   return seed;
 }
 
-std::string Encoded(const RequestEncoder& encoder) {
-  std::string bytes(encoder.size(), '?');
-  encoder.Write(reinterpret_cast<uint8_t*>(bytes.data()));
-  return bytes;
-}
-
 // Two layers, asked for in descending order, with buffers that have a guard behind them.
 class Ask {
  public:
@@ -122,58 +116,6 @@ void ExpectGood(const Ask& ask, const LookupAnswer& answer) {
   EXPECT_EQ(ask.Rows(1), "aaaaaaaabbbbbbbbcccccccc");
   EXPECT_EQ(ask.Rows(14), "ddddddeeeeee");
   EXPECT_TRUE(ask.Guarded());
-}
-
-TEST(RequestEncoderTest, WritesWhatTheGeneratedClassWrites) {
-  std::mt19937_64 random(TestSeed());
-  for (const int32_t id : {0, 1, 14, -3, 1 << 30}) {
-    for (const size_t count : {size_t{0}, size_t{1}, size_t{31}, size_t{40000}}) {
-      std::vector<uint32_t> ids(count);
-      for (uint32_t& value : ids) value = static_cast<uint32_t>(random());
-      std::vector<uint8_t> tiers(count);
-      LookupRequest request{.table = "deepseek",
-                            .version = 9,
-                            .layers = {{id, ids, {}, absl::MakeSpan(tiers)}, {99, {}, {}, {}}},
-                            .on_row_error = RowErrorPolicy::kZero,
-                            .expect_table_digest = "abc"};
-      v1::LookupRequest want;
-      want.set_table("deepseek");
-      want.set_version(9);
-      v1::LayerRowIds* layer = want.add_layers();
-      layer->set_layer(id);
-      layer->set_row_ids(ids.data(), ids.size() * 4);
-      want.add_layers()->set_layer(99);
-      want.set_on_row_error(v1::ON_ROW_ERROR_ZERO);
-      want.set_want_tiers(count > 0);
-      want.set_request_id(7);
-      want.set_expect_table_digest("abc");
-      EXPECT_EQ(Encoded(*RequestEncoder::ForLookup(request, 7)), want.SerializeAsString());
-
-      v1::PrefetchRequest prefetch;
-      prefetch.set_table("deepseek");
-      *prefetch.add_layers() = *layer;
-      const PrefetchRequest asked{.table = "deepseek", .layers = {{id, ids}}};
-      EXPECT_EQ(Encoded(*RequestEncoder::ForPrefetch(asked)), prefetch.SerializeAsString());
-    }
-  }
-}
-
-TEST(RequestEncoderTest, RefusesALayerTwiceAndTiersOfAnotherSize) {
-  const std::vector<uint32_t> ids = {1, 2};
-  std::vector<uint8_t> tiers(3);
-  const LookupRequest twice{.table = "t", .layers = {{1, ids, {}, {}}, {1, ids, {}, {}}}};
-  EXPECT_TRUE(absl::IsInvalidArgument(RequestEncoder::ForLookup(twice, 0).status()));
-  const LookupRequest room{.table = "t", .layers = {{1, ids, {}, absl::MakeSpan(tiers)}}};
-  const absl::Status status = RequestEncoder::ForLookup(room, 0).status();
-  EXPECT_TRUE(absl::IsInvalidArgument(status));
-  EXPECT_THAT(std::string(status.message()), HasSubstr("3 entries, there are 2 ids"));
-}
-
-TEST(RequestEncoderTest, RefusesWhatNoMessageCanHold) {
-  // Never read: the size is refused first.
-  const absl::Span<const uint32_t> huge(reinterpret_cast<const uint32_t*>(64), size_t{1} << 29);
-  const PrefetchRequest request{.table = "t", .layers = {{1, huge}}};
-  EXPECT_TRUE(absl::IsResourceExhausted(RequestEncoder::ForPrefetch(request).status()));
 }
 
 TEST(ScanLookupResponseTest, ReadsTheGeneratedForm) {
@@ -317,7 +259,7 @@ TEST(ScanLookupResponseTest, RefusesAnswersThatDoNotFitTheRequest) {
   ask.WantTiers();
   response = Answer();
   response.mutable_layers(0)->clear_tiers();
-  ExpectRefused(response, ask, kInternal, "0 tiers for 3 ids");
+  ExpectRefused(response, ask, kInternal, "0 tiers for 3 rows");
 }
 
 TEST(ScanLookupResponseTest, ABufferOfTheWrongSizeIsTheCallersMistake) {
@@ -326,7 +268,7 @@ TEST(ScanLookupResponseTest, ABufferOfTheWrongSizeIsTheCallersMistake) {
     LayerRequest& layer = ask.request().layers[1];
     layer.out = absl::MakeSpan(layer.out.data(), size);
     ExpectRefused(Answer(), ask, absl::StatusCode::kInvalidArgument,
-                  "out has " + std::to_string(size) + " bytes, 3 ids of 8 bytes need exactly 24");
+                  "out has " + std::to_string(size) + " bytes, 3 rows of 8 bytes need exactly 24");
   }
 }
 
@@ -341,7 +283,7 @@ TEST(ScanLookupResponseTest, FailuresOnlyWhereTheyMayBe) {
 
   ask.request().on_row_error = RowErrorPolicy::kZero;
   failure->set_position(3);
-  ExpectRefused(response, ask, absl::StatusCode::kInternal, "position 3 as failed, of 3 ids");
+  ExpectRefused(response, ask, absl::StatusCode::kInternal, "position 3 as failed, of 3 rows");
 
   failure->set_position(2);
   const auto answer = Parse(response.SerializeAsString(), ask.request());
@@ -349,6 +291,103 @@ TEST(ScanLookupResponseTest, FailuresOnlyWhereTheyMayBe) {
   ASSERT_EQ(answer->layers[0].failures.size(), 1u);
   EXPECT_EQ(answer->layers[0].failures[0].position, 2u);
   EXPECT_EQ(answer->layers[0].failures[0].status, absl::DataLossError("bad page"));
+}
+
+// A look-up by tokens: 3 tokens behind a lookback of 1, in a layer of 2 columns and 8-byte rows.
+class TokenAsk {
+ public:
+  TokenAsk() {
+    request_.table = "t";
+    request_.tokens = TokenBatch{.token_ids = ids_, .lookbacks = lookbacks_};
+    request_.layers.push_back({.layer = 1, .out = absl::MakeSpan(out_)});
+  }
+  TokenAsk(const TokenAsk&) = delete;
+  TokenAsk& operator=(const TokenAsk&) = delete;
+
+  LookupRequest& request() { return request_; }
+  LayerRequest& layer() { return request_.layers[0]; }
+  std::vector<uint8_t>& tiers() { return tiers_; }
+  std::string Rows() const {
+    return std::string(reinterpret_cast<const char*>(out_.data()), out_.size());
+  }
+
+ private:
+  const std::vector<int32_t> ids_ = {7, 5, -1, 6};
+  const std::vector<uint32_t> lookbacks_ = {1};
+  std::vector<std::byte> out_ = std::vector<std::byte>(3 * 2 * 8, std::byte{0xEE});
+  std::vector<uint8_t> tiers_ = std::vector<uint8_t>(6, 9);
+  LookupRequest request_;
+};
+
+v1::LookupResponse TokenAnswer(size_t rows, uint32_t row_bytes = 8) {
+  v1::LookupResponse response;
+  v1::LayerRows* layer = response.add_layers();
+  layer->set_layer(1);
+  layer->set_row_bytes(row_bytes);
+  for (size_t i = 0; i < rows; ++i) {
+    layer->mutable_rows()->append(row_bytes, static_cast<char>('a' + i));
+    layer->mutable_tiers()->push_back(static_cast<char>(i));
+  }
+  return response;
+}
+
+TEST(ScanTokenAnswerTest, FillsRowsAndTiers) {
+  TokenAsk ask;
+  ask.layer().tiers = absl::MakeSpan(ask.tiers());
+  const auto answer = Parse(TokenAnswer(6).SerializeAsString(), ask.request(), 5);
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_EQ(ask.Rows(), TokenAnswer(6).layers(0).rows());
+  EXPECT_THAT(ask.tiers(), ::testing::ElementsAre(0, 1, 2, 3, 4, 5));
+}
+
+TEST(ScanTokenAnswerTest, RefusesWhatIsNotAsManyRowsForEveryPosition) {
+  struct Case {
+    v1::LookupResponse response;
+    absl::StatusCode code;
+    std::string text;
+  };
+  constexpr auto kInternal = absl::StatusCode::kInternal;
+  constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+  std::vector<Case> cases = {
+      {TokenAnswer(0), kInternal, "0 bytes of rows for 3 positions of 8 bytes"},
+      {TokenAnswer(5), kInternal, "40 bytes of rows for 3 positions of 8 bytes"},
+      {TokenAnswer(6, 0), kInternal, "0 bytes of rows for 3 positions of 0 bytes"},
+      {TokenAnswer(9), kInvalid, "out has 48 bytes, 9 rows of 8 bytes need exactly 72"},
+      {TokenAnswer(6, 7), kInvalid, "out has 48 bytes, 6 rows of 7 bytes need exactly 42"}};
+  cases.push_back({TokenAnswer(6), kInternal, "47 bytes of rows for 3 positions of 8 bytes"});
+  cases.back().response.mutable_layers(0)->mutable_rows()->pop_back();
+  cases.push_back({TokenAnswer(6), kInternal, "position 6 as failed, of 6 rows"});
+  cases.back().response.mutable_layers(0)->add_failures()->set_position(6);
+  for (const Case& wrong : cases) {
+    TokenAsk ask;
+    ask.request().on_row_error = RowErrorPolicy::kZero;
+    const auto answer = Parse(wrong.response.SerializeAsString(), ask.request());
+    EXPECT_EQ(answer.status().code(), wrong.code) << wrong.text << answer.status();
+    EXPECT_THAT(std::string(answer.status().message()), HasSubstr(wrong.text));
+    EXPECT_EQ(ask.Rows(), std::string(48, '\xEE'));
+  }
+}
+
+TEST(ScanTokenAnswerTest, TiersAreOneARow) {
+  TokenAsk ask;
+  ask.layer().tiers = absl::MakeSpan(ask.tiers());
+  v1::LookupResponse response = TokenAnswer(6);
+  response.mutable_layers(0)->mutable_tiers()->pop_back();
+  EXPECT_THAT(std::string(Parse(response.SerializeAsString(), ask.request()).status().message()),
+              HasSubstr("5 tiers for 6 rows"));
+  ask.layer().tiers = absl::MakeSpan(ask.tiers().data(), 3);
+  const absl::Status status = Parse(TokenAnswer(6).SerializeAsString(), ask.request()).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("tiers has room for 3 entries, there are 6 rows"));
+}
+
+TEST(ScanTokenAnswerTest, NoPositionsHaveNoRows) {
+  TokenAsk ask;
+  ask.request().tokens = TokenBatch{};
+  ask.layer().out = {};
+  EXPECT_TRUE(Parse(TokenAnswer(0).SerializeAsString(), ask.request()).ok());
+  EXPECT_TRUE(absl::IsInternal(Parse(TokenAnswer(1).SerializeAsString(), ask.request()).status()));
 }
 
 TEST(ScanStreamResponseTest, ReadsAMessageAndItsError) {
