@@ -46,6 +46,10 @@ std::string CheckVersion(const std::string& text) {
   return absl::StrCat("\"", text, "\" is not a version: give a whole number, 1 or more");
 }
 
+std::vector<std::string> ModelNames() {
+  return {"auto", "deepseek-v4.1", "engram-demo", "qwen4-exp", "longcat", "generic"};
+}
+
 std::string AbsoluteDirectory(const std::string& directory) {
   std::error_code error;
   const std::filesystem::path real = std::filesystem::canonical(directory, error);

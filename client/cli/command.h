@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -24,6 +25,7 @@ struct CommandLine {
   CLI::App* app = nullptr;
   std::string server;  // empty until main.cc has settled it
   bool json = false;
+  bool offline = false;  // the command asks no server, so that one need not even be well-formed
   // Of the command that was chosen. Its error is printed by main.cc and makes exit status 1.
   std::function<absl::Status()> run;
 };
@@ -40,6 +42,9 @@ absl::StatusOr<std::unique_ptr<Client>> ConnectClient(const CommandLine& line);
 // itself takes -1 for the largest number.)
 std::string CheckVersion(const std::string& text);
 
+// What --model takes.
+std::vector<std::string> ModelNames();
+
 // DIR as the daemon must be told: the real path if there is such a directory here, else made
 // absolute as text, for the daemon may see other directories than we do.
 std::string AbsoluteDirectory(const std::string& directory);
@@ -48,8 +53,10 @@ void AddActivateCommand(CommandLine& line);
 void AddBenchCommand(CommandLine& line);
 void AddDescribeCommand(CommandLine& line);
 void AddDropCommand(CommandLine& line);
+void AddHashCommand(CommandLine& line);
 void AddListCommand(CommandLine& line);
 void AddLoadCommand(CommandLine& line);
+void AddLookupCommand(CommandLine& line);
 void AddRowsCommand(CommandLine& line);
 void AddStatsCommand(CommandLine& line);
 void AddVerifyCommand(CommandLine& line);

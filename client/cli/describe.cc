@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "client/cli/command.h"
 #include "client/cli/output.h"
 #include "client/cli/table_json.h"
@@ -23,6 +24,9 @@ void PrintLayer(const LayerInfo& layer) {
   Print(absl::StrFormat("layer %d: %s rows of %d bytes, %s\n", layer.layer, HumanCount(layer.rows),
                         layer.row_bytes,
                         HumanBytes(static_cast<double>(layer.rows) * layer.row_bytes)));
+  if (layer.row_scale != 0) {
+    Print(absl::StrFormat("  values are to be multiplied by %.9g\n", layer.row_scale));
+  }
   if (layer.columns.empty()) {
     Print("  no columns: rows are addressed by id\n");
     return;
@@ -32,6 +36,9 @@ void PrintLayer(const LayerInfo& layer) {
                           [](const auto& a, const auto& b) { return a.rows < b.rows; });
   Print(absl::StrFormat("  %d columns of %s to %s rows\n", layer.columns.size(),
                         HumanCount(smallest->rows), HumanCount(largest->rows)));
+  if (!layer.multipliers.empty()) {
+    Print(absl::StrCat("  multipliers ", absl::StrJoin(layer.multipliers, " "), "\n"));
+  }
   TextTable text({"  COLUMN", "ORDER", "HEAD", "ROWS"}, {true, true, true, true});
   for (size_t i = 0; i < layer.columns.size(); ++i) {
     const ColumnInfo& column = layer.columns[i];
@@ -39,6 +46,19 @@ void PrintLayer(const LayerInfo& layer) {
                  HumanCount(column.rows)});
   }
   Print(text.Format());
+}
+
+std::string Addressing(const TableDescription& table) {
+  std::string text =
+      absl::StrFormat("n-grams of 2 to %d, %d heads, base size %d, pad id %d", table.max_ngram_size,
+                      table.heads, table.base_size, table.pad_id);
+  if (!table.hash.empty()) absl::StrAppend(&text, ", hash ", table.hash);
+  if (table.compressed_vocab_size > 0) {
+    absl::StrAppend(&text, ", compressed vocabulary ", table.compressed_vocab_size);
+  }
+  if (table.vocab_size > 0) absl::StrAppend(&text, ", vocabulary ", table.vocab_size);
+  if (table.boundary_id >= 0) absl::StrAppend(&text, ", boundary token ", table.boundary_id);
+  return text;
 }
 
 void PrintTable(const TableDescription& table) {
@@ -57,11 +77,11 @@ void PrintTable(const TableDescription& table) {
   if (table.max_ngram_size == 0) {
     field("addressing", "by row id only");
   } else {
-    field("addressing",
-          absl::StrFormat("n-grams of 2 to %d, %d heads, base size %d, pad id %d, compressed "
-                          "vocabulary %d",
-                          table.max_ngram_size, table.heads, table.base_size, table.pad_id,
-                          table.compressed_vocab_size));
+    field("addressing", Addressing(table));
+  }
+  if (!table.token_map_digest.empty()) {
+    field("token map", absl::StrFormat("%s ids, sha256 %s", HumanCount(table.token_map_size),
+                                       table.token_map_digest));
   }
   for (const LayerInfo& layer : table.layers) PrintLayer(layer);
 }

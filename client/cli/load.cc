@@ -20,6 +20,7 @@ struct Flags {
   std::string model = "auto";
   std::vector<std::string> tensors;
   uint64_t version = 0;
+  bool allow_unverified = false;
 };
 
 // A load begins again where it stopped, so say so when it was stopped from outside.
@@ -91,6 +92,7 @@ absl::Status Run(const CommandLine& line, const Flags& flags) {
   request.set_model(flags.model == "auto" ? "" : flags.model);
   for (const std::string& tensor : flags.tensors) request.add_tensors(tensor);
   request.set_version(flags.version);
+  request.set_allow_unverified(flags.allow_unverified);
 
   absl::StatusOr<v1::LoadProgress> last;
   double seconds = 0;
@@ -123,8 +125,7 @@ void AddLoadCommand(CommandLine& line) {
                    "directory with the safetensors files, on the daemon's host")
       ->required();
   command->add_option("--model", flags->model, "model family")
-      ->check(CLI::IsMember(
-          {"auto", "deepseek-v4.1", "engram-demo", "qwen4-exp", "longcat", "generic"}))
+      ->check(CLI::IsMember(ModelNames()))
       ->capture_default_str();
   command
       ->add_option("--tensor", flags->tensors,
@@ -133,6 +134,8 @@ void AddLoadCommand(CommandLine& line) {
       ->take_all();
   command->add_option("--version", flags->version, "version to make (default: the next free one)")
       ->check(CheckVersion);
+  command->add_flag("--allow-unverified", flags->allow_unverified,
+                    "load a model whose addressing no test vector has proved");
 }
 
 }  // namespace engram

@@ -62,6 +62,8 @@ int Run(int argc, char** argv) {
   engram::AddDropCommand(line);
   engram::AddVerifyCommand(line);
   engram::AddRowsCommand(line);
+  engram::AddHashCommand(line);
+  engram::AddLookupCommand(line);
   engram::AddStatsCommand(line);
   engram::AddBenchCommand(line);
   try {
@@ -71,8 +73,9 @@ int Run(int argc, char** argv) {
     if (error.get_exit_code() == 0) return app.exit(error);
     return Complain(kWrongUsage, absl::StrCat(WhatIsWrong(app, error), HelpHint(app)));
   }
-  if (absl::Status status = SettleServer(line.server); !status.ok()) {
-    return Complain(kWrongUsage, status.message());
+  if (!line.offline) {
+    const absl::Status status = SettleServer(line.server);
+    if (!status.ok()) return Complain(kWrongUsage, status.message());
   }
   absl::Status status = line.run();
   const absl::Status flushed = engram::FlushOutput();

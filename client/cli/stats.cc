@@ -96,6 +96,9 @@ Json TableToJson(const v1::TableStats& table) {
   json["failed_rows"] = table.failed_rows();
   json["zero_rows"] = table.zero_rows();
   json["prefetched_rows"] = table.prefetched_rows();
+  json["prefetched_used_rows"] = table.prefetched_used_rows();
+  json["prefetched_unused_rows"] = table.prefetched_unused_rows();
+  json["prefetched_late_rows"] = table.prefetched_late_rows();
   json["layers"] = Json::array();
   for (const v1::LayerStats& stats : table.layers()) {
     Json layer;
@@ -120,11 +123,14 @@ Json ToJson(const v1::StatsResponse& stats) {
 
 void PrintTable(const v1::TableStats& table) {
   Print(absl::StrFormat(
-      "\n%s version %d%s: %s lookups, p50 %s, p99 %s; rows zero %s, failed %s, prefetched %s\n",
+      "\n%s version %d%s: %s lookups, p50 %s, p99 %s; rows zero %s, failed %s, prefetched %s "
+      "(used %s, unused %s, late %s)\n",
       table.name(), table.version(), table.active() ? "" : " (not active)",
       HumanCount(table.lookups()), HumanMicros(table.lookup_p50_seconds() * 1e6),
       HumanMicros(table.lookup_p99_seconds() * 1e6), HumanCount(table.zero_rows()),
-      HumanCount(table.failed_rows()), HumanCount(table.prefetched_rows())));
+      HumanCount(table.failed_rows()), HumanCount(table.prefetched_rows()),
+      HumanCount(table.prefetched_used_rows()), HumanCount(table.prefetched_unused_rows()),
+      HumanCount(table.prefetched_late_rows())));
   TextTable text({"LAYER", "TIER", "ROWS", "BYTES", "HITS", "HIT RATIO", "NOTE"},
                  {true, false, true, true, true, true, false});
   for (const v1::LayerStats& layer : table.layers()) {

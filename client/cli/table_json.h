@@ -26,7 +26,12 @@ Json TableToJson(const TableDescription& table) {
                         {"heads", table.heads},
                         {"base_size", table.base_size},
                         {"pad_id", table.pad_id},
-                        {"compressed_vocab_size", table.compressed_vocab_size}};
+                        {"compressed_vocab_size", table.compressed_vocab_size},
+                        {"hash", table.hash},
+                        {"vocab_size", table.vocab_size},
+                        {"boundary_id", table.boundary_id}};
+  json["token_map_size"] = table.token_map_size;
+  json["token_map_digest"] = table.token_map_digest;
   json["layers"] = Json::array();
   for (const LayerInfo& info : table.layers) {
     Json layer;
@@ -39,6 +44,8 @@ Json TableToJson(const TableDescription& table) {
       layer["columns"].push_back(
           {{"order", column.order}, {"head", column.head}, {"rows", column.rows}});
     }
+    layer["multipliers"] = info.multipliers;
+    layer["row_scale"] = info.row_scale;
     json["layers"].push_back(std::move(layer));
   }
   return json;

@@ -1,6 +1,7 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -17,7 +18,9 @@ struct Flags {
   std::string name;
   std::string checkpoint;
   std::string model;
+  std::vector<std::string> tensors;
   uint64_t version = 0;
+  bool allow_unverified = false;
 };
 
 void PrintResult(const v1::VerifyProgress& result, const Flags& flags, double seconds) {
@@ -56,6 +59,8 @@ absl::Status Run(const CommandLine& line, const Flags& flags) {
   request.set_table(flags.name);
   request.set_version(flags.version);
   request.set_model(flags.model);
+  for (const std::string& tensor : flags.tensors) request.add_tensors(tensor);
+  request.set_allow_unverified(flags.allow_unverified);
   if (!flags.checkpoint.empty()) request.set_checkpoint(AbsoluteDirectory(flags.checkpoint));
   absl::StatusOr<v1::VerifyProgress> result;
   double seconds = 0;
@@ -95,8 +100,17 @@ void AddVerifyCommand(CommandLine& line) {
       "compare with this directory too, on the daemon's host (default: the stored digests only)");
   command->add_option("--model", flags->model, "model family of the checkpoint")
       ->needs(checkpoint)
-      ->check(CLI::IsMember(
-          {"auto", "deepseek-v4.1", "engram-demo", "qwen4-exp", "longcat", "generic"}));
+      ->check(CLI::IsMember(ModelNames()));
+  command
+      ->add_option("--tensor", flags->tensors,
+                   "tensor that holds rows, for --model generic; may be given again")
+      ->needs(checkpoint)
+      ->expected(1)
+      ->take_all();
+  command
+      ->add_flag("--allow-unverified", flags->allow_unverified,
+                 "compare with a model whose addressing no test vector has proved")
+      ->needs(checkpoint);
   command->add_option("--version", flags->version, "version (default: the active one)")
       ->check(CheckVersion);
 }

@@ -64,7 +64,7 @@ class Dump {
     if (!path.empty()) out_.open(path, std::ios::binary | std::ios::trunc);
   }
 
-  absl::Status Add(const TokenBatch::Layer& layer) {
+  absl::Status Add(const StepBatch::Layer& layer) {
     if (path_.empty()) return absl::OkStatus();
     const auto count = static_cast<uint32_t>(layer.ids.size());
     Write(&layer.layer, sizeof(layer.layer));
@@ -119,7 +119,7 @@ absl::Status CheckHandshake(const TableDescription& table, const std::string& pa
 }
 
 // Whether an answer accounts for each of its rows. The ids in use here have no dead positions.
-absl::Status CheckAnswer(const LayerAnswer& answer, const TokenBatch::Layer& asked) {
+absl::Status CheckAnswer(const LayerAnswer& answer, const StepBatch::Layer& asked) {
   const uint64_t served = answer.hbm_rows + answer.dram_rows + answer.nvme_rows;
   if (answer.layer == asked.layer && answer.row_bytes == asked.row_bytes &&
       answer.failures.empty() && served == asked.ids.size()) {
@@ -174,14 +174,14 @@ class Worker {
   template <typename Make>
   absl::Status LookupPass(const char* name, size_t batches, Make make) {
     Begin();
-    std::deque<TokenBatch> ahead;
+    std::deque<StepBatch> ahead;
     for (size_t made = 0; made < batches || !ahead.empty();) {
       // The first batch is wanted at once; those behind it are prefetched.
       while (made < batches && ahead.size() <= kPrefetchAhead) {
         ahead.push_back(make(made));
         if (made++ > 0) Prefetch(ahead.back());
       }
-      TokenBatch batch = std::move(ahead.front());
+      StepBatch batch = std::move(ahead.front());
       ahead.pop_front();
       ENGRAM_ASSIGN_OR_RETURN(const LookupAnswer answer, client_.Lookup(batch.Lookup(table_)));
       if (answer.layers.size() != batch.layers.size()) {
@@ -198,7 +198,7 @@ class Worker {
 
   // The same over one stream: one thread sends, this one receives layer by layer.
   absl::Status StreamPass(const char* name) {
-    std::vector<TokenBatch> batches;
+    std::vector<StepBatch> batches;
     for (size_t i = 0; i < kStreamBatches; ++i) batches.push_back(workload_.Hot(kBatchTokens));
     Begin();
     ENGRAM_ASSIGN_OR_RETURN(const std::unique_ptr<LookupStream> stream, client_.OpenStream());
@@ -218,10 +218,10 @@ class Worker {
   }
 
   // Answers come in the order of the requests, and within one in the order of layers.
-  absl::Status ReceiveAll(LookupStream& stream, const std::vector<TokenBatch>& batches) {
+  absl::Status ReceiveAll(LookupStream& stream, const std::vector<StepBatch>& batches) {
     absl::Status first_error;
     for (size_t i = 0; i < batches.size(); ++i) {
-      const std::vector<TokenBatch::Layer>& layers = batches[i].layers;
+      const std::vector<StepBatch::Layer>& layers = batches[i].layers;
       for (size_t k = 0; k < layers.size(); ++k) {
         ENGRAM_ASSIGN_OR_RETURN(const LookupStream::Event event, stream.Receive());
         // A failed request has one answer. The rest is received all the same: the sender must not
@@ -240,7 +240,7 @@ class Worker {
     return first_error;
   }
 
-  absl::Status Take(const LayerAnswer& answer, const TokenBatch::Layer& asked) {
+  absl::Status Take(const LayerAnswer& answer, const StepBatch::Layer& asked) {
     ENGRAM_RETURN_IF_ERROR(CheckAnswer(answer, asked));
     served_.Add(answer);
     total_.Add(answer);
@@ -248,7 +248,7 @@ class Worker {
   }
 
   // Best effort: a row that was not prefetched is only slower.
-  void Prefetch(const TokenBatch& batch) {
+  void Prefetch(const StepBatch& batch) {
     client_.Prefetch(batch.Prefetch(table_),
                      [state = prefetched_](const absl::StatusOr<PrefetchAnswer>& answer) {
                        if (!answer.ok()) {
@@ -285,21 +285,21 @@ class Worker {
 
 // The rows of --ids, as `engramctl rows --json` prints them.
 absl::StatusOr<Json> FetchIds(Client& client, const TableDescription& table, const Flags& flags) {
-  TokenBatch batch;
+  StepBatch batch;
   for (const LayerInfo& info : table.layers) {
     if (info.layer != flags.layer) continue;
-    TokenBatch::Layer layer{.layer = info.layer,
-                            .row_bytes = info.row_bytes,
-                            .ids = flags.ids,
-                            .rows = std::vector<std::byte>(flags.ids.size() * info.row_bytes),
-                            .tiers = std::vector<uint8_t>(flags.ids.size())};
+    StepBatch::Layer layer{.layer = info.layer,
+                           .row_bytes = info.row_bytes,
+                           .ids = flags.ids,
+                           .rows = std::vector<std::byte>(flags.ids.size() * info.row_bytes),
+                           .tiers = std::vector<uint8_t>(flags.ids.size())};
     batch.layers.push_back(std::move(layer));
   }
   if (batch.layers.empty()) {
     return absl::NotFoundError(absl::StrCat("table ", table.name, " has no layer ", flags.layer));
   }
   ENGRAM_RETURN_IF_ERROR(client.Lookup(batch.Lookup(table)).status());
-  const TokenBatch::Layer& layer = batch.layers.front();
+  const StepBatch::Layer& layer = batch.layers.front();
   Json rows = Json::array();
   for (size_t i = 0; i < layer.ids.size(); ++i) {
     const absl::string_view bytes(

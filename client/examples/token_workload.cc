@@ -8,7 +8,7 @@
 
 namespace engram {
 
-LookupRequest TokenBatch::Lookup(const TableDescription& table) {
+LookupRequest StepBatch::Lookup(const TableDescription& table) {
   LookupRequest request;
   request.table = table.name;
   request.expect_table_digest = table.table_digest;
@@ -21,7 +21,7 @@ LookupRequest TokenBatch::Lookup(const TableDescription& table) {
   return request;
 }
 
-PrefetchRequest TokenBatch::Prefetch(const TableDescription& table) const {
+PrefetchRequest StepBatch::Prefetch(const TableDescription& table) const {
   PrefetchRequest request;
   request.table = table.name;
   request.version = table.version;
@@ -55,10 +55,10 @@ TokenWorkload::TokenWorkload(const TableDescription& table, uint64_t seed) : ran
   }
 }
 
-TokenBatch TokenWorkload::Make(const std::vector<size_t>& tokens) const {
-  TokenBatch batch;
+StepBatch TokenWorkload::Make(const std::vector<size_t>& tokens) const {
+  StepBatch batch;
   for (const Layer& layer : layers_) {
-    TokenBatch::Layer out{
+    StepBatch::Layer out{
         .layer = layer.layer, .row_bytes = layer.row_bytes, .ids = {}, .rows = {}, .tiers = {}};
     out.ids.reserve(tokens.size() * layer.columns.size());
     for (const size_t token : tokens) {
@@ -73,14 +73,14 @@ TokenBatch TokenWorkload::Make(const std::vector<size_t>& tokens) const {
   return batch;
 }
 
-TokenBatch TokenWorkload::Cover(size_t first, size_t count) const {
+StepBatch TokenWorkload::Cover(size_t first, size_t count) const {
   first = std::min(first, tokens_);
   std::vector<size_t> tokens(std::min(count, tokens_ - first));
   std::iota(tokens.begin(), tokens.end(), first);
   return Make(tokens);
 }
 
-TokenBatch TokenWorkload::Hot(size_t count) {
+StepBatch TokenWorkload::Hot(size_t count) {
   // n^u for uniform u falls between k and k + 1 with a probability that goes as 1 / k.
   std::uniform_real_distribution<double> uniform(0.0, 1.0);
   std::vector<size_t> tokens(count);

@@ -18,7 +18,7 @@
 namespace engram {
 
 // One batch of whole forward steps, with the memory for its answer.
-struct TokenBatch {
+struct StepBatch {
   struct Layer {
     int32_t layer = 0;
     uint32_t row_bytes = 0;
@@ -40,10 +40,10 @@ class TokenWorkload {
   size_t tokens() const { return tokens_; }
 
   // Tokens first … first + count − 1, without those past the end.
-  TokenBatch Cover(size_t first, size_t count) const;
+  StepBatch Cover(size_t first, size_t count) const;
 
   // `count` tokens drawn by a Zipf law with exponent 1.
-  TokenBatch Hot(size_t count);
+  StepBatch Hot(size_t count);
 
  private:
   struct Layer {
@@ -52,7 +52,7 @@ class TokenWorkload {
     std::vector<std::vector<uint32_t>> columns;  // ids of each column, shuffled
   };
 
-  TokenBatch Make(const std::vector<size_t>& tokens) const;
+  StepBatch Make(const std::vector<size_t>& tokens) const;
 
   std::mt19937_64 random_;
   std::vector<Layer> layers_;

@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
-"""Looks up rows of one layer: lookup.py [--server ADDR] TABLE LAYER ID…
+"""Looks up rows of one layer:
 
-A complete client: generated code, the handshake, one look-up, the rows. Needs grpcio and
-grpcio-tools."""
+  lookup.py [--server ADDR] [--tokens [--compressed]] TABLE LAYER ID…
+
+With --tokens the numbers are token ids, with --compressed compressed ones: the daemon
+hashes them, and each gives the rows of all columns. A complete client: generated code, the
+handshake, one look-up, the rows. Needs grpcio and grpcio-tools."""
 
 import argparse
 import array
@@ -37,25 +40,29 @@ def pack(ids):
     return packed.tobytes()
 
 
-def lookup(channel, table, layer, ids):
-    """The rows of `ids`, in their order."""
+def lookup(channel, table, layer, ids, by_tokens=False, compressed=False):
+    """The rows of `ids`, in their order; of token ids, one for each of the layer's columns."""
     with tempfile.TemporaryDirectory() as directory:
         pb, pb_grpc = generate(directory)
     store = pb_grpc.EngramStoreStub(channel)
     # The handshake: a real worker compares layers, rows and row bytes with its model here.
     info = store.Describe(pb.DescribeRequest(table=table), timeout=10).table
-    answer = store.Lookup(
-        pb.LookupRequest(table=table, expect_table_digest=info.table_digest,
-                         layers=[pb.LayerRowIds(layer=layer, row_ids=pack(ids))]), timeout=60)
-    (rows,) = answer.layers
-    size = rows.row_bytes
-    return [rows.rows[i * size:(i + 1) * size] for i in range(len(ids))]
+    request = pb.LookupRequest(table=table, expect_table_digest=info.table_digest)
+    if by_tokens:
+        request.tokens.token_ids = pack(ids)
+        request.tokens.layers.append(layer)
+        request.tokens.compressed = compressed
+    else:
+        request.layers.add(layer=layer, row_ids=pack(ids))
+    (rows,) = store.Lookup(request, timeout=60).layers
+    return [rows.rows[begin:begin + rows.row_bytes]
+            for begin in range(0, len(rows.rows), rows.row_bytes)]
 
 
-def row_id(text):
+def id_number(text):
     value = int(text)
     if not -1 <= value < DEAD_POSITION:
-        raise argparse.ArgumentTypeError(f"{text} is not a row id (0 to 4294967294, or -1)")
+        raise argparse.ArgumentTypeError(f"{text} is not an id (0 to 4294967294, or -1)")
     return value
 
 
@@ -65,16 +72,21 @@ def main():
                         "unix:/run/engramd/engramd.sock", help="unix:/path or host:port")
     parser.add_argument("table")
     parser.add_argument("layer", type=int, help="the model config's own number")
-    parser.add_argument("ids", type=row_id, nargs="+", metavar="ID", help="-1 gives zeros")
+    parser.add_argument("ids", type=id_number, nargs="+", metavar="ID", help="-1 gives zeros")
+    parser.add_argument("--tokens", action="store_true", help="the ids are token ids")
+    parser.add_argument("--compressed", action="store_true", help="compressed ones already")
     args = parser.parse_args()
+    if args.compressed and not args.tokens:
+        parser.error("--compressed is about token ids: give --tokens too")
     options = [("grpc.max_receive_message_length", MAX_ANSWER_BYTES)]
     try:
         with grpc.insecure_channel(args.server, options=options) as channel:
-            rows = lookup(channel, args.table, args.layer, args.ids)
+            rows = lookup(channel, args.table, args.layer, args.ids, args.tokens, args.compressed)
     except grpc.RpcError as error:
         sys.exit(f"lookup.py: {error.code().name}: {error.details()}")
-    for number, row in zip(args.ids, rows):
-        print(number, row.hex())
+    rows_each = len(rows) // len(args.ids)
+    for index, row in enumerate(rows):
+        print(args.ids[index // rows_each], row.hex())
 
 
 if __name__ == "__main__":

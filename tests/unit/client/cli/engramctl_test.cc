@@ -21,8 +21,9 @@ using testing::RunCtl;
 using ::testing::StartsWith;
 using Json = nlohmann::json;
 
-const std::vector<std::string> kCommands = {"load",   "list", "describe", "activate", "drop",
-                                            "verify", "rows", "stats",    "bench"};
+const std::vector<std::string> kCommands = {"load",   "list",   "describe", "activate",
+                                            "drop",   "verify", "rows",     "hash",
+                                            "lookup", "stats",  "bench"};
 
 void ExpectOneLine(const std::string& err) {
   EXPECT_THAT(err, StartsWith("engramctl: "));
@@ -59,6 +60,8 @@ TEST(UsageTest, WrongUsageIsExitStatus2AndOneLine) {
       {"drop"},
       {"drop", "t", "0"},
       {"verify", "t", "--model", "auto"},
+      {"verify", "t", "--tensor", "a"},
+      {"verify", "t", "--allow-unverified"},
       {"rows", "t", "--layer", "1"},
       {"rows", "t", "--ids", "1"},
       {"rows", "t", "--layer", "1", "--ids", "1,x"},
@@ -147,6 +150,9 @@ TEST_F(EngramctlTest, Load) {
   EXPECT_EQ(sent.model(), "generic");
   EXPECT_THAT(sent.tensors(), ::testing::ElementsAre("a", "b"));
   EXPECT_EQ(sent.version(), 7u);
+  EXPECT_FALSE(sent.allow_unverified());
+  Good({"load", "t", "--checkpoint", ".", "--allow-unverified"});
+  EXPECT_TRUE(daemon_.LastLoad().allow_unverified());
 
   const Json json = GoodJson({"load", "t", "--checkpoint", "."});
   EXPECT_EQ(json["table"], "t");
@@ -207,6 +213,25 @@ TEST_F(EngramctlTest, ListAndDescribe) {
   EXPECT_EQ(Run({"describe", "u"}).err, "engramctl: no table \"u\"\n");
 }
 
+TEST_F(EngramctlTest, DescribeShowsTheHash) {
+  const Json table = GoodJson({"describe", "h"});
+  EXPECT_EQ(table["addressing"]["hash"], "xor-multiply");
+  EXPECT_EQ(table["addressing"]["vocab_size"], 10);
+  EXPECT_EQ(table["addressing"]["boundary_id"], -1);
+  EXPECT_EQ(table["token_map_size"], 10);
+  EXPECT_EQ(table["token_map_digest"], testing::HashedMap().digest());
+  EXPECT_EQ(table["layers"][0]["multipliers"], testing::HashedSpec().layers[0].multipliers);
+  EXPECT_EQ(table["layers"][0]["row_scale"], 0);
+  EXPECT_EQ(table["layers"][1]["row_scale"], 0.25);
+  const std::string text = Good({"describe", "h"});
+  for (const std::string& word :
+       {std::string("hash xor-multiply, compressed vocabulary 5, vocabulary 10\n"),
+        "10 ids, sha256 " + testing::HashedMap().digest(),
+        std::string("values are to be multiplied by 0.25"), std::string("  multipliers 7663")}) {
+    EXPECT_THAT(text, HasSubstr(word));
+  }
+}
+
 TEST_F(EngramctlTest, ActivateAndDrop) {
   EXPECT_EQ(Good({"activate", "t", "3"}), "t version 3 is active\n");
   EXPECT_EQ(GoodJson({"activate", "t", "3"})["version"], 3);
@@ -222,6 +247,11 @@ TEST_F(EngramctlTest, ActivateAndDrop) {
 TEST_F(EngramctlTest, Verify) {
   EXPECT_THAT(Good({"verify", "t"}), HasSubstr("bad rows: 0"));
   EXPECT_EQ(GoodJson({"verify", "t"})["ok"], true);
+  EXPECT_FALSE(daemon_.LastVerify().allow_unverified());
+  Good({"verify", "t", "--checkpoint", ".", "--model", "generic", "--tensor", "a", "--tensor", "b",
+        "--allow-unverified"});
+  EXPECT_TRUE(daemon_.LastVerify().allow_unverified());
+  EXPECT_THAT(daemon_.LastVerify().tensors(), ::testing::ElementsAre("a", "b"));
   const CtlResult bad = Run({"verify", "bad", "--json"});
   EXPECT_EQ(bad.exit_status, 1);
   ExpectOneLine(bad.err);
@@ -252,10 +282,15 @@ TEST_F(EngramctlTest, StatsSumsLayers) {
   // 60 of 60 + 30 served and 10 failed.
   EXPECT_DOUBLE_EQ(table["tiers"]["dram"]["hit_ratio"].get<double>(), 0.6);
   EXPECT_EQ(table["tiers"]["hbm"]["on"], false);
+  EXPECT_EQ(table["prefetched_rows"], 40);
+  EXPECT_EQ(table["prefetched_used_rows"], 21);
+  EXPECT_EQ(table["prefetched_unused_rows"], 7);
+  EXPECT_EQ(table["prefetched_late_rows"], 4);
   EXPECT_EQ(table["layers"][1]["layer"], 14);
   EXPECT_EQ(table["layers"][1]["tiers"]["nvme"]["hits"], 15);
   const std::string text = Good({"stats"});
   EXPECT_THAT(text, HasSubstr("no CUDA device"));
+  EXPECT_THAT(text, HasSubstr("prefetched 40 (used 21, unused 7, late 4)"));
   EXPECT_THAT(text, HasSubstr("p50 125 µs"));
 }
 

@@ -44,7 +44,8 @@ std::vector<char*> Pointers(std::vector<std::string>& texts) {
 
 }  // namespace
 
-Ctl::Ctl(const std::vector<std::string>& arguments, const std::string& server) {
+Ctl::Ctl(const std::vector<std::string>& arguments, const std::string& server,
+         const std::string& input) {
   directory_ = ::testing::TempDir() + "engramctl_XXXXXX";
   if (::mkdtemp(directory_.data()) == nullptr) throw std::runtime_error("mkdtemp " + directory_);
   std::vector<std::string> words = {ENGRAM_CTL};
@@ -54,6 +55,8 @@ Ctl::Ctl(const std::vector<std::string>& arguments, const std::string& server) {
   posix_spawn_file_actions_t files;
   posix_spawn_file_actions_init(&files);
   const int flags = O_WRONLY | O_CREAT | O_TRUNC;
+  std::ofstream(directory_ + "/in") << input;
+  posix_spawn_file_actions_addopen(&files, 0, (directory_ + "/in").c_str(), O_RDONLY, 0);
   posix_spawn_file_actions_addopen(&files, 1, (directory_ + "/out").c_str(), flags, 0600);
   posix_spawn_file_actions_addopen(&files, 2, (directory_ + "/err").c_str(), flags, 0600);
   const int error = posix_spawn(&pid_, ENGRAM_CTL, &files, nullptr, Pointers(words).data(),

@@ -17,8 +17,9 @@ struct CtlResult {
 
 class Ctl {
  public:
-  // Starts it with ENGRAM_SERVER set to `server`, or unset if that is empty.
-  Ctl(const std::vector<std::string>& arguments, const std::string& server);
+  // Starts it with ENGRAM_SERVER set to `server`, or unset if that is empty, and `input` on stdin.
+  Ctl(const std::vector<std::string>& arguments, const std::string& server,
+      const std::string& input = "");
   ~Ctl();  // kills it if nobody waited for it
   Ctl(const Ctl&) = delete;
   Ctl& operator=(const Ctl&) = delete;
@@ -33,8 +34,9 @@ class Ctl {
   pid_t pid_ = -1;
 };
 
-inline CtlResult RunCtl(const std::vector<std::string>& arguments, const std::string& server = "") {
-  return Ctl(arguments, server).Wait();
+inline CtlResult RunCtl(const std::vector<std::string>& arguments, const std::string& server = "",
+                        const std::string& input = "") {
+  return Ctl(arguments, server, input).Wait();
 }
 
 }  // namespace engram::testing
