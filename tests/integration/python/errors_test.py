@@ -94,6 +94,39 @@ class ErrorsTest(unittest.TestCase):
                 [Code.INVALID_ARGUMENT], [rows],
                 lambda p=policy: self.client.lookup(TABLE, {14: [0, rows]}, on_row_error=p))
 
+    def tokens(self, ids, compressed=True, **fields):
+        batch = self.client.pb.TokenBatch(token_ids=pack_ids(ids), compressed=compressed, **fields)
+        return lambda: self.client.stub.Lookup(
+            self.client.pb.LookupRequest(table=TABLE, tokens=batch), timeout=60)
+
+    def test_wrong_tokens(self):
+        invalid = [Code.INVALID_ARGUMENT]
+        self.assert_fails(invalid, [99092, "position 1"], self.tokens([0, 99092]))
+        self.assert_fails(invalid, [-2], self.tokens([-2]))
+        self.assert_fails(invalid, ["add up to 3", "2 token ids"], self.tokens([1, 2], lengths=[3]))
+        self.assert_fails(invalid, ["lookback of 3 in 2"], self.tokens([1, 2], lookbacks=[3]))
+        self.assert_fails(invalid, ["5000 sequences"], self.tokens([1], lengths=[0] * 5000))
+        self.assert_fails(invalid, ["named twice"], self.tokens([1], layers=[1, 1]))
+        self.assert_fails([Code.NOT_FOUND], ["no layer 7"], self.tokens([1], layers=[7]))
+        self.assert_fails([Code.FAILED_PRECONDITION], ["tokenizer.json"],
+                          self.tokens([1], compressed=False))
+        # 32 MiB of ids are within the limit of a request, their rows are not within an answer's.
+        self.assert_fails([Code.RESOURCE_EXHAUSTED], [8 << 20, "max_answer"],
+                          self.tokens([0] * (8 << 20)))
+
+    def test_ids_and_tokens_at_once(self):
+        request = self.client.request(TABLE, {1: [0]})
+        request.tokens.compressed = True
+        self.assert_fails([Code.INVALID_ARGUMENT], ["both row ids and tokens"],
+                          lambda: self.client.stub.Lookup(request, timeout=60))
+
+    def test_millions_of_empty_layers(self):
+        """Two bytes each on the wire; each would be an object of its own."""
+        table = b"\x0a" + bytes([len(TABLE)]) + TABLE.encode()
+        for method in ("Lookup", "Prefetch"):
+            self.assert_fails([Code.INVALID_ARGUMENT], ["more than 1024 entries"],
+                              lambda m=method: self.client.raw(m, table + b"\x1a\x00" * (8 << 20)))
+
     def test_largest_id(self):
         self.assert_fails([Code.INVALID_ARGUMENT], [0xFFFFFFFE],
                           lambda: self.client.lookup(TABLE, {1: [0xFFFFFFFE]}))
