@@ -21,16 +21,20 @@ absl::Status RunNvmeSuite(const BenchOptions& options, Reporter& reporter);
 // Bytes a second of a bulk load, against copying the same files.
 absl::Status RunLoadSuite(const BenchOptions& options, Reporter& reporter);
 
+// Row ids a second of the addressing, against one division a row.
+absl::Status RunHashSuite(const BenchOptions& options, Reporter& reporter);
+
 struct Suite {
   const char* name;
   const char* help;
   absl::Status (*run)(const BenchOptions& options, Reporter& reporter);
 };
 
-inline constexpr std::array<Suite, 3> kSuites = {{
+inline constexpr std::array<Suite, 4> kSuites = {{
     {"grpc", "rows/s of Lookup over a Unix socket, all rows in DRAM", RunGrpcSuite},
     {"nvme", "rows/s from NVMe alone, past the page cache", RunNvmeSuite},
     {"load", "bytes/s from safetensors to published", RunLoadSuite},
+    {"hash", "row ids/s of the addressing, one thread", RunHashSuite},
 }};
 
 }  // namespace engram::bench
