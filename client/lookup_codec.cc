@@ -139,7 +139,7 @@ absl::StatusOr<size_t> CountRows(const LookupRequest& request, const LayerReques
     return count;
   }
   // How many columns a layer has the request does not say; that each position has as many, it does.
-  ENGRAM_ASSIGN_OR_RETURN(const size_t positions, CountPositions(*request.tokens));
+  ENGRAM_ASSIGN_OR_RETURN(const size_t positions, SequencesOf(*request.tokens).CountPositions());
   if (row_bytes == 0 || layer.rows.size % row_bytes != 0) return unfit(positions, "positions");
   const size_t count = layer.rows.size / row_bytes;
   const bool whole = positions == 0 ? count == 0 : count > 0 && count % positions == 0;

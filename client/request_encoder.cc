@@ -103,30 +103,8 @@ absl::Status CheckNoIds(int32_t layer, size_t ids) {
 
 }  // namespace
 
-absl::StatusOr<size_t> CountPositions(const TokenBatch& tokens) {
-  const size_t ids = tokens.token_ids.size();
-  const size_t sequences = tokens.lengths.empty() ? 1 : tokens.lengths.size();
-  if (!tokens.lookbacks.empty() && tokens.lookbacks.size() != sequences) {
-    return absl::InvalidArgumentError(absl::StrCat("there are ", tokens.lookbacks.size(),
-                                                   " lookbacks for ", sequences, " sequences"));
-  }
-  size_t total = 0;
-  size_t context = 0;
-  for (size_t i = 0; i < sequences; ++i) {
-    const size_t length = tokens.lengths.empty() ? ids : tokens.lengths[i];
-    const size_t lookback = tokens.lookbacks.empty() ? 0 : tokens.lookbacks[i];
-    if (lookback > length) {
-      return absl::InvalidArgumentError(absl::StrCat("sequence ", i, " has a lookback of ",
-                                                     lookback, ", but only ", length, " ids"));
-    }
-    total += length;
-    context += lookback;
-  }
-  if (total != ids) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("lengths add up to ", total, ", but there are ", ids, " token ids"));
-  }
-  return total - context;
+TokenSequences SequencesOf(const TokenBatch& tokens) {
+  return {.ids = tokens.token_ids.size(), .lengths = tokens.lengths, .lookbacks = tokens.lookbacks};
 }
 
 absl::StatusOr<RequestEncoder> RequestEncoder::ForLookup(const LookupRequest& request,
@@ -139,7 +117,7 @@ absl::StatusOr<RequestEncoder> RequestEncoder::ForLookup(const LookupRequest& re
           absl::StrCat("a look-up by tokens in table \"", request.table,
                        "\" names no layer; give an entry with room for the rows of each"));
     }
-    ENGRAM_ASSIGN_OR_RETURN(positions, CountPositions(*request.tokens));
+    ENGRAM_ASSIGN_OR_RETURN(positions, SequencesOf(*request.tokens).CountPositions());
     encoder.SetTokens(*request.tokens, v1::LookupRequest::kTokensFieldNumber);
   }
   bool want_tiers = false;
@@ -166,7 +144,7 @@ absl::StatusOr<RequestEncoder> RequestEncoder::ForLookup(const LookupRequest& re
 absl::StatusOr<RequestEncoder> RequestEncoder::ForPrefetch(const PrefetchRequest& request) {
   RequestEncoder encoder;
   if (request.tokens.has_value()) {
-    ENGRAM_RETURN_IF_ERROR(CountPositions(*request.tokens).status());
+    ENGRAM_RETURN_IF_ERROR(SequencesOf(*request.tokens).CountPositions().status());
     encoder.SetTokens(*request.tokens, v1::PrefetchRequest::kTokensFieldNumber);
   }
   encoder.layers_.reserve(request.layers.size());

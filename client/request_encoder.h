@@ -18,20 +18,20 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "client/client.h"
+#include "storage/table/token_sequences.h"
 
 namespace engram {
 
-// Positions that get rows: all ids but the lookbacks. InvalidArgument, naming sequence and numbers,
-// if lengths and lookbacks do not fit the ids or one another.
-absl::StatusOr<size_t> CountPositions(const TokenBatch& tokens);
+// Borrows from `tokens`.
+TokenSequences SequencesOf(const TokenBatch& tokens);
 
 // A request, ready to be written into a buffer of size() bytes. Borrows the ids.
 class RequestEncoder {
  public:
   // engram.v1.LookupRequest; tiers are asked for when any layer has room for them.
   // InvalidArgument for a layer named twice, room for tiers that cannot be one a row, ids beside
-  // tokens, tokens without a layer, or as CountPositions; ResourceExhausted for a message of 2 GiB
-  // or more, which Protobuf cannot hold.
+  // tokens, tokens without a layer, or as CountPositions of its sequences; ResourceExhausted for a
+  // message of 2 GiB or more, which Protobuf cannot hold.
   static absl::StatusOr<RequestEncoder> ForLookup(const LookupRequest& request,
                                                   uint64_t request_id);
   // engram.v1.PrefetchRequest; errors as above, but for tokens without a layer.

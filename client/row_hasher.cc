@@ -131,7 +131,8 @@ size_t RowHasher::lookback() const {
 absl::Status RowHasher::Hash(int32_t layer, const TokenBatch& tokens,
                              absl::Span<uint32_t> out) const {
   ENGRAM_ASSIGN_OR_RETURN(const NgramHasher* hasher, rep_->Find(layer));
-  ENGRAM_ASSIGN_OR_RETURN(const size_t positions, CountPositions(tokens));
+  const TokenSequences sequences = SequencesOf(tokens);
+  ENGRAM_ASSIGN_OR_RETURN(const size_t positions, sequences.CountPositions());
   const size_t columns = hasher->columns();
   if (out.size() != positions * columns) {
     return absl::InvalidArgumentError(absl::StrCat("out has room for ", out.size(), " row ids, ",
@@ -142,12 +143,11 @@ absl::Status RowHasher::Hash(int32_t layer, const TokenBatch& tokens,
   ENGRAM_ASSIGN_OR_RETURN(const absl::Span<const int32_t> ids, rep_->HashedIds(tokens, scratch));
   ENGRAM_RETURN_IF_ERROR(hasher->Check(ids));
   std::vector<RowId> block(std::min(positions, kBlockPositions) * columns);
-  const size_t sequences = tokens.lengths.empty() ? 1 : tokens.lengths.size();
   size_t begin = 0;
   uint32_t* next = out.data();
-  for (size_t i = 0; i < sequences; ++i) {
-    const size_t length = tokens.lengths.empty() ? ids.size() : tokens.lengths[i];
-    const size_t lookback = tokens.lookbacks.empty() ? 0 : tokens.lookbacks[i];
+  for (size_t i = 0; i < sequences.count(); ++i) {
+    const size_t length = sequences.length(i);
+    const size_t lookback = sequences.lookback(i);
     HashSequence(*hasher, {ids.subspan(begin, length), lookback}, absl::MakeSpan(block), next);
     begin += length;
     next += (length - lookback) * columns;

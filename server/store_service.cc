@@ -238,8 +238,9 @@ void StreamCall::Work() {
 
 bool StreamCall::Process(grpc::ByteBuffer buffer) {
   v1::LookupRequest request;
-  if (const absl::Status entries = CheckLayerEntries(buffer); !entries.ok()) {
-    Send(EncodeStreamError(entries, request.request_id()));
+  uint64_t refused_id = 0;
+  if (const absl::Status entries = CheckLayerEntries(buffer, &refused_id); !entries.ok()) {
+    Send(EncodeStreamError(entries, refused_id));
     return true;
   }
   if (!Decode(buffer, request)) {

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "storage/base/status_macros.h"
+#include "storage/table/token_sequences.h"
 
 namespace engram {
 namespace {
@@ -15,42 +16,10 @@ struct Tokens {
   uint64_t positions = 0;    // that get rows
 };
 
-size_t SequenceCount(const TokenQuery& query) { return std::max<size_t>(1, query.lengths.size()); }
-size_t LengthOf(const TokenQuery& query, size_t sequence, size_t count) {
-  return query.lengths.empty() ? count : query.lengths[sequence];
-}
-size_t LookbackOf(const TokenQuery& query, size_t sequence) {
-  return query.lookbacks.empty() ? 0 : query.lookbacks[sequence];
-}
-
-// How many positions get rows, of `count` ids.
-absl::StatusOr<uint64_t> CountPositions(const TokenQuery& query, size_t count) {
-  const size_t sequences = SequenceCount(query);
-  const auto bad = [](const auto&... what) {
-    return absl::InvalidArgumentError(absl::StrCat("tokens: ", what...));
-  };
-  if (sequences > count + kMaxEmptySequences) {
-    return bad(sequences, " sequences of ", count, " ids: leave out those that have none");
-  }
-  if (!query.lookbacks.empty() && query.lookbacks.size() != sequences) {
-    return bad(query.lookbacks.size(), " lookbacks for ", sequences,
-               " sequences: give one for each, or none");
-  }
-  uint64_t end = 0;
-  uint64_t context = 0;
-  for (size_t i = 0; i < sequences; ++i) {
-    const size_t length = LengthOf(query, i, count);
-    const size_t lookback = LookbackOf(query, i);
-    if (lookback > length) {
-      return bad("sequence ", i, " has a lookback of ", lookback, " in ", length, " ids");
-    }
-    end += length;
-    context += lookback;
-  }
-  if (end != count) {
-    return bad("the lengths add up to ", end, ", but there are ", count, " token ids");
-  }
-  return end - context;
+TokenSequences SequencesOf(const TokenQuery& query) {
+  return {.ids = query.token_ids.size() / sizeof(int32_t),
+          .lengths = query.lengths,
+          .lookbacks = query.lookbacks};
 }
 
 absl::Status CheckCompressed(const OpenTable& table, const TokenQuery& query) {
@@ -71,15 +40,16 @@ absl::Status CheckCompressed(const OpenTable& table, const TokenQuery& query) {
 
 absl::StatusOr<Tokens> ReadTokens(const OpenTable& table, const TokenQuery& query) {
   ENGRAM_RETURN_IF_ERROR(CheckCompressed(table, query));
-  const size_t count = query.token_ids.size() / sizeof(int32_t);
   if (query.token_ids.size() % sizeof(int32_t) != 0) {
     return absl::InvalidArgumentError(absl::StrCat("tokens: token_ids has ", query.token_ids.size(),
                                                    " bytes, which is no multiple of 4"));
   }
   Tokens tokens;
-  ENGRAM_ASSIGN_OR_RETURN(tokens.positions, CountPositions(query, count));
-  tokens.ids.resize(count);
-  if (count > 0) std::memcpy(tokens.ids.data(), query.token_ids.data(), query.token_ids.size());
+  const TokenSequences sequences = SequencesOf(query);
+  ENGRAM_ASSIGN_OR_RETURN(tokens.positions, sequences.CountPositions());
+  tokens.ids.resize(sequences.ids);
+  if (sequences.ids > 0)
+    std::memcpy(tokens.ids.data(), query.token_ids.data(), query.token_ids.size());
   if (table.spec().addressing.compressed_vocab_size > 0 && !query.compressed) {
     ENGRAM_RETURN_IF_ERROR(table.token_map->Compress(tokens.ids, absl::MakeSpan(tokens.ids)));
   }
@@ -110,15 +80,15 @@ absl::StatusOr<std::vector<size_t>> ChooseLayers(const OpenTable& table,
       absl::StrCat("layer ", Raw(table.layers[*twice]->spec().id), " is named twice"));
 }
 
-std::vector<RowId> HashAll(const NgramHasher& hasher, const TokenQuery& query,
+std::vector<RowId> HashAll(const NgramHasher& hasher, const TokenSequences& sequences,
                            const Tokens& tokens) {
   std::vector<RowId> rows(tokens.positions * hasher.columns());
   size_t begin = 0;
   size_t done = 0;
-  for (size_t i = 0; i < SequenceCount(query); ++i) {
-    const size_t length = LengthOf(query, i, tokens.ids.size());
+  for (size_t i = 0; i < sequences.count(); ++i) {
+    const size_t length = sequences.length(i);
     const TokenSpan sequence{absl::MakeConstSpan(tokens.ids).subspan(begin, length),
-                             LookbackOf(query, i)};
+                             sequences.lookback(i)};
     const size_t count = sequence.positions() * hasher.columns();
     hasher.Hash(sequence, absl::MakeSpan(rows).subspan(done, count));
     begin += length;
@@ -155,7 +125,8 @@ absl::StatusOr<std::vector<LayerRowIds>> RowsOfTokens(const OpenTable& table,
   }
   std::vector<LayerRowIds> result;
   for (const size_t layer : layers) {
-    result.push_back({table.layers[layer].get(), HashAll(table.hashers[layer], query, tokens)});
+    result.push_back(
+        {table.layers[layer].get(), HashAll(table.hashers[layer], SequencesOf(query), tokens)});
   }
   return result;
 }

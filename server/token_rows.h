@@ -26,8 +26,6 @@ struct TokenQuery {
   bool compressed = false;
 };
 
-// Sequences without ids that one request may have beside those with some.
-inline constexpr size_t kMaxEmptySequences = 1024;
 // Rows that one request may ask for by tokens: as many as 64 MiB of row ids name.
 inline constexpr uint64_t kMaxTokenRows = uint64_t{16} << 20;
 

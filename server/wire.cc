@@ -109,25 +109,28 @@ bool Decode(const grpc::ByteBuffer& buffer, google::protobuf::Message& message) 
   return reader.status().ok() && message.ParseFromZeroCopyStream(&reader);
 }
 
-absl::Status CheckLayerEntries(const grpc::ByteBuffer& buffer) {
-  constexpr int kField = v1::LookupRequest::kLayersFieldNumber;
-  static_assert(kField == static_cast<int>(v1::PrefetchRequest::kLayersFieldNumber));
-  constexpr uint32_t kTag =
-      WireFormatLite::MakeTag(kField, WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
+absl::Status CheckLayerEntries(const grpc::ByteBuffer& buffer, uint64_t* request_id) {
+  constexpr int kLayers = v1::LookupRequest::kLayersFieldNumber;
+  static_assert(kLayers == static_cast<int>(v1::PrefetchRequest::kLayersFieldNumber));
+  constexpr uint32_t kLayersTag =
+      WireFormatLite::MakeTag(kLayers, WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
+  constexpr uint32_t kRequestIdTag = WireFormatLite::MakeTag(
+      v1::LookupRequest::kRequestIdFieldNumber, WireFormatLite::WIRETYPE_VARINT);
   grpc::ByteBuffer copy = buffer;
   grpc::ProtoBufferReader reader(&copy);
   if (!reader.status().ok()) return absl::OkStatus();  // Decode finds what is wrong
   google::protobuf::io::CodedInputStream in(&reader);
   size_t entries = 0;
-  while (const uint32_t tag = in.ReadTag()) {
-    entries += tag == kTag;
-    if (entries > kMaxLayers) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("the request has more than ", kMaxLayers, " entries in `layers`"));
-    }
-    if (!WireFormatLite::SkipField(&in, tag)) break;
+  bool ok = true;
+  while (const uint32_t tag = ok ? in.ReadTag() : 0) {
+    entries += tag == kLayersTag;
+    ok = tag == kRequestIdTag && request_id != nullptr ? in.ReadVarint64(request_id)
+                                                       : WireFormatLite::SkipField(&in, tag);
   }
-  return absl::OkStatus();
+  if (entries <= kMaxLayers) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("the request has ", entries,
+                                                 " entries in `layers`, more than the ", kMaxLayers,
+                                                 " that a table may have"));
 }
 
 grpc::ByteBuffer Encode(const google::protobuf::Message& message) {

@@ -26,7 +26,9 @@ bool Decode(const grpc::ByteBuffer& buffer, google::protobuf::Message& message);
 // InvalidArgument if a LookupRequest or PrefetchRequest has more entries in `layers` than any table
 // has layers. Looked at before it is decoded: each would become an object, and an empty one takes
 // two bytes of a message but fifty of memory.
-absl::Status CheckLayerEntries(const grpc::ByteBuffer& buffer);
+// `request_id`, if given, receives a LookupRequest's, so that the refusal of one of a stream's
+// requests is not taken for another's.
+absl::Status CheckLayerEntries(const grpc::ByteBuffer& buffer, uint64_t* request_id = nullptr);
 grpc::ByteBuffer Encode(const google::protobuf::Message& message);
 
 // Borrow from `request`.

@@ -18,7 +18,6 @@ namespace {
 
 constexpr uint64_t kScaleBlock = 32;      // values that share a scale
 constexpr uint64_t kMaxHeadDim = 32'768;  // with its scales still within kMaxRowBytes
-constexpr uint64_t kSeedStep = 10'007;    // from a layer number to the next, in the model's code
 
 std::string Key(absl::string_view name) { return absl::StrCat("text_config.engram_", name); }
 
@@ -101,7 +100,7 @@ absl::StatusOr<TableSpec> DeepseekV41Spec(const ModelConfig& config) {
         LayerOfColumns(ids[i], head_dim + head_dim / kScaleBlock, std::move((*columns)[i])));
     ENGRAM_ASSIGN_OR_RETURN(
         spec.layers.back().multipliers,
-        NumpyMultipliers(kSeedStep * Raw(ids[i]), addressing.compressed_vocab_size,
+        NumpyMultipliers(kLayerSeedStep * Raw(ids[i]), addressing.compressed_vocab_size,
                          addressing.max_ngram_size));
   }
   ENGRAM_RETURN_IF_ERROR(CheckRowCounts(config, spec.layers));

@@ -22,7 +22,6 @@
 namespace engram {
 namespace {
 
-constexpr uint64_t kSeedStep = 10'007;  // from a layer number to the next, in the demo's code
 constexpr uint64_t kMaxDim = kMaxRowBytes / 2;
 constexpr uint64_t kBf16Bytes = 2;
 constexpr absl::string_view kWeight = "multi_head_embedding.embedding.weight";
@@ -121,7 +120,7 @@ absl::StatusOr<TableSpec> EngramDemoSpec(const ModelConfig& config) {
     spec.layers.push_back(LayerOfColumns(ids[i], dim * kBf16Bytes, std::move((*columns)[i])));
     ENGRAM_ASSIGN_OR_RETURN(
         spec.layers.back().multipliers,
-        NumpyMultipliers(seed + kSeedStep * Raw(ids[i]), addressing.compressed_vocab_size,
+        NumpyMultipliers(seed + kLayerSeedStep * Raw(ids[i]), addressing.compressed_vocab_size,
                          addressing.max_ngram_size));
   }
   spec.row_format = absl::StrCat("bf16[", dim, "]");

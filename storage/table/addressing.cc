@@ -46,8 +46,7 @@ absl::Status CheckShape(int64_t max_ngram_size, int64_t heads, size_t layers) {
   return CheckRange("column count", columns, 1, kMaxColumns);
 }
 
-// The models' own steps from one layer's seed to the next, and of splitmix64.
-constexpr uint64_t kLayerStep = 10007;
+// splitmix64's own step.
 constexpr uint64_t kSplitMixStep = 0x9E3779B97F4A7C15u;
 
 // Multipliers are 2v + 1 with v below this, so that no product with a token id passes 2^63.
@@ -169,7 +168,8 @@ absl::StatusOr<std::vector<int64_t>> SplitMixMultipliers(uint64_t seed, uint64_t
   ENGRAM_RETURN_IF_ERROR(CheckRange("multiplier count", count, 1, kMaxNgramSize));
   std::vector<int64_t> multipliers;
   for (int32_t i = 0; i < count; ++i) {
-    const uint64_t x = seed + kLayerStep * index + kSplitMixStep * (static_cast<uint64_t>(i) + 1);
+    const uint64_t x =
+        seed + kLayerSeedStep * index + kSplitMixStep * (static_cast<uint64_t>(i) + 1);
     multipliers.push_back(OddMultiplier(SplitMix(x) % MultiplierBound(vocab_size)));
   }
   return multipliers;

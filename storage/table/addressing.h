@@ -18,6 +18,8 @@ namespace engram {
 
 inline constexpr int32_t kMaxNgramSize = 16;
 inline constexpr int32_t kMaxHeads = 256;
+// From one layer's seed to the next, in the code of every model that draws its multipliers.
+inline constexpr uint64_t kLayerSeedStep = 10007;
 inline constexpr uint64_t kMaxColumns = 4096;  // of all layers; bounds the search for primes
 inline constexpr int64_t kMaxVocabulary = 0x7FFFFFFF;  // token ids are int32
 

@@ -124,8 +124,21 @@ class ErrorsTest(unittest.TestCase):
         """Two bytes each on the wire; each would be an object of its own."""
         table = b"\x0a" + bytes([len(TABLE)]) + TABLE.encode()
         for method in ("Lookup", "Prefetch"):
-            self.assert_fails([Code.INVALID_ARGUMENT], ["more than 1024 entries"],
+            self.assert_fails([Code.INVALID_ARGUMENT], [8 << 20, "entries in `layers`"],
                               lambda m=method: self.client.raw(m, table + b"\x1a\x00" * (8 << 20)))
+
+    def test_a_refused_request_of_a_stream_is_named(self):
+        pb = self.client.pb
+        wide = pb.LookupRequest(table=TABLE, request_id=70,
+                                layers=[pb.LayerRowIds(layer=layer) for layer in range(1025)])
+        requests = [self.client.request(TABLE, {1: [3]}, request_id=69), wide,
+                    self.client.request(TABLE, {1: [4]}, request_id=71)]
+        answers = list(self.client.stub.StreamLookup(iter(requests), timeout=60))
+        self.assertEqual([answer.request_id for answer in answers], [69, 70, 71])
+        self.assertEqual([answer.code for answer in answers],
+                         [0, Code.INVALID_ARGUMENT.value[0], 0])
+        self.assertIn("1025 entries", answers[1].message)
+        self.assertEqual(answers[2].layer.rows, self.layers[1].row(4))
 
     def test_largest_id(self):
         self.assert_fails([Code.INVALID_ARGUMENT], [0xFFFFFFFE],

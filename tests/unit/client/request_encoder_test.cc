@@ -139,7 +139,7 @@ TEST(RequestEncoderTest, TokensWithRoomForTiersAskForThem) {
 }
 
 void ExpectBadTokens(const TokenBatch& tokens, const std::string& text) {
-  const absl::Status status = CountPositions(tokens).status();
+  const absl::Status status = SequencesOf(tokens).CountPositions().status();
   EXPECT_TRUE(absl::IsInvalidArgument(status)) << text;
   EXPECT_THAT(std::string(status.message()), HasSubstr(text));
   EXPECT_EQ(RequestEncoder::ForPrefetch({.table = "t", .tokens = tokens}).status(), status);
@@ -151,16 +151,17 @@ void ExpectBadTokens(const TokenBatch& tokens, const std::string& text) {
 TEST(RequestEncoderTest, CountsPositionsAndRefusesWhatDoesNotFit) {
   const std::vector<int32_t> ids = {1, 2, 3, 4, 5};
   const std::vector<uint32_t> lengths = {3, 0, 2}, lookbacks = {1, 0, 2}, one = {4}, six = {6};
-  EXPECT_EQ(CountPositions({.token_ids = ids}).value(), 5u);
-  EXPECT_EQ(CountPositions({.token_ids = ids, .lookbacks = one}).value(), 1u);
-  EXPECT_EQ(CountPositions({.token_ids = ids, .lengths = lengths, .lookbacks = lookbacks}).value(),
+  EXPECT_EQ(SequencesOf({.token_ids = ids}).CountPositions().value(), 5u);
+  EXPECT_EQ(SequencesOf({.token_ids = ids, .lookbacks = one}).CountPositions().value(), 1u);
+  EXPECT_EQ(SequencesOf({.token_ids = ids, .lengths = lengths, .lookbacks = lookbacks})
+                .CountPositions()
+                .value(),
             2u);
-  EXPECT_EQ(CountPositions({}).value(), 0u);
+  EXPECT_EQ(SequencesOf({}).CountPositions().value(), 0u);
   ExpectBadTokens({.token_ids = ids, .lengths = one}, "lengths add up to 4, but there are 5");
   ExpectBadTokens({.token_ids = ids, .lengths = lengths, .lookbacks = one},
                   "1 lookbacks for 3 sequences");
-  ExpectBadTokens({.token_ids = ids, .lookbacks = six},
-                  "sequence 0 has a lookback of 6, but only 5 ids");
+  ExpectBadTokens({.token_ids = ids, .lookbacks = six}, "sequence 0 has a lookback of 6 in 5 ids");
 }
 
 TEST(RequestEncoderTest, RowsAreAskedForByIdsOrByTokens) {
