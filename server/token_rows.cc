@@ -48,8 +48,9 @@ absl::StatusOr<Tokens> ReadTokens(const OpenTable& table, const TokenQuery& quer
   const TokenSequences sequences = SequencesOf(query);
   ENGRAM_ASSIGN_OR_RETURN(tokens.positions, sequences.CountPositions());
   tokens.ids.resize(sequences.ids);
-  if (sequences.ids > 0)
+  if (sequences.ids > 0) {
     std::memcpy(tokens.ids.data(), query.token_ids.data(), query.token_ids.size());
+  }
   if (table.spec().addressing.compressed_vocab_size > 0 && !query.compressed) {
     ENGRAM_RETURN_IF_ERROR(table.token_map->Compress(tokens.ids, absl::MakeSpan(tokens.ids)));
   }
