@@ -153,7 +153,15 @@ absl::StatusOr<LoadResult> RunLoad(Tables& tables, const LoadParameters& paramet
                                           .model = parameters.model,
                                           .tensors = parameters.tensors,
                                           .allow_unverified = parameters.allow_unverified}));
-  TableSpec spec = source->spec();
+  return RunLoadFrom(*source, tables, parameters, cancelled, progress);
+}
+
+absl::StatusOr<LoadResult> RunLoadFrom(const RowSource& source, Tables& tables,
+                                       const LoadParameters& parameters,
+                                       const std::atomic<bool>& cancelled,
+                                       const std::function<bool(const LoadStatus&)>& progress) {
+  ENGRAM_RETURN_IF_ERROR(CheckTableName(parameters.table));
+  TableSpec spec = source.spec();
   spec.name = parameters.table;
   LoadResult result;
   LoadStatus& status = result.status;
@@ -172,7 +180,7 @@ absl::StatusOr<LoadResult> RunLoad(Tables& tables, const LoadParameters& paramet
   spec.version = plan.version;
   // Two loads that chose the same version meet here: the second is refused.
   ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<BulkWriter> writer,
-                          store.BeginLoad(spec, source->token_map()));
+                          store.BeginLoad(spec, source.token_map()));
   status.rows_resumed = writer->rows_done();
   ENGRAM_LOG(kInfo) << "loading table '" << spec.name << "' version " << Raw(spec.version)
                     << " from " << parameters.checkpoint << ": " << status.rows_total << " rows, "
@@ -180,7 +188,7 @@ absl::StatusOr<LoadResult> RunLoad(Tables& tables, const LoadParameters& paramet
   const double row_bytes =
       static_cast<double>(status.bytes_total) / static_cast<double>(status.rows_total);
   ENGRAM_RETURN_IF_ERROR(
-      WriteChunks(*source, *writer, parameters.threads, cancelled, [&](uint64_t rows_written) {
+      WriteChunks(source, *writer, parameters.threads, cancelled, [&](uint64_t rows_written) {
         status.rows_done = status.rows_resumed + rows_written;
         status.bytes_done =
             status.rows_done == status.rows_total

@@ -13,6 +13,7 @@
 
 #include "absl/status/statusor.h"
 #include "server/tables.h"
+#include "storage/checkpoint/row_source.h"
 #include "storage/nvme/store.h"
 
 namespace engram {
@@ -47,6 +48,13 @@ struct LoadResult {
 absl::StatusOr<LoadResult> RunLoad(Tables& tables, const LoadParameters& parameters,
                                    const std::atomic<bool>& cancelled,
                                    const std::function<bool(const LoadStatus&)>& progress);
+
+// The same from a source that is open already, whatever stands behind it; `parameters` says the
+// name, the version and the threads.
+absl::StatusOr<LoadResult> RunLoadFrom(const RowSource& source, Tables& tables,
+                                       const LoadParameters& parameters,
+                                       const std::atomic<bool>& cancelled,
+                                       const std::function<bool(const LoadStatus&)>& progress);
 
 }  // namespace engram
 

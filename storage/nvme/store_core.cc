@@ -20,6 +20,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "storage/base/io_ring.h"
 #include "storage/base/log.h"
 #include "storage/base/status_macros.h"
 #include "storage/nvme/page.h"

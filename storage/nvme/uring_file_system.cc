@@ -260,19 +260,6 @@ std::shared_ptr<rocksdb::FileSystem> NewUringFileSystem(std::shared_ptr<rocksdb:
   return std::make_shared<UringFileSystem>(std::move(base), counters);
 }
 
-absl::Status ProbeIoUring() {
-  io_uring ring{};
-  if (const int error = -io_uring_queue_init(kRingDepth, &ring, 0); error != 0) {
-    return absl::UnavailableError(std::strerror(error));
-  }
-  io_uring_probe* probe = io_uring_get_probe_ring(&ring);
-  const bool reads = probe != nullptr && io_uring_opcode_supported(probe, IORING_OP_READ);
-  io_uring_free_probe(probe);
-  io_uring_queue_exit(&ring);
-  if (!reads) return absl::UnavailableError("the kernel's io_uring has no plain read");
-  return absl::OkStatus();
-}
-
 absl::Status ProbeDirectIo(const std::string& directory) {
   constexpr size_t kBytes = 4096;
   const std::string name = absl::StrCat(directory, "/.direct-io-probe");

@@ -36,10 +36,6 @@ struct UringCounters {
 std::shared_ptr<rocksdb::FileSystem> NewUringFileSystem(std::shared_ptr<rocksdb::FileSystem> base,
                                                         UringCounters* counters);
 
-// Whether a ring can be made and reads: OK, or Unavailable with the reason ("Operation not
-// permitted" under a seccomp filter).
-absl::Status ProbeIoUring();
-
 // Whether files in `directory` take O_DIRECT: OK, or Unavailable with the reason. Writes and
 // removes one small file there; ResourceExhausted when there is no room for it.
 absl::Status ProbeDirectIo(const std::string& directory);

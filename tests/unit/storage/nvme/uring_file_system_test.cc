@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "storage/base/io_ring.h"
 #include "tests/unit/storage/nvme/store_fixture.h"
 
 namespace engram {
