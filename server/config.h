@@ -26,6 +26,7 @@ struct Config {
   uint64_t dram_bytes = uint64_t{4} << 30;
   uint64_t hbm_bytes = 0;
   bool admin_tcp = false;
+  int nvme_depth = 128;
   int read_threads = 4;
   int load_threads = 2;
   int io_threads = 4;

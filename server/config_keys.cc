@@ -16,6 +16,7 @@
 #include "absl/strings/str_split.h"
 #include "storage/base/size.h"
 #include "storage/base/status_macros.h"
+#include "storage/nvme/store.h"
 
 namespace engram {
 namespace {
@@ -26,7 +27,7 @@ constexpr uint64_t kTiB = uint64_t{1} << 40;
 // gRPC counts a message's bytes in an int.
 constexpr uint64_t kMaxMessage = 2047 * kMiB;
 
-const std::array<ConfigKey, 16> kKeys = {{
+const std::array<ConfigKey, 17> kKeys = {{
     {"data_dir", KeyType::kPath, "", 0, 0, true, &Config::data_dir,
      "The directory of the tables: the NVMe tier. It is made if it is not there. One engramd at a "
      "time may use it; put it on the fastest local drive."},
@@ -46,8 +47,13 @@ const std::array<ConfigKey, 16> kKeys = {{
     {"admin_tcp", KeyType::kBoolean, "", 0, 0, true, &Config::admin_tcp,
      "Whether load, activate, drop, verify and stats are served on TCP addresses too. Unix "
      "sockets always serve them."},
+    {"nvme_depth", KeyType::kInteger, "reads", 1, kMaxReadDepth, true, &Config::nvme_depth,
+     "Page reads that are kept under way at the drive, over all tables and calls: enough to keep "
+     "it "
+     "busy, few enough that a small call does not wait behind a large one."},
     {"read_threads", KeyType::kInteger, "threads", 1, 64, true, &Config::read_threads,
-     "Threads that read pages from NVMe side by side, shared by all tables."},
+     "Threads that help to read a batch of pages from NVMe where io_uring is not to be had: then "
+     "each of them has one read under way."},
     {"load_threads", KeyType::kInteger, "threads", 1, 64, true, &Config::load_threads,
      "Threads that one load has: each reads, checks and writes rows."},
     {"io_threads", KeyType::kInteger, "threads", 1, 256, true, &Config::io_threads,

@@ -143,11 +143,14 @@ bool Lookup::ReadMemory() {
 }
 
 void Lookup::ReadStorage() {
-  for (size_t i = 0; i < parts_.size(); ++i) ReadPart(i);
+  std::vector<TierStack::Request> rest;
+  for (const std::unique_ptr<Part>& part : parts_) rest.push_back({part->stack, &part->batch});
+  TierStack::ReadRest(rest);
+  for (const std::unique_ptr<Part>& part : parts_) part->batch.FillRepeats();
 }
 
 void Lookup::ReadPart(size_t index) {
-  parts_[index]->stack->ReadRest(parts_[index]->batch);
+  TierStack::ReadRest({{parts_[index]->stack, &parts_[index]->batch}});
   parts_[index]->batch.FillRepeats();
 }
 

@@ -69,6 +69,7 @@ class Daemon {
     ENGRAM_LOG(kInfo) << "hbm tier " << hbm_note_;
     ENGRAM_ASSIGN_OR_RETURN(store_, Store::Open({.directory = config_.data_dir,
                                                  .read_threads = config_.read_threads,
+                                                 .read_depth = config_.nvme_depth,
                                                  .use_io_uring = config_.io_uring,
                                                  .use_direct_io = config_.direct_io}));
     ENGRAM_LOG(kInfo) << "nvme tier in " << config_.data_dir << ": " << store_->Describe();

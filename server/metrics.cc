@@ -136,6 +136,12 @@ void AddLayers(const DaemonSnapshot& snapshot, Families& families) {
        [](const LayerSnapshot& l) { return l.failed_rows; }},
       {"engram_rows_zero_total", "Rows of dead positions (id -1), answered with zeros.",
        [](const LayerSnapshot& l) { return l.zero_rows; }},
+      {"engram_nvme_pages_failed_total",
+       "Reads of NVMe pages that gave no row: damage or an I/O error; the log names the file.",
+       [](const LayerSnapshot& l) { return l.failed_pages; }},
+      {"engram_nvme_pages_retried_total",
+       "NVMe pages that came wrong, and right when they were read again.",
+       [](const LayerSnapshot& l) { return l.retried_pages; }},
   };
   for (const Kind& kind : kinds) {
     MetricFamily& family = families.Add(kind.name, kind.help, MetricType::Counter);

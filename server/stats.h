@@ -17,6 +17,7 @@
 
 #include "storage/base/mutex.h"
 #include "storage/dram/prefetch_counters.h"
+#include "storage/nvme/page_read_counters.h"
 #include "storage/table/ids.h"
 #include "storage/table/tier.h"
 
@@ -51,6 +52,7 @@ struct LayerProbe {
   std::array<std::atomic<uint64_t>, kTierCount> hits{};  // rows served by each tier
   std::atomic<uint64_t> failed_rows{0};
   std::atomic<uint64_t> zero_rows{0};
+  PageReadCounters pages;
   PrefetchCounters prefetch;
   std::atomic<uint64_t> late_rows{0};  // of prefetches: asked for before they had arrived
 };
@@ -85,6 +87,8 @@ struct LayerSnapshot {
   std::array<TierSnapshot, kTierCount> tiers;  // indexed by TierKind
   uint64_t failed_rows = 0;
   uint64_t zero_rows = 0;
+  uint64_t failed_pages = 0;   // reads of NVMe pages that gave no row
+  uint64_t retried_pages = 0;  // that came wrong, and right when asked for once more
 
   // Of the rows that asked for a tier, the share served by this one; 0 before the first.
   double HitRatio(TierKind kind) const;

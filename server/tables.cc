@@ -66,7 +66,8 @@ absl::StatusOr<std::shared_ptr<OpenTable>> Tables::OpenVersion(const TableRecord
       table->hashers.push_back(std::move(hasher));
     }
     ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<LayerReader> nvme,
-                            store_->OpenLayer(record.spec.name, record.spec.version, layer.id));
+                            store_->OpenLayer(record.spec.name, record.spec.version, layer.id,
+                                              &table->probe->Layer(layer.id).pages));
     table->layers.push_back(std::make_unique<TierStack>(
         layer, std::move(nvme), std::make_unique<HbmTier>(options_.hbm_note),
         &table->probe->Layer(layer.id)));
@@ -237,6 +238,8 @@ std::vector<TableSnapshot> Tables::Snapshot() const {
       snapshot.tiers = layer->Snapshot();
       snapshot.failed_rows = layer->probe().failed_rows.load(std::memory_order_relaxed);
       snapshot.zero_rows = layer->probe().zero_rows.load(std::memory_order_relaxed);
+      snapshot.failed_pages = layer->probe().pages.failed.load(std::memory_order_relaxed);
+      snapshot.retried_pages = layer->probe().pages.retried.load(std::memory_order_relaxed);
     }
   }
   return result;

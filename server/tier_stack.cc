@@ -48,6 +48,21 @@ void TierStack::ReadMemory(RowBatch& batch) {
 
 void TierStack::ReadStorage(RowBatch& batch) { ReadTier(*nvme_, batch); }
 
+void TierStack::ReadNvme(absl::Span<const Request> requests) {
+  std::vector<LayerReader::Request> reads;
+  std::vector<std::vector<uint32_t>> missing;
+  std::vector<size_t> failures;
+  for (const Request& request : requests) {
+    reads.push_back({request.stack->nvme_.get(), request.batch});
+    missing.push_back(request.batch->missing());
+    failures.push_back(request.batch->failures().size());
+  }
+  if (!reads.empty()) reads.front().reader->ReadTogether(reads);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    requests[i].batch->CountServed(TierKind::kNvme, missing[i], failures[i]);
+  }
+}
+
 TierStack::Flights TierStack::FlightsNow() const {
   MutexLock lock(flights_mutex_);
   return flights_;
@@ -84,20 +99,33 @@ std::vector<uint32_t> TierStack::TakeAwaited(RowBatch& batch, Flights& flights) 
   return awaited;
 }
 
-void TierStack::ReadRest(RowBatch& batch) {
+TierStack::Awaited TierStack::BeginRest(RowBatch& batch) {
   // In this order: what lands in between is found in memory. It is looked at once more in any case,
   // for the batch may have been queued, or have waited for the layer before.
-  Flights flights = FlightsNow();
+  Awaited awaited{.flights = FlightsNow(), .positions = {}};
   ReadMemory(batch);
-  std::vector<uint32_t> awaited;
-  if (!flights.empty()) awaited = TakeAwaited(batch, flights);
-  ReadStorage(batch);
-  if (awaited.empty()) return;
-  CountLate(awaited.size());
-  WaitFor(flights);
-  batch.missing() = std::move(awaited);
+  if (!awaited.flights.empty()) awaited.positions = TakeAwaited(batch, awaited.flights);
+  return awaited;
+}
+
+void TierStack::FinishRest(RowBatch& batch, Awaited awaited) {
+  if (awaited.positions.empty()) return;
+  CountLate(awaited.positions.size());
+  WaitFor(awaited.flights);
+  batch.missing() = std::move(awaited.positions);
   ReadMemory(batch);
   ReadStorage(batch);  // what was evicted at once, or could not be read: its error is reported
+}
+
+void TierStack::ReadRest(absl::Span<const Request> requests) {
+  std::vector<Awaited> awaited;
+  for (const Request& request : requests) {
+    awaited.push_back(request.stack->BeginRest(*request.batch));
+  }
+  ReadNvme(requests);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    requests[i].stack->FinishRest(*requests[i].batch, std::move(awaited[i]));
+  }
 }
 
 uint64_t TierStack::Fill(absl::Span<const RowId> ids) {

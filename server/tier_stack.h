@@ -35,10 +35,15 @@ class TierStack {
 
   // The tiers in memory. Never waits for the drive.
   void ReadMemory(RowBatch& batch);
-  // The rest of a look-up. Rows that a Fill is fetching are waited for; all others are read from
-  // the drive. Nothing is missing afterwards; what could not be read is failed.
-  void ReadRest(RowBatch& batch);
-  // The same from the drive alone, whatever memory holds or a Fill is fetching.
+  struct Request {
+    TierStack* stack = nullptr;
+    RowBatch* batch = nullptr;
+  };
+  // The rest of a look-up, all its layers at once. Rows that a Fill is fetching are waited for; all
+  // others are read from the drive, the layers' reads under way together. Nothing is missing
+  // afterwards; what could not be read is failed.
+  static void ReadRest(absl::Span<const Request> requests);
+  // The same of one layer from the drive alone, whatever memory holds or a Fill is fetching.
   void ReadStorage(RowBatch& batch);
   // Adds what the batch saw to the counters. Once a batch, when it is done.
   void Count(const RowBatch& batch);
@@ -79,6 +84,14 @@ class TierStack {
   Flights FlightsNow() const;
   void WaitFor(const Flights& flights);
   static std::vector<uint32_t> TakeAwaited(RowBatch& batch, Flights& flights);
+  // What ReadRest leaves to be fetched by others.
+  struct Awaited {
+    Flights flights;
+    std::vector<uint32_t> positions;
+  };
+  Awaited BeginRest(RowBatch& batch);
+  void FinishRest(RowBatch& batch, Awaited awaited);
+  static void ReadNvme(absl::Span<const Request> requests);
   void CountLate(uint64_t rows);
   static void ReadTier(Tier& tier, RowBatch& batch);
 

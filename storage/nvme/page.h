@@ -24,6 +24,12 @@ constexpr uint32_t BlockOverhead(uint32_t value_bytes) {
   return 2 + length_bytes + 16 + 8 + 5;
 }
 
+// What a block that holds one such value takes on the drive.
+constexpr uint32_t BlockBytes(uint32_t value_bytes) {
+  const uint32_t bytes = value_bytes + BlockOverhead(value_bytes);
+  return (bytes + kPageAlignment - 1) / kPageAlignment * kPageAlignment;
+}
+
 struct PageGeometry {
   uint32_t row_bytes = 0;
   uint32_t rows_per_page = 0;

@@ -4,212 +4,329 @@
 #include <rocksdb/options.h>
 
 #include <algorithm>
-#include <array>
+#include <atomic>
+#include <chrono>
 #include <cstring>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "storage/base/log.h"
 #include "storage/base/mutex.h"
+#include "storage/nvme/page_block.h"
+#include "storage/nvme/page_files.h"
+#include "storage/nvme/page_reads.h"
 #include "storage/nvme/rocks_status.h"
 
 namespace engram {
 namespace {
 
-// RocksDB works a MultiGet off in groups of 32 keys, file after file; so do we, each group on some
-// thread. A batch that gives less than that to each thread is cut finer, so that all of them read:
-// its pages mostly lie in different files, which one thread would read one after the other.
-constexpr size_t kGroupPages = 32;
-constexpr size_t kFewestGroupPages = 8;
+// One thread keeps the drive busy. Where reads cannot be under way together it takes many threads
+// to do that, each with a few pages at a time.
+constexpr size_t kPagesPerTurn = 8;
 
-// The missing rows of a batch, sorted, and cut into groups of at most kGroupPages pages.
-struct Plan {
-  struct Entry {
-    uint32_t row;
-    uint32_t position;
-    bool operator<(const Entry& other) const {
-      return row != other.row ? row < other.row : position < other.position;
-    }
-  };
-  std::vector<Entry> entries;
-  std::vector<size_t> group_begin;  // indexes into entries; one more at the end
-
-  void Build(const RowBatch& batch, const PageGeometry& geometry, size_t threads);
-};
-
-void Plan::Build(const RowBatch& batch, const PageGeometry& geometry, size_t threads) {
-  entries.clear();
-  group_begin.clear();
-  for (const uint32_t position : batch.missing()) {
-    entries.push_back({Raw(batch.ids()[position]), position});
-  }
-  std::sort(entries.begin(), entries.end());
-  const size_t limit =
-      std::clamp((entries.size() + threads - 1) / threads, kFewestGroupPages, kGroupPages);
-  size_t pages = limit;
-  PageId last{};
-  for (size_t i = 0; i < entries.size(); ++i) {
-    const PageId page = geometry.PageOf(RowId{entries[i].row});
-    if (i > 0 && page == last) continue;
-    last = page;
-    if (pages == limit) {
-      group_begin.push_back(i);
-      pages = 0;
-    }
-    ++pages;
-  }
-  group_begin.push_back(entries.size());
-}
-
-// A group's keys and what came back; one a thread, so that nothing is allocated for it.
-struct PageReads {
-  size_t count = 0;
-  std::array<PageId, kGroupPages> pages;
-  std::array<PageKey, kGroupPages> keys;
-  std::array<rocksdb::Slice, kGroupPages> slices;
-  std::array<rocksdb::PinnableSlice, kGroupPages> values;
-  std::array<rocksdb::Status, kGroupPages> statuses;
-};
+// A drive that is gone fails thousands of pages a second; the log says so once in a while.
+constexpr std::chrono::seconds kLogInterval{1};
 
 class RocksLayerReader final : public LayerReader {
  public:
-  RocksLayerReader(std::shared_ptr<ColumnFamily> family, const CatalogRecord& record,
-                   LayerId layer);
+  RocksLayerReader(std::shared_ptr<ColumnFamily> family, const CatalogRecord& record, LayerId layer,
+                   PageReadCounters* counters);
 
-  void Read(RowBatch& batch) override;
+  void Read(RowBatch& batch) override {
+    const Request request{this, &batch};
+    ReadTogether(absl::MakeConstSpan(&request, 1));
+  }
+  void ReadTogether(absl::Span<const Request> requests) override;
   TierUsage Usage() const override { return usage_; }
 
- private:
-  // Failures of one batch, noted by whichever thread met them.
-  struct Failures {
-    Mutex mutex;
-    std::vector<RowFailure> rows ABSL_GUARDED_BY(mutex);
-  };
+  StoreCore& core() const { return family_->core(); }
+  const LayerSpec& layer() const { return layer_; }
+  const PageGeometry& geometry() const { return geometry_; }
+  const std::string& name() const { return name_; }
+  std::shared_ptr<const PageFiles> Files() const { return family_->Files(geometry_, layer_.rows); }
 
-  void ReadGroup(const RowBatch& batch, absl::Span<const Plan::Entry> group,
-                 Failures& failures) const;
-  void Fetch(PageReads& reads) const;
-  absl::Status CheckPage(PageId page, const rocksdb::Status& status, size_t bytes) const;
-  std::string Name(PageId page) const;
+  // Asks RocksDB for a page that could not be read by its offset, or came wrong from there: it
+  // reads it once more, and has the last word. `file` may be null.
+  absl::Status ReadThroughRocks(PageId page, const PageFile* file, std::string& value) const;
+  // Counts, and says now and then, that a page is lost, or was found at the second attempt.
+  void NoteFailure(const absl::Status& status) const;
+  void NoteRetry(PageId page, const PageFile* file) const;
+
+ private:
+  std::string Name(PageId page, const PageFile* file) const;
+  bool MayLog() const;
 
   const std::shared_ptr<ColumnFamily> family_;
   const LayerSpec layer_;
   const PageGeometry geometry_;
   const std::string name_;
+  PageReadCounters own_counters_;
+  PageReadCounters* const counters_;
+  mutable std::atomic<int64_t> next_log_ns_{0};
   TierUsage usage_;
 };
 
 RocksLayerReader::RocksLayerReader(std::shared_ptr<ColumnFamily> family,
-                                   const CatalogRecord& record, LayerId layer)
+                                   const CatalogRecord& record, LayerId layer,
+                                   PageReadCounters* counters)
     : family_(std::move(family)),
       layer_(*record.table.spec.FindLayer(layer)),
       geometry_(*record.FindGeometry(layer)),
       name_(absl::StrCat("table ", record.table.spec.name, " version ",
-                         Raw(record.table.spec.version), " layer ", Raw(layer))) {
+                         Raw(record.table.spec.version), " layer ", Raw(layer))),
+      counters_(counters != nullptr ? counters : &own_counters_) {
   usage_.on = true;
   usage_.note = family_->core().Describe();
   usage_.rows = layer_.rows;
   usage_.bytes = layer_.bytes();
   usage_.capacity_bytes = family_->DiskBytes();
+  Files();  // now, and not when the first batch waits for it
 }
 
-std::string RocksLayerReader::Name(PageId page) const {
-  return absl::StrCat(name_, " page ", Raw(page));
+std::string RocksLayerReader::Name(PageId page, const PageFile* file) const {
+  std::string name = absl::StrCat(name_, " page ", Raw(page));
+  if (file != nullptr) {
+    absl::StrAppend(&name, " (", file->path, " at ", file->Offset(page, geometry_), ")");
+  }
+  return name;
 }
 
-void RocksLayerReader::Read(RowBatch& batch) {
-  if (batch.missing().empty()) return;
-  static thread_local Plan thread_plan;
-  Plan& plan = thread_plan;  // captured below: the pool's threads must see this thread's
-  // The calling thread reads too.
-  plan.Build(batch, geometry_, static_cast<size_t>(family_->core().pool().threads()) + 1);
-  Failures failures;
-  const auto read_group = [&](size_t group) {
-    const size_t begin = plan.group_begin[group];
-    ReadGroup(batch,
-              absl::MakeConstSpan(plan.entries).subspan(begin, plan.group_begin[group + 1] - begin),
-              failures);
-  };
-  family_->core().pool().Run(plan.group_begin.size() - 1, read_group);
-  batch.missing().clear();
-  MutexLock lock(failures.mutex);
-  std::sort(failures.rows.begin(), failures.rows.end(),
-            [](const RowFailure& a, const RowFailure& b) { return a.position < b.position; });
-  for (const RowFailure& failure : failures.rows) batch.Fail(failure.position, failure.status);
-}
-
-void RocksLayerReader::Fetch(PageReads& reads) const {
+absl::Status RocksLayerReader::ReadThroughRocks(PageId page, const PageFile* file,
+                                                std::string& value) const {
   rocksdb::ReadOptions options;
   options.verify_checksums = true;
   options.fill_cache = false;
-  rocksdb::DB& db = family_->core().db();
-  db.MultiGet(options, family_->handle(), reads.count, reads.slices.data(), reads.values.data(),
-              reads.statuses.data(), /*sorted_input=*/true);
-  // One bad page can spoil others of its group: direct reads of touching pages are merged into
-  // one, and a file that cannot be opened ends the whole group. Asked for alone, each page answers
-  // for itself.
-  for (size_t i = 0; i < reads.count; ++i) {
-    if (reads.statuses[i].ok()) continue;
-    reads.values[i].Reset();
-    reads.statuses[i] = db.Get(options, family_->handle(), reads.slices[i], &reads.values[i]);
-  }
-}
-
-absl::Status RocksLayerReader::CheckPage(PageId page, const rocksdb::Status& status,
-                                         size_t bytes) const {
-  const uint64_t expected = geometry_.ValueBytes(page, layer_.rows);
+  const PageKey key = EncodePageKey(page);
+  const rocksdb::Status status =
+      core().db().Get(options, family_->handle(), rocksdb::Slice(key.data(), key.size()), &value);
   if (status.IsNotFound()) {
-    return absl::DataLossError(Name(page) + " is missing; drop the version and load it again");
+    return absl::DataLossError(Name(page, file) +
+                               " is missing; drop the version and load it again");
   }
-  if (!status.ok()) return FromRocks(status, Name(page));
-  if (bytes == expected) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat(Name(page), " has ", bytes, " bytes instead of ",
-                                          expected, "; drop the version and load it again"));
+  if (!status.ok()) return FromRocks(status, Name(page, file));
+  const uint64_t expected = geometry_.ValueBytes(page, layer_.rows);
+  if (value.size() == expected) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(Name(page, file), " has ", value.size(),
+                                          " bytes instead of ", expected,
+                                          "; drop the version and load it again"));
 }
 
-void RocksLayerReader::ReadGroup(const RowBatch& batch, absl::Span<const Plan::Entry> group,
-                                 Failures& failures) const {
-  static thread_local PageReads reads;
-  reads.count = 0;
-  for (const Plan::Entry& entry : group) {
-    const PageId page = geometry_.PageOf(RowId{entry.row});
-    if (reads.count > 0 && reads.pages[reads.count - 1] == page) continue;
-    const size_t i = reads.count++;
-    reads.pages[i] = page;
-    reads.keys[i] = EncodePageKey(page);
-    reads.slices[i] = rocksdb::Slice(reads.keys[i].data(), reads.keys[i].size());
-    reads.values[i].Reset();
-  }
-  Fetch(reads);
+bool RocksLayerReader::MayLog() const {
+  const int64_t now = std::chrono::steady_clock::now().time_since_epoch().count();
+  int64_t next = next_log_ns_.load(std::memory_order_relaxed);
+  // Relaxed: whoever exchanges it logs; nothing else hangs on it.
+  return now >= next &&
+         next_log_ns_.compare_exchange_strong(
+             next, now + std::chrono::nanoseconds(kLogInterval).count(), std::memory_order_relaxed);
+}
 
-  size_t i = 0;
-  absl::Status status = CheckPage(reads.pages[0], reads.statuses[0], reads.values[0].size());
-  for (const Plan::Entry& entry : group) {
-    if (reads.pages[i] != geometry_.PageOf(RowId{entry.row})) {
-      ++i;
-      status = CheckPage(reads.pages[i], reads.statuses[i], reads.values[i].size());
+void RocksLayerReader::NoteFailure(const absl::Status& status) const {
+  counters_->failed.fetch_add(1, std::memory_order_relaxed);
+  if (MayLog()) ENGRAM_LOG(kError) << "rows are lost: " << status.message();
+}
+
+void RocksLayerReader::NoteRetry(PageId page, const PageFile* file) const {
+  counters_->retried.fetch_add(1, std::memory_order_relaxed);
+  if (MayLog()) {
+    ENGRAM_LOG(kWarning) << Name(page, file) << " came wrong at first, and right when read again";
+  }
+}
+
+// One call's reads: the missing rows of all its batches by page, and what became of them.
+class BatchReads {
+ public:
+  explicit BatchReads(absl::Span<const LayerReader::Request> requests);
+
+  void Run();
+
+ private:
+  struct Layer {
+    const RocksLayerReader* reader = nullptr;
+    RowBatch* batch = nullptr;
+    std::shared_ptr<const PageFiles> files;
+  };
+  struct Page {
+    PageId page{};
+    const PageFile* file = nullptr;  // null: only RocksDB knows where it lies
+    uint32_t layer = 0;              // index into layers_
+    uint32_t begin = 0;              // its rows are entries_[begin, end)
+    uint32_t end = 0;
+  };
+  struct Failure {
+    uint32_t layer = 0;
+    RowFailure row;
+  };
+
+  void Plan(uint32_t layer);
+  void ReadPlain(size_t begin, size_t end);
+  void Finish(const Page& page, absl::Span<const std::byte> block);
+  void ReadAgain(const Page& page);
+  void CopyRows(const Page& page, const std::byte* value) const;
+  void FailRow(uint32_t layer, uint32_t position, const absl::Status& status);
+  void Report();
+
+  std::vector<Layer> layers_;
+  std::vector<uint64_t> entries_;  // row << 32 | position, sorted within a layer
+  std::vector<Page> pages_;        // in the order in which they are read
+  Mutex mutex_;
+  std::vector<Page> again_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Failure> failures_ ABSL_GUARDED_BY(mutex_);
+};
+
+BatchReads::BatchReads(absl::Span<const LayerReader::Request> requests) {
+  for (const LayerReader::Request& request : requests) {
+    if (request.batch->missing().empty()) continue;
+    const auto& reader = static_cast<const RocksLayerReader&>(*request.reader);
+    layers_.push_back({&reader, request.batch, reader.Files()});
+    Plan(static_cast<uint32_t>(layers_.size() - 1));
+  }
+}
+
+void BatchReads::Plan(uint32_t layer) {
+  const RocksLayerReader& reader = *layers_[layer].reader;
+  RowBatch& batch = *layers_[layer].batch;
+  const size_t begin = entries_.size();
+  for (const uint32_t position : batch.missing()) {
+    const uint64_t row = Raw(batch.ids()[position]);
+    if (row < reader.layer().rows) {
+      entries_.push_back(row << 32 | position);
+    } else {
+      FailRow(layer, position,
+              absl::InvalidArgumentError(absl::StrCat(reader.name(), " has ", reader.layer().rows,
+                                                      " rows; there is no row ", row)));
     }
-    if (status.ok() && entry.row < layer_.rows) {
-      const size_t offset = size_t{entry.row % geometry_.rows_per_page} * layer_.row_bytes;
-      std::memcpy(batch.row(entry.position), reads.values[i].data() + offset, layer_.row_bytes);
+  }
+  std::sort(entries_.begin() + static_cast<ptrdiff_t>(begin), entries_.end());
+  const size_t first_page = pages_.size();
+  for (size_t i = begin; i < entries_.size(); ++i) {
+    const PageId page = reader.geometry().PageOf(RowId{static_cast<uint32_t>(entries_[i] >> 32)});
+    if (pages_.size() == first_page || pages_.back().page != page) {
+      pages_.push_back({.page = page,
+                        .file = layers_[layer].files->Find(page),
+                        .layer = layer,
+                        .begin = static_cast<uint32_t>(i)});
+    }
+    pages_.back().end = static_cast<uint32_t>(i + 1);
+  }
+}
+
+void BatchReads::Run() {
+  if (!pages_.empty()) {
+    StoreCore& core = layers_.front().reader->core();
+    if (core.reads_asynchronously()) {
+      ReadPlain(0, pages_.size());
+    } else {
+      const size_t turns = (pages_.size() + kPagesPerTurn - 1) / kPagesPerTurn;
+      core.pool().Run(turns, [&](size_t turn) {
+        const size_t begin = turn * kPagesPerTurn;
+        ReadPlain(begin, std::min(begin + kPagesPerTurn, pages_.size()));
+      });
+    }
+    std::vector<Page> again;
+    {
+      MutexLock lock(mutex_);
+      again.swap(again_);
+    }
+    core.pool().Run(again.size(), [&](size_t i) { ReadAgain(again[i]); });
+  }
+  Report();
+}
+
+// Pages [begin, end) by their offsets.
+void BatchReads::ReadPlain(size_t begin, size_t end) {
+  StoreCore& core = layers_.front().reader->core();
+  // Those that cannot be are left out here, and asked of RocksDB afterwards.
+  std::vector<const Page*> pages;
+  pages.reserve(end - begin);
+  uint32_t max_bytes = 0;
+  for (size_t i = begin; i < end; ++i) {
+    if (pages_[i].file == nullptr) {
+      MutexLock lock(mutex_);
+      again_.push_back(pages_[i]);
       continue;
     }
-    MutexLock lock(failures.mutex);
-    failures.rows.push_back({entry.position, entry.row < layer_.rows
-                                                 ? status
-                                                 : absl::InvalidArgumentError(absl::StrCat(
-                                                       name_, " has ", layer_.rows,
-                                                       " rows; there is no row ", entry.row))});
+    pages.push_back(&pages_[i]);
+    max_bytes = std::max(max_bytes, layers_[pages_[i].layer].reader->geometry().block_bytes);
   }
-  for (size_t page = 0; page < reads.count; ++page) reads.values[page].Reset();
+  ReadBlocks(
+      core.file_system(), core.read_budget(), pages.size(), max_bytes,
+      [&](size_t i) {
+        const PageGeometry& geometry = layers_[pages[i]->layer].reader->geometry();
+        return BlockRead{pages[i]->file->file.get(),
+                         pages[i]->file->Offset(pages[i]->page, geometry), geometry.block_bytes};
+      },
+      [&](size_t i, const absl::Status&, absl::Span<const std::byte> block) {
+        Finish(*pages[i], block);
+      });
+}
+
+// `block` is empty when the read failed: then, too, RocksDB's attempt says why.
+void BatchReads::Finish(const Page& page, absl::Span<const std::byte> block) {
+  const RocksLayerReader& reader = *layers_[page.layer].reader;
+  const auto value_bytes =
+      static_cast<uint32_t>(reader.geometry().ValueBytes(page.page, reader.layer().rows));
+  const PageBlock found = ReadPageBlock(page.page, value_bytes, block);
+  if (found.state == PageBlockState::kGood) {
+    CopyRows(page, found.value.data());
+    return;
+  }
+  MutexLock lock(mutex_);
+  again_.push_back(page);
+}
+
+void BatchReads::ReadAgain(const Page& page) {
+  const RocksLayerReader& reader = *layers_[page.layer].reader;
+  std::string value;
+  const absl::Status status = reader.ReadThroughRocks(page.page, page.file, value);
+  if (status.ok()) {
+    if (page.file != nullptr) reader.NoteRetry(page.page, page.file);
+    CopyRows(page, reinterpret_cast<const std::byte*>(value.data()));
+    return;
+  }
+  reader.NoteFailure(status);
+  for (uint32_t i = page.begin; i < page.end; ++i) {
+    FailRow(page.layer, static_cast<uint32_t>(entries_[i]), status);
+  }
+}
+
+void BatchReads::CopyRows(const Page& page, const std::byte* value) const {
+  const PageGeometry& geometry = layers_[page.layer].reader->geometry();
+  const RowBatch& batch = *layers_[page.layer].batch;
+  for (uint32_t i = page.begin; i < page.end; ++i) {
+    const auto row = static_cast<uint32_t>(entries_[i] >> 32);
+    const size_t offset = size_t{row % geometry.rows_per_page} * geometry.row_bytes;
+    std::memcpy(batch.row(static_cast<uint32_t>(entries_[i])), value + offset, geometry.row_bytes);
+  }
+}
+
+void BatchReads::FailRow(uint32_t layer, uint32_t position, const absl::Status& status) {
+  MutexLock lock(mutex_);
+  failures_.push_back({layer, {position, status}});
+}
+
+void BatchReads::Report() {
+  for (const Layer& layer : layers_) layer.batch->missing().clear();
+  MutexLock lock(mutex_);
+  std::sort(failures_.begin(), failures_.end(), [](const Failure& a, const Failure& b) {
+    return a.layer != b.layer ? a.layer < b.layer : a.row.position < b.row.position;
+  });
+  for (const Failure& failure : failures_) {
+    layers_[failure.layer].batch->Fail(failure.row.position, failure.row.status);
+  }
+}
+
+void RocksLayerReader::ReadTogether(absl::Span<const Request> requests) {
+  BatchReads(requests).Run();
 }
 
 }  // namespace
 
 std::unique_ptr<LayerReader> NewLayerReader(std::shared_ptr<ColumnFamily> family,
-                                            const CatalogRecord& record, LayerId layer) {
-  return std::make_unique<RocksLayerReader>(std::move(family), record, layer);
+                                            const CatalogRecord& record, LayerId layer,
+                                            PageReadCounters* counters) {
+  return std::make_unique<RocksLayerReader>(std::move(family), record, layer, counters);
 }
 
 }  // namespace engram

@@ -10,9 +10,10 @@
 
 namespace engram {
 
-// Requires: the record has the layer, and `family` holds all its pages.
+// Requires: the record has the layer, and `family` holds all its pages. `counters` may be null.
 std::unique_ptr<LayerReader> NewLayerReader(std::shared_ptr<ColumnFamily> family,
-                                            const CatalogRecord& record, LayerId layer);
+                                            const CatalogRecord& record, LayerId layer,
+                                            PageReadCounters* counters);
 
 }  // namespace engram
 

@@ -44,7 +44,8 @@ class RocksStore final : public Store {
   }
   absl::Status Drop(absl::string_view name, VersionId version) override;
   absl::StatusOr<std::unique_ptr<LayerReader>> OpenLayer(absl::string_view name, VersionId version,
-                                                         LayerId layer) override;
+                                                         LayerId layer,
+                                                         PageReadCounters* counters) override;
 
  private:
   const StoreParts parts_;
@@ -89,8 +90,8 @@ absl::Status RocksStore::Drop(absl::string_view name, VersionId version) {
 }
 
 absl::StatusOr<std::unique_ptr<LayerReader>> RocksStore::OpenLayer(absl::string_view name,
-                                                                   VersionId version,
-                                                                   LayerId layer) {
+                                                                   VersionId version, LayerId layer,
+                                                                   PageReadCounters* counters) {
   ENGRAM_ASSIGN_OR_RETURN(const CatalogRecord record, parts_.catalog->Find(name, version));
   if (record.table.state != TableState::kPublished) {
     return absl::FailedPreconditionError(absl::StrCat("table ", name, " version ", Raw(version),
@@ -107,7 +108,7 @@ absl::StatusOr<std::unique_ptr<LayerReader>> RocksStore::OpenLayer(absl::string_
                                             ": its column family is gone; drop the version and "
                                             "load it again"));
   }
-  return NewLayerReader(std::move(family), record, layer);
+  return NewLayerReader(std::move(family), record, layer, counters);
 }
 
 }  // namespace

@@ -27,6 +27,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "storage/nvme/page_read_counters.h"
 #include "storage/table/ids.h"
 #include "storage/table/spec.h"
 #include "storage/table/tier.h"
@@ -34,9 +35,12 @@
 
 namespace engram {
 
+inline constexpr int kMaxReadDepth = 1024;
+
 struct StoreOptions {
   std::string directory;     // made if it is not there
-  int read_threads = 4;      // groups of page reads side by side, shared by all tables
+  int read_threads = 4;      // threads that help with large batches, shared by all tables
+  int read_depth = 128;      // page reads under way at the drive, of all batches together
   bool use_io_uring = true;  // probed at open; falls back to pread and says so in Describe()
   bool use_direct_io = true;
 };
@@ -92,6 +96,17 @@ class BulkWriter {
 class LayerReader : public Tier {
  public:
   TierKind kind() const final { return TierKind::kNvme; }
+
+  struct Request {
+    LayerReader* reader = nullptr;
+    RowBatch* batch = nullptr;
+  };
+  // The same as reader->Read(*batch) for each, in this order; but the layers of one call need not
+  // wait for each other: a reader may have the reads of all of them under way together. Called on
+  // any of the readers, all of which are of one Store.
+  virtual void ReadTogether(absl::Span<const Request> requests) {
+    for (const Request& request : requests) request.reader->Read(*request.batch);
+  }
 };
 
 class Store {
@@ -128,9 +143,10 @@ class Store {
   // table without an active one.
   virtual absl::Status Drop(absl::string_view name, VersionId version) = 0;
 
-  virtual absl::StatusOr<std::unique_ptr<LayerReader>> OpenLayer(absl::string_view name,
-                                                                 VersionId version,
-                                                                 LayerId layer) = 0;
+  // `counters`, if given, must outlive the reader.
+  virtual absl::StatusOr<std::unique_ptr<LayerReader>> OpenLayer(
+      absl::string_view name, VersionId version, LayerId layer,
+      PageReadCounters* counters = nullptr) = 0;
 };
 
 }  // namespace engram

@@ -126,9 +126,44 @@ uint64_t ColumnFamily::DiskBytes() const {
   return metadata.size;
 }
 
+std::shared_ptr<const PageFiles> ColumnFamily::OpenFiles(const PageGeometry& geometry,
+                                                         uint64_t rows) const {
+  return PageFiles::Open({.db = &core_->db(),
+                          .family = handle_,
+                          .file_system = &core_->file_system(),
+                          .direct_io = core_->direct_io()},
+                         geometry, rows);
+}
+
+std::shared_ptr<const PageFiles> ColumnFamily::Files(const PageGeometry& geometry, uint64_t rows) {
+  MutexLock lock(mutex_);
+  if (files_ == nullptr) {
+    geometry_ = geometry;
+    rows_ = rows;
+    files_ = OpenFiles(geometry, rows);
+  }
+  return files_;
+}
+
+void ColumnFamily::FilesChanged() {
+  PageGeometry geometry;
+  uint64_t rows = 0;
+  {
+    MutexLock lock(mutex_);
+    if (files_ == nullptr) return;
+    geometry = geometry_;
+    rows = rows_;
+  }
+  // Readers go on meanwhile with what they have.
+  std::shared_ptr<const PageFiles> files = OpenFiles(geometry, rows);
+  MutexLock lock(mutex_);
+  files_.swap(files);
+}
+
 StoreCore::StoreCore(const StoreOptions& options, const StoreInternals& internals)
     : store_options_(options),
       internals_(internals),
+      read_budget_(static_cast<unsigned>(std::clamp(options.read_depth, 1, kMaxReadDepth))),
       pool_(std::clamp(options.read_threads, 1, kMaxReadThreads)) {}
 
 StoreCore::~StoreCore() {
@@ -199,17 +234,15 @@ absl::Status StoreCore::LockDirectory() {
 
 absl::Status StoreCore::ProbeIo() {
   std::string reads = "pread (io_uring turned off)";
-  std::shared_ptr<rocksdb::FileSystem> file_system = rocksdb::FileSystem::Default();
   if (store_options_.use_io_uring) {
     const absl::Status uring = ProbeIoUring();
-    if (uring.ok()) {
-      reads = "io_uring";
-      file_system = NewUringFileSystem(std::move(file_system), &uring_counters_);
-    } else {
-      reads = absl::StrCat("pread (io_uring refused: ", uring.message(), ")");
-    }
+    uring_ = uring.ok();
+    reads = uring_ ? "io_uring" : absl::StrCat("pread (io_uring refused: ", uring.message(), ")");
   }
+  std::shared_ptr<rocksdb::FileSystem> file_system =
+      NewUringFileSystem(rocksdb::FileSystem::Default(), uring_, &uring_counters_);
   if (internals_.wrap) file_system = internals_.wrap(std::move(file_system));
+  file_system_ = file_system;
   env_ = rocksdb::NewCompositeEnv(file_system);
 
   std::string path = "buffered I/O (direct I/O turned off)";

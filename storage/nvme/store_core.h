@@ -18,6 +18,9 @@
 #include "storage/base/mutex.h"
 #include "storage/base/unique_fd.h"
 #include "storage/base/work_pool.h"
+#include "storage/nvme/page.h"
+#include "storage/nvme/page_files.h"
+#include "storage/nvme/page_reads.h"
 #include "storage/nvme/store.h"
 #include "storage/nvme/store_internal.h"
 #include "storage/nvme/uring_file_system.h"
@@ -26,6 +29,7 @@ namespace rocksdb {
 class ColumnFamilyHandle;
 class DB;
 class Env;
+class FileSystem;
 struct Options;
 }  // namespace rocksdb
 
@@ -48,9 +52,21 @@ class ColumnFamily {
   absl::StatusOr<uint64_t> CountEntries() const;
   uint64_t DiskBytes() const;
 
+  // Where its pages lie. Opened at the first call; the caller says how the family is laid out,
+  // always alike.
+  std::shared_ptr<const PageFiles> Files(const PageGeometry& geometry, uint64_t rows);
+  // To be called when a file has been exchanged: opens them anew, for readers that are at work too.
+  void FilesChanged();
+
  private:
+  std::shared_ptr<const PageFiles> OpenFiles(const PageGeometry& geometry, uint64_t rows) const;
+
   const std::shared_ptr<StoreCore> core_;
   rocksdb::ColumnFamilyHandle* const handle_;
+  Mutex mutex_;
+  std::shared_ptr<const PageFiles> files_ ABSL_GUARDED_BY(mutex_);
+  PageGeometry geometry_ ABSL_GUARDED_BY(mutex_);
+  uint64_t rows_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 using FamilyMap = std::map<std::string, std::shared_ptr<ColumnFamily>>;
@@ -67,6 +83,10 @@ class StoreCore : public std::enable_shared_from_this<StoreCore> {
 
   rocksdb::DB& db() { return *db_; }
   WorkPool& pool() { return pool_; }
+  rocksdb::FileSystem& file_system() { return *file_system_; }
+  // Whether file_system() can have several reads of one thread under way.
+  bool reads_asynchronously() const { return uring_; }
+  ReadBudget& read_budget() { return read_budget_; }
   const StoreInternals& internals() const { return internals_; }
   std::string Describe() const;
 
@@ -101,9 +121,12 @@ class StoreCore : public std::enable_shared_from_this<StoreCore> {
   const StoreInternals internals_;
   UniqueFd lock_;
   bool direct_io_ = false;
+  bool uring_ = false;
   std::string io_note_;  // "io_uring, direct I/O"
   std::string damage_;   // what OpenDamagedDb was needed for; empty when all is well
   UringCounters uring_counters_;
+  std::shared_ptr<rocksdb::FileSystem> file_system_;
+  ReadBudget read_budget_;
   std::unique_ptr<rocksdb::Env> env_;
   std::unique_ptr<rocksdb::Options> options_;
   std::unique_ptr<rocksdb::DB> db_;

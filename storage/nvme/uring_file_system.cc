@@ -1,21 +1,21 @@
 #include "storage/nvme/uring_file_system.h"
 
 #include <fcntl.h>
-#include <liburing.h>
 #include <rocksdb/file_system.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstring>
+#include <functional>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "storage/base/io_ring.h"
 #include "storage/base/log.h"
 #include "storage/base/unique_fd.h"
 #include "storage/nvme/rocks_status.h"
@@ -30,156 +30,48 @@ using rocksdb::IOOptions;
 using rocksdb::IOStatus;
 using rocksdb::Slice;
 
-constexpr unsigned kRingDepth = 64;
+using ReadCallback = std::function<void(const FSReadRequest&, void*)>;
 
-rocksdb::IOStatus ReadError(const std::string& file, uint64_t offset, int error) {
+IOStatus ReadError(const std::string& file, uint64_t offset, int error) {
   return IOStatus::IOError(
       absl::StrCat("while reading through io_uring at offset ", offset, " of ", file),
       std::strerror(error));
 }
 
-// One thread's ring. Between calls of ReadAll nothing is in flight.
-class Ring {
- public:
-  Ring() : error_(-io_uring_queue_init(kRingDepth, &ring_, 0)) {}
-  ~Ring() {
-    if (error_ == 0) io_uring_queue_exit(&ring_);
-  }
-  Ring(const Ring&) = delete;
-  Ring& operator=(const Ring&) = delete;
+class UringFile;
 
-  // 0, or the errno that made the ring unusable.
-  int error() const { return error_; }
-
-  // Fills result and status of the first of `reqs` that it can handle and returns their number;
-  // fewer than `count` only when the ring broke, and then nothing is in flight any more.
-  size_t ReadAll(int fd, const std::string& file, size_t alignment, FSReadRequest* reqs,
-                 size_t count);
-
- private:
-  struct Progress {
-    size_t done = 0;  // bytes of the request that have come
-    bool finished = false;
-  };
-
-  // Queues the rest of request `slot`.
-  void Prepare(int fd, FSReadRequest& req, const Progress& progress, size_t slot);
-  // Takes in one completion. Returns true when its request is finished.
-  bool Complete(const io_uring_cqe& cqe, const std::string& file, size_t alignment,
-                FSReadRequest& req, Progress& progress);
-  // Submits what is queued and waits for one completion at least. 0 or an errno.
-  int SubmitAndWait(unsigned& queued, unsigned& in_flight);
-  size_t ReadWindow(int fd, const std::string& file, size_t alignment, FSReadRequest* reqs,
-                    size_t count);
-  void Break(int error, unsigned in_flight);
-
-  io_uring ring_{};
-  int error_;
+// One asynchronous read: what RocksDB calls its io_handle.
+struct AsyncRead {
+  const UringFile* file = nullptr;
+  FSReadRequest request;
+  ReadCallback callback;
+  void* argument = nullptr;
+  size_t done = 0;  // bytes that have come
+  bool finished = false;
+  bool aborted = false;
 };
 
-void Ring::Prepare(int fd, FSReadRequest& req, const Progress& progress, size_t slot) {
-  // Never null: at most kRingDepth requests are queued or in flight.
-  io_uring_sqe* sqe = io_uring_get_sqe(&ring_);
-  io_uring_prep_read(sqe, fd, req.scratch + progress.done,
-                     static_cast<unsigned>(req.len - progress.done), req.offset + progress.done);
-  io_uring_sqe_set_data64(sqe, slot);
-}
+// One thread's reads.
+class ThreadReads {
+ public:
+  // Queues `read`, or does it at once where there is no ring.
+  void Start(AsyncRead& read);
+  // Sends what is queued, and waits until `count` more of the thread's reads are done. False: none
+  // is under way.
+  bool Wait(unsigned count);
 
-bool Ring::Complete(const io_uring_cqe& cqe, const std::string& file, size_t alignment,
-                    FSReadRequest& req, Progress& progress) {
-  if (cqe.res == -EINTR || cqe.res == -EAGAIN) return false;
-  if (cqe.res < 0) {
-    req.result = Slice();
-    req.status = ReadError(file, req.offset + progress.done, -cqe.res);
-    return true;
-  }
-  progress.done += static_cast<size_t>(cqe.res);
-  // A direct read that ends off the alignment has met the end of the file.
-  const bool end_of_file = cqe.res == 0 || (alignment > 1 && progress.done % alignment != 0);
-  if (progress.done < req.len && !end_of_file) return false;
-  req.result = Slice(req.scratch, progress.done);
-  req.status = IOStatus::OK();
-  return true;
-}
+ private:
+  void Queue(AsyncRead& read);
+  void Answer(AsyncRead& read, int32_t result);
 
-int Ring::SubmitAndWait(unsigned& queued, unsigned& in_flight) {
-  for (;;) {
-    const int submitted = io_uring_submit_and_wait(&ring_, 1);
-    if (submitted >= 0) {
-      queued -= static_cast<unsigned>(submitted);
-      in_flight += static_cast<unsigned>(submitted);
-      return 0;
-    }
-    if (submitted == -EINTR) continue;
-    // Short of kernel memory: completions of what is in flight make room.
-    if ((submitted == -EAGAIN || submitted == -EBUSY) && in_flight > 0) {
-      io_uring_cqe* cqe = nullptr;
-      const int waited = io_uring_wait_cqe(&ring_, &cqe);
-      if (waited == 0 || waited == -EINTR) return 0;
-    }
-    return -submitted;
-  }
-}
+  IoRing ring_{kMaxReadsInFlight};
+  bool warned_ = false;
+  bool answering_ = false;  // inside a callback, where the ring must not be waited for
+};
 
-void Ring::Break(int error, unsigned in_flight) {
-  // The kernel still writes into the caller's buffers: wait for it before giving the ring up.
-  while (in_flight > 0) {
-    io_uring_cqe* cqe = nullptr;
-    if (io_uring_wait_cqe(&ring_, &cqe) != 0) continue;
-    io_uring_cqe_seen(&ring_, cqe);
-    --in_flight;
-  }
-  io_uring_queue_exit(&ring_);
-  error_ = error;
-  ENGRAM_LOG(kWarning) << "io_uring broke on one thread (" << std::strerror(error)
-                       << "); it reads with pread from now on";
-}
-
-size_t Ring::ReadWindow(int fd, const std::string& file, size_t alignment, FSReadRequest* reqs,
-                        size_t count) {
-  std::array<Progress, kRingDepth> progress{};
-  unsigned queued = 0;
-  unsigned in_flight = 0;
-  size_t open = count;
-  for (size_t slot = 0; slot < count; ++slot, ++queued) {
-    Prepare(fd, reqs[slot], progress[slot], slot);
-  }
-  while (open > 0) {
-    if (const int error = SubmitAndWait(queued, in_flight); error != 0) {
-      Break(error, in_flight);
-      return 0;  // the whole window is read again by the caller
-    }
-    io_uring_cqe* cqe = nullptr;
-    while (io_uring_peek_cqe(&ring_, &cqe) == 0) {
-      const size_t slot = io_uring_cqe_get_data64(cqe);
-      const bool finished = Complete(*cqe, file, alignment, reqs[slot], progress[slot]);
-      io_uring_cqe_seen(&ring_, cqe);
-      --in_flight;
-      if (finished) {
-        --open;
-      } else {
-        Prepare(fd, reqs[slot], progress[slot], slot);
-        ++queued;
-      }
-    }
-  }
-  return count;
-}
-
-size_t Ring::ReadAll(int fd, const std::string& file, size_t alignment, FSReadRequest* reqs,
-                     size_t count) {
-  size_t done = 0;
-  while (done < count) {
-    const size_t window = std::min<size_t>(count - done, kRingDepth);
-    if (ReadWindow(fd, file, alignment, reqs + done, window) == 0) break;
-    done += window;
-  }
-  return done;
-}
-
-Ring& ThreadRing() {
-  static thread_local Ring ring;
-  return ring;
+ThreadReads& Reads() {
+  static thread_local ThreadReads reads;
+  return reads;
 }
 
 class UringFile final : public rocksdb::FSRandomAccessFileOwnerWrapper {
@@ -189,45 +81,152 @@ class UringFile final : public rocksdb::FSRandomAccessFileOwnerWrapper {
       : FSRandomAccessFileOwnerWrapper(std::move(base)),
         name_(std::move(name)),
         fd_(std::move(fd)),
+        alignment_(use_direct_io() ? GetRequiredBufferAlignment() : 1),
         counters_(counters) {}
 
-  IOStatus MultiRead(FSReadRequest* reqs, size_t count, const IOOptions& options,
-                     IODebugContext* debug) override {
-    const size_t alignment = use_direct_io() ? GetRequiredBufferAlignment() : 1;
-    if (!Aligned(reqs, count, alignment)) {
-      // RocksDB has aligned them all; its own file would not take them either.
-      return IOStatus::InvalidArgument("direct reads that are not aligned, of " + name_);
+  IOStatus ReadAsync(FSReadRequest& request, const IOOptions&, ReadCallback callback,
+                     void* argument, void** io_handle, rocksdb::IOHandleDeleter* deleter,
+                     IODebugContext*) override {
+    const auto address = reinterpret_cast<uintptr_t>(request.scratch);
+    if ((request.offset | request.len | address) % alignment_ != 0) {
+      return IOStatus::InvalidArgument("a direct read that is not aligned, of " + name_);
     }
-    size_t done = 0;
-    Ring& ring = ThreadRing();
-    if (ring.error() == 0) done = ring.ReadAll(fd_.get(), name_, alignment, reqs, count);
-    if (counters_ != nullptr) {
-      counters_->ring_reads.fetch_add(done, std::memory_order_relaxed);
-      counters_->fallback_reads.fetch_add(count - done, std::memory_order_relaxed);
+    auto read = std::make_unique<AsyncRead>();
+    read->file = this;
+    read->request.offset = request.offset;
+    read->request.len = request.len;
+    read->request.scratch = request.scratch;
+    read->callback = std::move(callback);
+    read->argument = argument;
+    *deleter = [](void* handle) { delete static_cast<AsyncRead*>(handle); };
+    *io_handle = read.get();
+    if (use_ring()) {
+      Reads().Start(*read.release());
+    } else {
+      ReadNow(*read.release());
     }
-    if (done == count) return IOStatus::OK();
-    return FSRandomAccessFileOwnerWrapper::MultiRead(reqs + done, count - done, options, debug);
+    return IOStatus::OK();
+  }
+
+  bool use_ring() const { return fd_.valid(); }
+  int fd() const { return fd_.get(); }
+  size_t alignment() const { return alignment_; }
+  const std::string& name() const { return name_; }
+
+  // Does the rest of the read without a ring, and answers it.
+  void ReadNow(AsyncRead& read) const {
+    FSReadRequest& request = read.request;
+    Slice rest;
+    request.status = FSRandomAccessFileOwnerWrapper::Read(
+        request.offset + read.done, request.len - read.done, IOOptions(), &rest,
+        request.scratch + read.done, nullptr);
+    if (request.status.ok()) {
+      // A base that has the bytes elsewhere (mmap) need not have copied them.
+      if (rest.data() != request.scratch + read.done) {
+        std::memmove(request.scratch + read.done, rest.data(), rest.size());
+      }
+      request.result = Slice(request.scratch, read.done + rest.size());
+    }
+    Finish(read, /*by_ring=*/false);
+  }
+
+  void Finish(AsyncRead& read, bool by_ring) const {
+    Count(by_ring);
+    read.finished = true;
+    if (!read.aborted) read.callback(read.request, read.argument);
   }
 
  private:
-  static bool Aligned(const FSReadRequest* reqs, size_t count, size_t alignment) {
-    if (alignment <= 1) return true;
-    for (size_t i = 0; i < count; ++i) {
-      const auto address = reinterpret_cast<uintptr_t>(reqs[i].scratch);
-      if ((reqs[i].offset | reqs[i].len | address) % alignment != 0) return false;
-    }
-    return true;
+  void Count(bool by_ring) const {
+    if (counters_ == nullptr || !use_ring()) return;
+    std::atomic<uint64_t>& counter = by_ring ? counters_->ring_reads : counters_->fallback_reads;
+    counter.fetch_add(1, std::memory_order_relaxed);
   }
 
   const std::string name_;
   const UniqueFd fd_;
+  const size_t alignment_;
   UringCounters* const counters_;
 };
 
+void ThreadReads::Start(AsyncRead& read) {
+  const bool full = ring_.status().ok() && ring_.in_flight() == ring_.depth();
+  if (full && !answering_) Wait(1);
+  if (ring_.status().ok() && ring_.in_flight() < ring_.depth()) {
+    Queue(read);
+    return;
+  }
+  if (!ring_.status().ok() && !warned_) {
+    warned_ = true;
+    ENGRAM_LOG(kWarning) << "io_uring is not to be had on one thread (" << ring_.status().message()
+                         << "); it reads with pread from now on";
+  }
+  read.file->ReadNow(read);
+}
+
+void ThreadReads::Queue(AsyncRead& read) {
+  ring_.Read(read.file->fd(), read.request.scratch + read.done,
+             static_cast<uint32_t>(read.request.len - read.done), read.request.offset + read.done,
+             reinterpret_cast<uintptr_t>(&read));
+}
+
+void ThreadReads::Answer(AsyncRead& read, int32_t result) {
+  FSReadRequest& request = read.request;
+  if (result < 0 && !ring_.status().ok()) {
+    read.file->ReadNow(read);
+    return;
+  }
+  if (result == -EINTR || result == -EAGAIN) {
+    Queue(read);
+    return;
+  }
+  if (result < 0) {
+    request.status = ReadError(read.file->name(), request.offset + read.done, -result);
+    read.file->Finish(read, /*by_ring=*/true);
+    return;
+  }
+  read.done += static_cast<size_t>(result);
+  // A direct read that ends off the alignment has met the end of the file.
+  const bool end_of_file = result == 0 || read.done % read.file->alignment() != 0;
+  if (read.done < request.len && !end_of_file) {
+    Queue(read);
+    return;
+  }
+  request.result = Slice(request.scratch, read.done);
+  read.file->Finish(read, /*by_ring=*/true);
+}
+
+bool ThreadReads::Wait(unsigned count) {
+  if (ring_.in_flight() == 0) return false;
+  answering_ = true;
+  ring_.Wait(count, [this](uint64_t tag, int32_t result) {
+    Answer(*reinterpret_cast<AsyncRead*>(static_cast<uintptr_t>(tag)), result);
+  });
+  answering_ = false;
+  return true;
+}
+
+// Waits until `wanted` of these reads are finished; 0 only sends them.
+IOStatus WaitFor(const std::vector<void*>& handles, size_t wanted) {
+  if (wanted == 0) Reads().Wait(0);
+  for (;;) {
+    size_t finished = 0;
+    for (size_t i = 0; i < handles.size() && finished < wanted; ++i) {
+      // Null: the base has done that read at once.
+      const auto* read = static_cast<const AsyncRead*>(handles[i]);
+      finished += read == nullptr || read->finished;
+    }
+    if (finished >= wanted) return IOStatus::OK();
+    if (!Reads().Wait(1)) {
+      return IOStatus::InvalidArgument("asked after reads that another thread has started");
+    }
+  }
+}
+
 class UringFileSystem final : public rocksdb::FileSystemWrapper {
  public:
-  UringFileSystem(std::shared_ptr<FileSystem> base, UringCounters* counters)
-      : FileSystemWrapper(std::move(base)), counters_(counters) {}
+  UringFileSystem(std::shared_ptr<FileSystem> base, bool use_ring, UringCounters* counters)
+      : FileSystemWrapper(std::move(base)), use_ring_(use_ring), counters_(counters) {}
 
   static const char* kClassName() { return "EngramUringFileSystem"; }
   const char* Name() const override { return kClassName(); }
@@ -241,23 +240,39 @@ class UringFileSystem final : public rocksdb::FileSystemWrapper {
       *result = std::move(base);
       return status;
     }
-    // The base keeps its descriptor to itself, so the ring has one of its own.
-    const int flags = O_RDONLY | O_CLOEXEC | (base->use_direct_io() ? O_DIRECT : 0);
-    UniqueFd fd(::open(name.c_str(), flags));
-    if (!fd.valid()) return IOStatus::IOError("while opening " + name, std::strerror(errno));
+    UniqueFd fd;
+    if (use_ring_) {
+      // The base keeps its descriptor to itself, so the ring has one of its own.
+      const int flags = O_RDONLY | O_CLOEXEC | (base->use_direct_io() ? O_DIRECT : 0);
+      fd = UniqueFd(::open(name.c_str(), flags));
+      if (!fd.valid()) return IOStatus::IOError("while opening " + name, std::strerror(errno));
+    }
     *result = std::make_unique<UringFile>(std::move(base), name, std::move(fd), counters_);
     return IOStatus::OK();
   }
 
+  IOStatus Poll(std::vector<void*>& handles, size_t min_completions) override {
+    return WaitFor(handles, std::min(min_completions, handles.size()));
+  }
+
+  IOStatus AbortIO(std::vector<void*>& handles) override {
+    for (void* const handle : handles) {
+      if (handle != nullptr) static_cast<AsyncRead*>(handle)->aborted = true;
+    }
+    // The kernel may still write into their buffers.
+    return WaitFor(handles, handles.size());
+  }
+
  private:
+  const bool use_ring_;
   UringCounters* const counters_;
 };
 
 }  // namespace
 
 std::shared_ptr<rocksdb::FileSystem> NewUringFileSystem(std::shared_ptr<rocksdb::FileSystem> base,
-                                                        UringCounters* counters) {
-  return std::make_shared<UringFileSystem>(std::move(base), counters);
+                                                        bool use_ring, UringCounters* counters) {
+  return std::make_shared<UringFileSystem>(std::move(base), use_ring, counters);
 }
 
 absl::Status ProbeDirectIo(const std::string& directory) {

@@ -1,15 +1,13 @@
-// The file system under RocksDB: its own, except that batched reads of SST files go through
-// io_uring. Debian's RocksDB is built without liburing, and one pread after another reaches a
-// quarter of what the drive can do.
+// The file system under RocksDB: its own, except that asynchronous reads of SST files
+// (FSRandomAccessFile::ReadAsync, FileSystem::Poll) go through io_uring. Debian's RocksDB is built
+// without liburing; there a ReadAsync is one pread after the other, a quarter of what the drive
+// can do.
 //
-// Each reading thread has a ring of its own, made at its first batched read. All that is not a
-// batched read goes to the base file system. When a ring cannot be made on some thread, that thread
-// reads through the base, and the fall-back is counted. A direct read that is not aligned is
-// refused with InvalidArgument. Thread-safe.
-//
-// RocksDB 7.8 calls MultiRead from BlockBasedTable::RetrieveMultipleBlocks with up to 32 blocks of
-// one file; under direct I/O RandomAccessFileReader has aligned each request to
-// GetRequiredBufferAlignment() and merged those that touch, and owns one aligned buffer for all.
+// Each reading thread has a ring of its own, made at its first asynchronous read; reads are
+// submitted by that thread's next Poll or AbortIO, and their callbacks run in it. So whoever starts
+// a read polls for it, on the same thread. When a ring cannot be made, or breaks, that thread reads
+// through the base, and the fall-back is counted. A direct read that is not aligned is refused with
+// InvalidArgument. Everything else is the base's. Thread-safe.
 #ifndef ENGRAM_STORAGE_NVME_URING_FILE_SYSTEM_H_
 #define ENGRAM_STORAGE_NVME_URING_FILE_SYSTEM_H_
 
@@ -26,15 +24,18 @@ class FileSystem;
 
 namespace engram {
 
-// What became of the batched reads; for Describe() and tests. Relaxed counters.
+// Reads that one thread can have under way.
+inline constexpr unsigned kMaxReadsInFlight = 1024;
+
+// What became of the asynchronous reads; for Describe() and tests. Relaxed counters.
 struct UringCounters {
-  std::atomic<uint64_t> ring_reads{0};      // requests that went through a ring
-  std::atomic<uint64_t> fallback_reads{0};  // requests that went to the base file system
+  std::atomic<uint64_t> ring_reads{0};      // finished by a ring
+  std::atomic<uint64_t> fallback_reads{0};  // by the base file system
 };
 
-// `counters` may be null; it must outlive the file system.
+// `counters` (of the reads meant for a ring) may be null; it must outlive the file system.
 std::shared_ptr<rocksdb::FileSystem> NewUringFileSystem(std::shared_ptr<rocksdb::FileSystem> base,
-                                                        UringCounters* counters);
+                                                        bool use_ring, UringCounters* counters);
 
 // Whether files in `directory` take O_DIRECT: OK, or Unavailable with the reason. Writes and
 // removes one small file there; ResourceExhausted when there is no room for it.

@@ -95,6 +95,7 @@ TEST(ParseConfig, ReadsEveryKey) {
       "dram: 1.5GiB\n"
       "hbm: 8 GiB\n"
       "admin_tcp: true\n"
+      "nvme_depth: 256\n"
       "read_threads: 64\n"
       "load_threads: 1\n"
       "io_threads: 256\n"
@@ -113,6 +114,7 @@ TEST(ParseConfig, ReadsEveryKey) {
   EXPECT_EQ(config->dram_bytes, uint64_t{3} << 29);
   EXPECT_EQ(config->hbm_bytes, uint64_t{8} << 30);
   EXPECT_TRUE(config->admin_tcp);
+  EXPECT_EQ(config->nvme_depth, 256);
   EXPECT_EQ(config->read_threads, 64);
   EXPECT_EQ(config->load_threads, 1);
   EXPECT_EQ(config->io_threads, 256);

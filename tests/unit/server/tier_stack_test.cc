@@ -119,7 +119,7 @@ TEST_F(TierStackTest, ALookUpWaitsForRowsInFlightAndReadsOnlyTheOthers) {
   std::thread prefetch([&] { offered = stack_->Fill(Ids(0, 100)); });
   drive_->WaitForReads(1);
   Answer answer(Ids(50, 100));
-  std::thread look_up([&] { stack_->ReadRest(answer.batch); });
+  std::thread look_up([&] { TierStack::ReadRest({{stack_.get(), &answer.batch}}); });
   // The look-up has read what is not in flight, and is left waiting for the rest.
   EXPECT_EQ(drive_->WaitForReads(2)[1], Ids(100, 50));
   drive_->Release();
@@ -137,7 +137,7 @@ TEST_F(TierStackTest, ALookUpWaitsForRowsInFlightAndReadsOnlyTheOthers) {
 TEST_F(TierStackTest, AFillLeavesOutWhatALookUpHasBroughtMeanwhile) {
   drive_->Release();
   Answer answer(Ids(0, 30));
-  stack_->ReadRest(answer.batch);
+  TierStack::ReadRest({{stack_.get(), &answer.batch}});
   std::vector<uint32_t> positions(30);
   std::iota(positions.begin(), positions.end(), 0u);
   stack_->Offer(answer.batch, positions);
@@ -183,7 +183,7 @@ TEST_F(TierStackTest, ARowThatThePrefetchCannotReadFailsInTheLookUp) {
   std::thread prefetch([&] { EXPECT_EQ(stack_->Fill(Ids(0, 10)), 9u); });
   drive_->WaitForReads(1);
   Answer answer(Ids(5, 5));
-  std::thread look_up([&] { stack_->ReadRest(answer.batch); });
+  std::thread look_up([&] { TierStack::ReadRest({{stack_.get(), &answer.batch}}); });
   drive_->Release();
   look_up.join();
   prefetch.join();

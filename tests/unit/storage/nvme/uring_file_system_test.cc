@@ -34,7 +34,6 @@ class UringFileSystemTest : public testing::TestWithParam<bool> {
     content_.resize(kFileBytes);
     for (char& byte : content_) byte = static_cast<char>(random());
     std::ofstream(directory_ / "a.sst", std::ios::binary) << content_;
-    std::ofstream(directory_ / "a.log", std::ios::binary) << content_;
   }
 
   std::unique_ptr<rocksdb::FSRandomAccessFile> Open(const std::string& name) {
@@ -47,6 +46,13 @@ class UringFileSystemTest : public testing::TestWithParam<bool> {
     return file;
   }
 
+  static void Answer(const FSReadRequest& request, void* place) {
+    FSReadRequest& to = *static_cast<FSReadRequest*>(place);
+    EXPECT_EQ(request.offset, to.offset);
+    to.result = request.result;
+    to.status = request.status;
+  }
+
   // Reads `count` random aligned blocks at once and compares each.
   void ReadAndCompare(rocksdb::FSRandomAccessFile& file, size_t count, uint64_t seed) {
     std::mt19937_64 random(seed);
@@ -54,32 +60,40 @@ class UringFileSystemTest : public testing::TestWithParam<bool> {
     ASSERT_EQ(::posix_memalign(&memory, 4096, count * 8192), 0);
     const std::unique_ptr<void, decltype(&std::free)> buffer(memory, &std::free);
     std::vector<FSReadRequest> requests(count);
+    std::vector<void*> handles(count, nullptr);
+    std::vector<rocksdb::IOHandleDeleter> deleters(count);
     for (size_t i = 0; i < count; ++i) {
       requests[i].offset = random() % 303 * 4096;  // the last lie at and past the end
       requests[i].len = 4096 * (1 + random() % 2);
       requests[i].scratch = static_cast<char*>(buffer.get()) + i * 8192;
+      requests[i].status = rocksdb::IOStatus::Busy("not answered");
+      ASSERT_TRUE(file.ReadAsync(requests[i], rocksdb::IOOptions(), &UringFileSystemTest::Answer,
+                                 &requests[i], &handles[i], &deleters[i], nullptr)
+                      .ok());
     }
-    ASSERT_TRUE(file.MultiRead(requests.data(), count, rocksdb::IOOptions(), nullptr).ok());
-    for (const FSReadRequest& request : requests) {
+    ASSERT_TRUE(file_system_->Poll(handles, count).ok());
+    for (size_t i = 0; i < count; ++i) {
+      const FSReadRequest& request = requests[i];
       ASSERT_TRUE(request.status.ok()) << request.status.ToString();
       const std::string expected = request.offset < content_.size()
                                        ? content_.substr(request.offset, request.len)
                                        : std::string();
       ASSERT_EQ(request.result.ToString(), expected) << "at " << request.offset;
+      if (handles[i] != nullptr) deleters[i](handles[i]);
     }
   }
 
   const TestDirectory directory_;
   std::string content_;
   UringCounters counters_;
-  const std::shared_ptr<rocksdb::FileSystem> file_system_ =
-      NewUringFileSystem(rocksdb::FileSystem::Default(), &counters_);
+  std::shared_ptr<rocksdb::FileSystem> file_system_ =
+      NewUringFileSystem(rocksdb::FileSystem::Default(), true, &counters_);
 };
 
 TEST_P(UringFileSystemTest, BatchesOfEverySizeReadRight) {
   const auto file = Open("a.sst");
   uint64_t reads = 0;
-  for (const size_t count : {1, 2, 31, 32, 63, 64, 65, 200}) {
+  for (const size_t count : {1u, 2u, 63u, 64u, 200u, kMaxReadsInFlight, kMaxReadsInFlight + 50}) {
     ReadAndCompare(*file, count, TestSeed() + count);
     reads += count;
   }
@@ -101,10 +115,11 @@ TEST_P(UringFileSystemTest, ThreadsHaveRingsOfTheirOwn) {
   EXPECT_EQ(counters_.ring_reads.load(), 4u * 50 * 32);
 }
 
-TEST_P(UringFileSystemTest, OtherFilesGoToTheBase) {
-  const auto file = Open("a.log");
-  ReadAndCompare(*file, 16, TestSeed());
-  EXPECT_EQ(counters_.ring_reads.load(), 0u);
+TEST_P(UringFileSystemTest, WithoutRingsReadsAreDoneAtOnce) {
+  file_system_ = NewUringFileSystem(rocksdb::FileSystem::Default(), false, &counters_);
+  const auto file = Open("a.sst");
+  ReadAndCompare(*file, 50, TestSeed());
+  EXPECT_EQ(counters_.ring_reads.load() + counters_.fallback_reads.load(), 0u);
 }
 
 TEST_P(UringFileSystemTest, UnalignedRequests) {
@@ -114,13 +129,65 @@ TEST_P(UringFileSystemTest, UnalignedRequests) {
   request.offset = 513;
   request.len = 512;
   request.scratch = buffer.data() + 1;
-  const rocksdb::IOStatus status = file->MultiRead(&request, 1, rocksdb::IOOptions(), nullptr);
+  std::vector<void*> handles(1, nullptr);
+  rocksdb::IOHandleDeleter deleter;
+  const rocksdb::IOStatus status =
+      file->ReadAsync(request, rocksdb::IOOptions(), &UringFileSystemTest::Answer, &request,
+                      handles.data(), &deleter, nullptr);
   if (GetParam()) {
     EXPECT_TRUE(status.IsInvalidArgument()) << status.ToString();
-  } else {
-    ASSERT_TRUE(status.ok() && request.status.ok());
-    EXPECT_EQ(request.result.ToString(), content_.substr(513, 512));
+    return;
   }
+  ASSERT_TRUE(status.ok());
+  ASSERT_TRUE(file_system_->Poll(handles, 1).ok());
+  EXPECT_EQ(request.result.ToString(), content_.substr(513, 512));
+  deleter(handles[0]);
+}
+
+TEST_P(UringFileSystemTest, AbortedReadsAreWaitedForAndNotAnswered) {
+  const auto file = Open("a.sst");
+  void* memory = nullptr;
+  ASSERT_EQ(::posix_memalign(&memory, 4096, 8 * 4096), 0);
+  const std::unique_ptr<void, decltype(&std::free)> buffer(memory, &std::free);
+  std::vector<FSReadRequest> requests(8);
+  std::vector<void*> handles(8, nullptr);
+  rocksdb::IOHandleDeleter deleter;
+  int answers = 0;
+  for (size_t i = 0; i < 8; ++i) {
+    requests[i].offset = i * 4096;
+    requests[i].len = 4096;
+    requests[i].scratch = static_cast<char*>(buffer.get()) + i * 4096;
+    ASSERT_TRUE(file->ReadAsync(
+                        requests[i], rocksdb::IOOptions(),
+                        [&](const FSReadRequest&, void*) { ++answers; }, nullptr, &handles[i],
+                        &deleter, nullptr)
+                    .ok());
+  }
+  ASSERT_TRUE(file_system_->AbortIO(handles).ok());
+  EXPECT_EQ(answers, 0);
+  for (void* handle : handles) deleter(handle);
+  // Nothing of them is left in the ring.
+  ReadAndCompare(*file, 20, TestSeed());
+}
+
+TEST_P(UringFileSystemTest, AnotherThreadsReadsAreNotToBeWaitedFor) {
+  const auto file = Open("a.sst");
+  void* memory = nullptr;
+  ASSERT_EQ(::posix_memalign(&memory, 4096, 4096), 0);
+  const std::unique_ptr<void, decltype(&std::free)> buffer(memory, &std::free);
+  FSReadRequest request;
+  request.offset = 0;
+  request.len = 4096;
+  request.scratch = static_cast<char*>(buffer.get());
+  std::vector<void*> handles(1, nullptr);
+  rocksdb::IOHandleDeleter deleter;
+  ASSERT_TRUE(file->ReadAsync(request, rocksdb::IOOptions(), &UringFileSystemTest::Answer, &request,
+                              handles.data(), &deleter, nullptr)
+                  .ok());
+  std::thread([&] { EXPECT_FALSE(file_system_->Poll(handles, 1).ok()); }).join();
+  ASSERT_TRUE(file_system_->Poll(handles, 1).ok());
+  EXPECT_EQ(request.result.ToString(), content_.substr(0, 4096));
+  deleter(handles[0]);
 }
 
 TEST_P(UringFileSystemTest, MissingFileIsAnError) {

@@ -1,0 +1,190 @@
+#include "storage/nvme/page_reads.h"
+
+#include <rocksdb/file_system.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "storage/nvme/page.h"
+#include "storage/nvme/rocks_status.h"
+
+namespace engram {
+namespace {
+
+using rocksdb::FSReadRequest;
+using rocksdb::IOStatus;
+
+using Done = absl::FunctionRef<void(size_t, const absl::Status&, absl::Span<const std::byte>)>;
+
+// Memory of one thread's reads, kept from batch to batch.
+class BlockBuffers {
+ public:
+  // Room for `count` blocks of `bytes` each.
+  std::byte* Reserve(size_t count, size_t bytes) {
+    if (count * bytes > size_) {
+      memory_.reset();
+      size_ = 0;
+      memory_.reset(
+          static_cast<std::byte*>(::operator new (count* bytes, std::align_val_t{kPageAlignment})));
+      size_ = count * bytes;
+    }
+    return memory_.get();
+  }
+
+ private:
+  struct Free {
+    void operator()(std::byte* memory) const {
+      ::operator delete (memory, std::align_val_t{kPageAlignment});
+    }
+  };
+  std::unique_ptr<std::byte, Free> memory_;
+  size_t size_ = 0;
+};
+
+// The reads of one batch: those that are under way, and those that have come and are not handed
+// over yet.
+class Window {
+ public:
+  Window(rocksdb::FileSystem& file_system, ReadBudget::Batch& batch, size_t slots,
+         uint32_t block_bytes)
+      : file_system_(file_system),
+        batch_(batch),
+        block_bytes_(block_bytes),
+        memory_(ThreadBuffers().Reserve(slots, block_bytes)),
+        slots_(slots) {
+    handles_.reserve(slots);
+    for (size_t i = 0; i < slots; ++i) {
+      slots_[i].window = this;
+      idle_.push_back(slots - 1 - i);
+    }
+  }
+
+  bool HasRoom() const { return !idle_.empty(); }
+  bool HasFinished() const { return !finished_.empty(); }
+  void Start(size_t index, const BlockRead& block);
+  // Sends the drive what was started, and returns when `count` more reads have come; 0: at once.
+  void Poll(size_t count);
+  void HandOver(Done done);
+
+ private:
+  struct Slot {
+    Window* window = nullptr;
+    size_t index = 0;  // of the block
+    void* handle = nullptr;
+    rocksdb::IOHandleDeleter deleter;
+    FSReadRequest answer;
+  };
+
+  static BlockBuffers& ThreadBuffers() {
+    static thread_local BlockBuffers buffers;
+    return buffers;
+  }
+  static void Answer(const FSReadRequest& request, void* slot) {
+    static_cast<Slot*>(slot)->window->Finish(*static_cast<Slot*>(slot), request.result,
+                                             request.status);
+  }
+  void Finish(Slot& slot, const rocksdb::Slice& result, const IOStatus& status);
+  void GiveUp(const IOStatus& status);
+
+  rocksdb::FileSystem& file_system_;
+  ReadBudget::Batch& batch_;
+  const uint32_t block_bytes_;
+  std::byte* const memory_;
+  std::vector<Slot> slots_;
+  std::vector<size_t> idle_;
+  std::vector<size_t> finished_;
+  std::vector<void*> handles_;
+};
+
+void Window::Start(size_t index, const BlockRead& block) {
+  const size_t number = idle_.back();
+  idle_.pop_back();
+  Slot& slot = slots_[number];
+  slot.index = index;
+  FSReadRequest request;
+  request.offset = block.offset;
+  request.len = block.bytes;
+  request.scratch = reinterpret_cast<char*>(memory_ + number * block_bytes_);
+  batch_.Started();
+  const IOStatus status = block.file->ReadAsync(request, rocksdb::IOOptions(), &Window::Answer,
+                                                &slot, &slot.handle, &slot.deleter, nullptr);
+  if (!status.ok()) Finish(slot, rocksdb::Slice(), status);
+}
+
+void Window::Finish(Slot& slot, const rocksdb::Slice& result, const IOStatus& status) {
+  batch_.Finished();
+  slot.answer.result = result;
+  slot.answer.status = status;
+  finished_.push_back(static_cast<size_t>(&slot - slots_.data()));
+}
+
+void Window::Poll(size_t count) {
+  handles_.clear();
+  for (const Slot& slot : slots_) {
+    if (slot.handle != nullptr) handles_.push_back(slot.handle);
+  }
+  // Of the handles, those of finished_ count as come already.
+  if (count > 0) count += finished_.size();
+  if (const IOStatus status = file_system_.Poll(handles_, count); !status.ok()) GiveUp(status);
+}
+
+// Fails all that is under way. Their memory must not go before the file system has let go of it.
+void Window::GiveUp(const IOStatus& status) {
+  if (!file_system_.AbortIO(handles_).ok()) std::abort();
+  std::vector<bool> answered(slots_.size());
+  for (const size_t number : finished_) answered[number] = true;
+  for (size_t number = 0; number < slots_.size(); ++number) {
+    if (slots_[number].handle == nullptr || answered[number]) continue;
+    Finish(slots_[number], rocksdb::Slice(), status);
+  }
+}
+
+void Window::HandOver(Done done) {
+  for (const size_t number : finished_) {
+    Slot& slot = slots_[number];
+    const FSReadRequest& answer = slot.answer;
+    if (answer.status.ok()) {
+      done(slot.index, absl::OkStatus(),
+           absl::MakeConstSpan(reinterpret_cast<const std::byte*>(answer.result.data()),
+                               answer.result.size()));
+    } else {
+      done(slot.index, FromRocks(answer.status, "reading a page"), {});
+    }
+    // Given back here and not where the read finished: the file system was still looking at it.
+    if (slot.handle != nullptr) slot.deleter(slot.handle);
+    slot.handle = nullptr;
+    idle_.push_back(number);
+  }
+  finished_.clear();
+}
+
+}  // namespace
+
+void ReadBlocks(rocksdb::FileSystem& file_system, ReadBudget& budget, size_t count,
+                uint32_t max_block_bytes, absl::FunctionRef<BlockRead(size_t)> block, Done done) {
+  if (count == 0) return;
+  ReadBudget::Batch batch(budget);
+  // Twice the depth: as many may be under way as wait to be handed over.
+  const size_t slots = std::min<size_t>(count, 2 * size_t{budget.depth()});
+  Window window(file_system, batch, slots, max_block_bytes);
+  size_t next = 0;
+  while (next < count || batch.in_flight() > 0 || window.HasFinished()) {
+    // The drive gets new work first, and is busy with it while the rows are copied.
+    const size_t first = next;
+    while (next < count && window.HasRoom() && batch.MayStart()) {
+      window.Start(next, block(next));
+      ++next;
+    }
+    if (window.HasFinished()) {
+      if (next > first) window.Poll(0);
+      window.HandOver(done);
+    } else if (batch.in_flight() > 0) {
+      window.Poll(1);
+    }
+  }
+}
+
+}  // namespace engram
