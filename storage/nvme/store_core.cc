@@ -9,7 +9,6 @@
 #include <rocksdb/table.h>
 #include <rocksdb/table_properties.h>
 #include <sys/file.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -23,6 +22,7 @@
 #include "storage/base/io_ring.h"
 #include "storage/base/log.h"
 #include "storage/base/status_macros.h"
+#include "storage/nvme/directory.h"
 #include "storage/nvme/page.h"
 #include "storage/nvme/rocks_status.h"
 
@@ -79,30 +79,6 @@ absl::StatusOr<bool> DatabaseExists(const std::string& directory) {
 
 }  // namespace
 
-absl::Status SyncDirectory(const std::string& path) {
-  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!fd.valid()) return FromErrno(errno, "opening directory " + path);
-  if (::fsync(fd.get()) != 0) return FromErrno(errno, "syncing directory " + path);
-  return absl::OkStatus();
-}
-
-absl::Status MakeDirectory(const std::string& path) {
-  struct stat info {};
-  if (::stat(path.c_str(), &info) == 0) {
-    if (S_ISDIR(info.st_mode)) return absl::OkStatus();
-    return absl::FailedPreconditionError(
-        absl::StrCat(path, " is no directory; choose another data directory, or remove it"));
-  }
-  const fs::path parent = fs::absolute(path).parent_path();
-  if (!parent.empty() && parent != fs::path(path)) {
-    ENGRAM_RETURN_IF_ERROR(MakeDirectory(parent.string()));
-  }
-  if (::mkdir(path.c_str(), 0750) != 0 && errno != EEXIST) {
-    return FromErrno(errno, "making directory " + path);
-  }
-  return SyncDirectory(parent.string());
-}
-
 ColumnFamily::ColumnFamily(std::shared_ptr<StoreCore> core, rocksdb::ColumnFamilyHandle* handle)
     : core_(std::move(core)), handle_(handle) {}
 
@@ -146,11 +122,8 @@ std::string StoreCore::StagingDirectory(absl::string_view version_label) const {
 }
 
 absl::Status StoreCore::RemoveStaging(absl::string_view version_label) {
-  const std::string path = StagingDirectory(version_label);
-  std::error_code error;
-  fs::remove_all(path, error);
-  if (error) return FromErrno(error.value(), "removing " + path);
-  return SyncDirectory(load_directory());
+  ENGRAM_RETURN_IF_ERROR(RemoveDirectory(*file_system_, StagingDirectory(version_label)));
+  return SyncDirectory(*file_system_, load_directory());
 }
 
 absl::StatusOr<std::shared_ptr<StoreCore>> StoreCore::Open(const StoreOptions& options,
@@ -160,6 +133,7 @@ absl::StatusOr<std::shared_ptr<StoreCore>> StoreCore::Open(const StoreOptions& o
     return absl::InvalidArgumentError("the data directory has no name; set data_dir");
   }
   const std::shared_ptr<StoreCore> core(new StoreCore(options, internals));
+  core->ChooseFileSystem();
   ENGRAM_RETURN_IF_ERROR(core->PrepareDirectories());
   ENGRAM_RETURN_IF_ERROR(core->ProbeIo());
   core->MakeOptions();
@@ -169,10 +143,10 @@ absl::StatusOr<std::shared_ptr<StoreCore>> StoreCore::Open(const StoreOptions& o
 }
 
 absl::Status StoreCore::PrepareDirectories() {
-  ENGRAM_RETURN_IF_ERROR(MakeDirectory(store_options_.directory));
+  ENGRAM_RETURN_IF_ERROR(MakeDirectory(*file_system_, store_options_.directory));
   ENGRAM_RETURN_IF_ERROR(LockDirectory());
-  ENGRAM_RETURN_IF_ERROR(MakeDirectory(db_directory()));
-  return MakeDirectory(load_directory());
+  ENGRAM_RETURN_IF_ERROR(MakeDirectory(*file_system_, db_directory()));
+  return MakeDirectory(*file_system_, load_directory());
 }
 
 absl::Status StoreCore::LockDirectory() {
@@ -197,21 +171,24 @@ absl::Status StoreCore::LockDirectory() {
   return absl::OkStatus();
 }
 
-absl::Status StoreCore::ProbeIo() {
-  std::string reads = "pread (io_uring turned off)";
+void StoreCore::ChooseFileSystem() {
+  io_note_ = "pread (io_uring turned off)";
   std::shared_ptr<rocksdb::FileSystem> file_system = rocksdb::FileSystem::Default();
   if (store_options_.use_io_uring) {
     const absl::Status uring = ProbeIoUring();
     if (uring.ok()) {
-      reads = "io_uring";
+      io_note_ = "io_uring";
       file_system = NewUringFileSystem(std::move(file_system), &uring_counters_);
     } else {
-      reads = absl::StrCat("pread (io_uring refused: ", uring.message(), ")");
+      io_note_ = absl::StrCat("pread (io_uring refused: ", uring.message(), ")");
     }
   }
   if (internals_.wrap) file_system = internals_.wrap(std::move(file_system));
-  env_ = rocksdb::NewCompositeEnv(file_system);
+  file_system_ = std::move(file_system);
+  env_ = rocksdb::NewCompositeEnv(file_system_);
+}
 
+absl::Status StoreCore::ProbeIo() {
   std::string path = "buffered I/O (direct I/O turned off)";
   if (store_options_.use_direct_io) {
     const absl::Status direct = ProbeDirectIo(db_directory());
@@ -220,7 +197,7 @@ absl::Status StoreCore::ProbeIo() {
     path = direct_io_ ? "direct I/O"
                       : absl::StrCat("buffered I/O (O_DIRECT refused: ", direct.message(), ")");
   }
-  io_note_ = absl::StrCat(reads, ", ", path);
+  absl::StrAppend(&io_note_, ", ", path);
   return absl::OkStatus();
 }
 
@@ -280,6 +257,10 @@ absl::Status StoreCore::OpenDb(const std::vector<std::string>& names, FamilyMap*
       rocksdb::DB::Open(*options_, db_directory(), descriptors, &handles, &db);
   if (status.ok()) {
     db_.reset(db);
+  } else if (status.IsCorruption() && OpenWithTornLog(names, &handles)) {
+    ENGRAM_LOG(kWarning) << "the end of RocksDB's log is torn, as by a power cut ("
+                         << status.ToString()
+                         << "); loads that were under way may begin further back";
   } else {
     if (!status.IsCorruption() && !status.IsIOError()) {
       return FromRocks(status, "opening " + db_directory());
@@ -300,6 +281,17 @@ absl::Status StoreCore::OpenDb(const std::vector<std::string>& names, FamilyMap*
     }
   }
   return absl::OkStatus();
+}
+
+bool StoreCore::OpenWithTornLog(const std::vector<std::string>& names,
+                                std::vector<rocksdb::ColumnFamilyHandle*>* handles) {
+  rocksdb::Options options = *options_;
+  options.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;
+  rocksdb::DB* db = nullptr;
+  const rocksdb::Status status =
+      rocksdb::DB::Open(options, db_directory(), Descriptors(names, options), handles, &db);
+  if (status.ok()) db_.reset(db);
+  return status.ok();
 }
 
 absl::Status StoreCore::OpenDamagedDb(const std::vector<std::string>& names,

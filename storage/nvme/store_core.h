@@ -26,6 +26,7 @@ namespace rocksdb {
 class ColumnFamilyHandle;
 class DB;
 class Env;
+class FileSystem;
 struct Options;
 }  // namespace rocksdb
 
@@ -73,6 +74,8 @@ class StoreCore : public std::enable_shared_from_this<StoreCore> {
   // The options with which SST files must be written.
   const rocksdb::Options& options() const { return *options_; }
   bool direct_io() const { return direct_io_; }
+  // Everything that is made, changed or removed in the directory goes through it.
+  rocksdb::FileSystem& files() { return *file_system_; }
 
   absl::StatusOr<std::shared_ptr<ColumnFamily>> CreateFamily(const std::string& name);
   // Marks it dropped, durably; readers that hold it go on.
@@ -86,12 +89,19 @@ class StoreCore : public std::enable_shared_from_this<StoreCore> {
  private:
   StoreCore(const StoreOptions& options, const StoreInternals& internals);
 
+  void ChooseFileSystem();
   absl::Status PrepareDirectories();
   absl::Status LockDirectory();
   absl::Status ProbeIo();
   void MakeOptions();
   absl::StatusOr<std::vector<std::string>> ListFamilies() const;
   absl::Status OpenDb(const std::vector<std::string>& names, FamilyMap* families);
+  // Opens with the log up to its first bad record. What a power cut tears is the record that was
+  // being written; and should it be damage further back: every publication, switch and drop has
+  // left the log for an SST file before it was acknowledged, so only the progress of loads can lie
+  // behind it. False: that is not what ails the directory.
+  bool OpenWithTornLog(const std::vector<std::string>& names,
+                       std::vector<rocksdb::ColumnFamilyHandle*>* handles);
   // Opens although some SST file is missing or damaged, so that all others can be served.
   absl::Status OpenDamagedDb(const std::vector<std::string>& names,
                              std::vector<rocksdb::ColumnFamilyHandle*>* handles);
@@ -104,16 +114,13 @@ class StoreCore : public std::enable_shared_from_this<StoreCore> {
   std::string io_note_;  // "io_uring, direct I/O"
   std::string damage_;   // what OpenDamagedDb was needed for; empty when all is well
   UringCounters uring_counters_;
+  std::shared_ptr<rocksdb::FileSystem> file_system_;
   std::unique_ptr<rocksdb::Env> env_;
   std::unique_ptr<rocksdb::Options> options_;
   std::unique_ptr<rocksdb::DB> db_;
   rocksdb::ColumnFamilyHandle* default_family_ = nullptr;
   WorkPool pool_;
 };
-
-// Makes `path` and its parents, and what is new durable.
-absl::Status MakeDirectory(const std::string& path);
-absl::Status SyncDirectory(const std::string& path);
 
 }  // namespace engram
 
