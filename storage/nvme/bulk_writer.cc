@@ -188,6 +188,7 @@ absl::Status RocksBulkWriter::WriteRows(const Chunk& chunk, const PageGeometry& 
     if (cancelled.load(std::memory_order_relaxed)) {
       return absl::CancelledError(absl::StrCat("load of ", Name(chunk), " was cancelled"));
     }
+    ENGRAM_RETURN_IF_ERROR(parts_.core->CheckRoom("writing " + Name(chunk)));
     const uint64_t rows = std::min(block_rows, chunk.rows - done);
     const absl::Span<std::byte> block(buffer.data(), rows * geometry.row_bytes);
     ENGRAM_RETURN_IF_ERROR(read(chunk.layer, chunk.first + done, rows, block));
@@ -305,6 +306,7 @@ absl::StatusOr<TableRecord> RocksBulkWriter::Publish() {
           label_, " has ", unwritten_.size(), " chunks that are not written; write them first"));
     }
   }
+  ENGRAM_RETURN_IF_ERROR(parts_.core->CheckRoom("publishing " + label_));
   if (!ingested_) {
     ENGRAM_RETURN_IF_ERROR(Ingest());
     ingested_ = true;
@@ -419,6 +421,7 @@ absl::StatusOr<std::unique_ptr<BulkWriter>> BeginBulkLoad(const StoreParts& part
     return absl::InvalidArgumentError("table " + spec.name + ": versions count from 1, not 0");
   }
   const VersionName version{spec.name, spec.version};
+  ENGRAM_RETURN_IF_ERROR(parts.core->CheckRoom("loading table " + spec.name));
   ENGRAM_RETURN_IF_ERROR(parts.catalog->ClaimWriter(version));
   // From here on the writer's destructor gives the claim back; before it exists, we do.
   absl::StatusOr<CatalogRecord> record = parts.catalog->Find(spec.name, spec.version);

@@ -235,6 +235,7 @@ absl::Status Catalog::Activate(absl::string_view name, VersionId version) {
         absl::StrCat("table ", name, " version ", Raw(version),
                      " is not published; finish its load before activating it"));
   }
+  ENGRAM_RETURN_IF_ERROR(core_->CheckRoom(absl::StrCat("activating table ", name)));
   rocksdb::WriteBatch batch;
   batch.Put(ActiveKey(name), EncodeActiveRecord(version));
   ENGRAM_RETURN_IF_ERROR(

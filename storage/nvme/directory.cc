@@ -75,4 +75,16 @@ absl::Status RemoveDirectory(rocksdb::FileSystem& files, const std::string& path
   return FromRocks(files.DeleteDir(path, io, nullptr), "removing " + path);
 }
 
+absl::Status Reserve(rocksdb::FileSystem& files, const std::string& name, uint64_t bytes) {
+  const rocksdb::IOOptions io;
+  std::unique_ptr<rocksdb::FSWritableFile> file;
+  rocksdb::IOStatus status = files.NewWritableFile(name, rocksdb::FileOptions(), &file, nullptr);
+  if (!status.ok()) return FromRocks(status, "making " + name);
+  status = file->Allocate(0, bytes, io, nullptr);
+  if (status.ok()) status = file->Sync(io, nullptr);
+  file->Close(io, nullptr).PermitUncheckedError();
+  if (!status.ok()) files.DeleteFile(name, io, nullptr).PermitUncheckedError();
+  return FromRocks(status, "reserving room in " + name);
+}
+
 }  // namespace engram

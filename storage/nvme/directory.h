@@ -6,6 +6,7 @@
 #ifndef ENGRAM_STORAGE_NVME_DIRECTORY_H_
 #define ENGRAM_STORAGE_NVME_DIRECTORY_H_
 
+#include <cstdint>
 #include <string>
 
 #include "absl/status/status.h"
@@ -26,6 +27,9 @@ absl::Status SyncDirectory(rocksdb::FileSystem& files, const std::string& path);
 // Removes a directory with all that is in it; fine if there is none. Not durable yet: its parent
 // has to be synced.
 absl::Status RemoveDirectory(rocksdb::FileSystem& files, const std::string& path);
+
+// Makes a file of `bytes` bytes that take up room. Whatever fails, no file is left.
+absl::Status Reserve(rocksdb::FileSystem& files, const std::string& name, uint64_t bytes);
 
 }  // namespace engram
 

@@ -5,6 +5,7 @@
 #include <rocksdb/db.h>
 #include <rocksdb/env.h>
 #include <rocksdb/file_system.h>
+#include <rocksdb/listener.h>
 #include <rocksdb/options.h>
 #include <rocksdb/table.h>
 #include <rocksdb/table_properties.h>
@@ -21,6 +22,7 @@
 #include "absl/strings/str_cat.h"
 #include "storage/base/io_ring.h"
 #include "storage/base/log.h"
+#include "storage/base/size.h"
 #include "storage/base/status_macros.h"
 #include "storage/nvme/directory.h"
 #include "storage/nvme/page.h"
@@ -60,6 +62,18 @@ std::vector<rocksdb::ColumnFamilyDescriptor> Descriptors(const std::vector<std::
   }
   return descriptors;
 }
+
+// RocksDB 7.8 goes on by itself some seconds after there is room again, but not well: it writes to
+// the log that failed, or ingests files under the number 0, and answers both by abort(). Without
+// that it refuses changes until the next start; see StoreCore::CheckRoom for how it seldom comes to
+// that.
+class NoRecoveryByItself final : public rocksdb::EventListener {
+ public:
+  void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason, rocksdb::Status,
+                            bool* auto_recovery) override {
+    *auto_recovery = false;
+  }
+};
 
 // Whether the database has been made, so that its column families can be listed.
 absl::StatusOr<bool> DatabaseExists(const std::string& directory) {
@@ -233,6 +247,7 @@ void StoreCore::MakeOptions() {
   options->keep_log_file_num = 4;
   options->stats_dump_period_sec = 0;
   options->stats_persist_period_sec = 0;
+  options->listeners.push_back(std::make_shared<NoRecoveryByItself>());
   options_ = std::move(options);
 }
 
@@ -280,6 +295,7 @@ absl::Status StoreCore::OpenDb(const std::vector<std::string>& names, FamilyMap*
       (*families)[handle->GetName()] = std::make_shared<ColumnFamily>(shared_from_this(), handle);
     }
   }
+  TakeReserve();
   return absl::OkStatus();
 }
 
@@ -322,6 +338,30 @@ absl::Status StoreCore::OpenDamagedDb(const std::vector<std::string>& names,
   if (!status.ok()) return FromRocks(status, what);
   db_.reset(db);
   return absl::OkStatus();
+}
+
+absl::Status StoreCore::CheckRoom(absl::string_view what) const {
+  uint64_t room = 0;
+  const rocksdb::IOStatus status =
+      file_system_->GetFreeSpace(db_directory(), rocksdb::IOOptions(), &room, nullptr);
+  if (!status.ok() || room >= internals_.headroom_bytes) return absl::OkStatus();
+  return FromErrno(ENOSPC, absl::StrCat(what, ": only ", FormatSize(room), " left"));
+}
+
+std::string StoreCore::reserve_file() const { return store_options_.directory + "/reserve"; }
+
+void StoreCore::TakeReserve() {
+  if (fs::exists(reserve_file()) || !CheckRoom("").ok()) return;
+  if (const absl::Status status =
+          Reserve(*file_system_, reserve_file(), internals_.headroom_bytes / 2);
+      !status.ok()) {
+    ENGRAM_LOG(kWarning) << status.message() << "; on a full drive nothing can be dropped";
+  }
+}
+
+void StoreCore::GiveUpReserve() {
+  if (CheckRoom("").ok()) return;
+  file_system_->DeleteFile(reserve_file(), rocksdb::IOOptions(), nullptr).PermitUncheckedError();
 }
 
 absl::StatusOr<std::shared_ptr<ColumnFamily>> StoreCore::CreateFamily(const std::string& name) {

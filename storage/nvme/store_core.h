@@ -77,6 +77,15 @@ class StoreCore : public std::enable_shared_from_this<StoreCore> {
   // Everything that is made, changed or removed in the directory goes through it.
   rocksdb::FileSystem& files() { return *file_system_; }
 
+  // ResourceExhausted, naming `what`, when the file system is all but full: RocksDB, once it has
+  // met a full drive itself, takes no more changes until the next start. To be asked before
+  // anything that needs room; what makes room calls GiveUpReserve instead.
+  absl::Status CheckRoom(absl::string_view what) const;
+  // When the file system is all but full, removes the file that keeps a little room for removing
+  // things, and with TakeReserve makes it again.
+  void GiveUpReserve();
+  void TakeReserve();
+
   absl::StatusOr<std::shared_ptr<ColumnFamily>> CreateFamily(const std::string& name);
   // Marks it dropped, durably; readers that hold it go on.
   absl::Status DropFamily(ColumnFamily& family);
@@ -94,6 +103,7 @@ class StoreCore : public std::enable_shared_from_this<StoreCore> {
   absl::Status LockDirectory();
   absl::Status ProbeIo();
   void MakeOptions();
+  std::string reserve_file() const;
   absl::StatusOr<std::vector<std::string>> ListFamilies() const;
   absl::Status OpenDb(const std::vector<std::string>& names, FamilyMap* families);
   // Opens with the log up to its first bad record. What a power cut tears is the record that was

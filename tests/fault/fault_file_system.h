@@ -111,8 +111,10 @@ class FaultFileSystem final : public rocksdb::FileSystemWrapper {
   using IOOptions = rocksdb::IOOptions;
   using Debug = rocksdb::IODebugContext;
 
-  FaultFileSystem(std::shared_ptr<rocksdb::FileSystem> base, FaultHook hook)
-      : FileSystemWrapper(std::move(base)), hook_(std::move(hook)) {}
+  // `room`, if given, says how much is free on the drive.
+  FaultFileSystem(std::shared_ptr<rocksdb::FileSystem> base, FaultHook hook,
+                  std::function<uint64_t()> room = nullptr)
+      : FileSystemWrapper(std::move(base)), hook_(std::move(hook)), room_(std::move(room)) {}
 
   static const char* kClassName() { return "EngramFaultFileSystem"; }
   const char* Name() const override { return kClassName(); }
@@ -157,9 +159,16 @@ class FaultFileSystem final : public rocksdb::FileSystemWrapper {
     IOStatus status = hook_(FileOp::kDelete, name, 0, 0);
     return status.ok() ? target()->DeleteFile(name, options, debug) : status;
   }
+  IOStatus GetFreeSpace(const std::string& path, const IOOptions& options, uint64_t* bytes,
+                        Debug* debug) override {
+    if (!room_) return target()->GetFreeSpace(path, options, bytes, debug);
+    *bytes = room_();
+    return IOStatus::OK();
+  }
 
  private:
   const FaultHook hook_;
+  const std::function<uint64_t()> room_;
 };
 
 }  // namespace engram

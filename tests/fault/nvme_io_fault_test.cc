@@ -29,9 +29,13 @@ class Faults {
       return std::make_shared<FaultFileSystem>(
           std::move(base),
           [this](FileOp op, const std::string& file, uint64_t offset, size_t bytes) {
+            if (op == FileOp::kAppend && !TakeRoom(bytes)) {
+              return IOStatus::NoSpace("no room for " + file);
+            }
             const std::shared_ptr<const FaultHook> hook = std::atomic_load(&hook_);
             return hook == nullptr ? IOStatus::OK() : (*hook)(op, file, offset, bytes);
-          });
+          },
+          [this] { return room_.load(); });
     };
     return internals;
   }
@@ -39,8 +43,20 @@ class Faults {
     std::atomic_store(&hook_, std::make_shared<const FaultHook>(std::move(hook)));
   }
   void Clear() { std::atomic_store(&hook_, std::shared_ptr<const FaultHook>()); }
+  // How many bytes more fit on the drive; what is removed gives none back.
+  void SetRoom(uint64_t bytes) { room_ = bytes; }
 
  private:
+  bool TakeRoom(uint64_t bytes) {
+    uint64_t room = room_.load();
+    do {
+      if (room == UINT64_MAX) return true;
+      if (room < bytes) return false;
+    } while (!room_.compare_exchange_weak(room, room - bytes));
+    return true;
+  }
+
+  std::atomic<uint64_t> room_{UINT64_MAX};
   std::shared_ptr<const FaultHook> hook_;
 };
 
@@ -196,6 +212,56 @@ TEST(NvmeIoFaultTest, EachFailedOperationOfALoadLeavesItResumable) {
     }
     ExpectWholeTable(*store, spec);
   }
+}
+
+TEST(NvmeIoFaultTest, FullDriveAtAnyMomentIsOverWhenThereIsRoom) {
+  // A drive with room for a part of a load; then the same store, not opened anew, does what it
+  // could not do.
+  const TableSpec first = MakeSpec("m", 1, {{1, 2000, 264}, {14, 900, 160}}, 1);
+  const TableSpec second = MakeSpec("m", 2, {{1, 2000, 264}, {14, 900, 160}}, 2);
+  constexpr uint64_t kHeadroom = 256 << 10;
+  std::mt19937_64 random(TestSeed());
+  size_t refused = 0;
+  for (int round = 0; round < 15; ++round) {
+    const TestDirectory directory;
+    Faults faults;
+    StoreInternals internals = SmallChunks();
+    internals.headroom_bytes = kHeadroom;
+    std::unique_ptr<Store> store = OpenOrDie(directory.path(), faults.Internals(internals));
+    ASSERT_NE(store, nullptr);
+    ASSERT_TRUE(Load(*store, first).ok());
+    const uint64_t room = random() % (kHeadroom + (800 << 10));
+    SCOPED_TRACE("room for " + std::to_string(room) + " bytes");
+    faults.SetRoom(room);
+    const auto expect_full = [&](const absl::Status& status) {
+      if (status.ok()) return;
+      ++refused;
+      EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+      EXPECT_THAT(std::string(status.message()), HasSubstr("make room"));
+    };
+    const absl::Status loaded = Load(*store, second).status();
+    expect_full(loaded);
+    expect_full(loaded.ok() ? store->Activate("m", VersionId{2}) : loaded);
+    ExpectWholeTable(*store, first);
+    // It can be dropped even then, and begun anew.
+    if (!loaded.ok() && round % 3 == 0) {
+      const absl::Status dropped = store->Drop("m", VersionId{2});
+      EXPECT_TRUE(dropped.ok() || absl::IsNotFound(dropped)) << dropped;
+    }
+    faults.SetRoom(UINT64_MAX);
+    const absl::Status again = Load(*store, second).status();
+    EXPECT_TRUE(again.ok() || (loaded.ok() && absl::IsAlreadyExists(again))) << again;
+    EXPECT_TRUE(store->Activate("m", VersionId{2}).ok());
+    ExpectWholeTable(*store, second);
+    EXPECT_TRUE(store->Drop("m", VersionId{1}).ok());
+    store.reset();
+    store = OpenOrDie(directory.path());
+    ASSERT_NE(store, nullptr);
+    EXPECT_TRUE(store->Find("m", VersionId{2})->active);
+    EXPECT_FALSE(store->Find("m", VersionId{1}).ok());
+    ExpectWholeTable(*store, second);
+  }
+  EXPECT_GT(refused, 0u);
 }
 
 }  // namespace
