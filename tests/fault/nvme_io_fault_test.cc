@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "tests/fault/fault_file_system.h"
+#include "tests/fault/fault_plan.h"
 #include "tests/unit/storage/nvme/store_fixture.h"
 
 namespace engram {
@@ -35,6 +36,10 @@ class Faults {
             const std::shared_ptr<const FaultHook> hook = std::atomic_load(&hook_);
             return hook == nullptr ? IOStatus::OK() : (*hook)(op, file, offset, bytes);
           },
+          [this](const std::string& file, rocksdb::FSReadRequest& read) {
+            const std::shared_ptr<FaultPlan> plan = std::atomic_load(&plan_);
+            if (plan != nullptr) plan->Spoil(file, read);
+          },
           [this] { return room_.load(); });
     };
     return internals;
@@ -43,6 +48,7 @@ class Faults {
     std::atomic_store(&hook_, std::make_shared<const FaultHook>(std::move(hook)));
   }
   void Clear() { std::atomic_store(&hook_, std::shared_ptr<const FaultHook>()); }
+  void SetPlan(std::shared_ptr<FaultPlan> plan) { std::atomic_store(&plan_, std::move(plan)); }
   // How many bytes more fit on the drive; what is removed gives none back.
   void SetRoom(uint64_t bytes) { room_ = bytes; }
 
@@ -58,6 +64,7 @@ class Faults {
 
   std::atomic<uint64_t> room_{UINT64_MAX};
   std::shared_ptr<const FaultHook> hook_;
+  std::shared_ptr<FaultPlan> plan_;
 };
 
 TEST(NvmeIoFaultTest, BadSectorsFailTheirRowsOnly) {
@@ -131,6 +138,34 @@ TEST(NvmeIoFaultTest, FlakyReadsNeverGiveAWrongRow) {
   }
   for (std::thread& thread : threads) thread.join();
   EXPECT_GT(failed.load(), 0u);
+}
+
+TEST(NvmeIoFaultTest, SeededFaultsOfEveryKindFailRowsAndNeverChangeThem) {
+  const TestDirectory directory;
+  const TableSpec spec = MakeSpec("m", 1, {{1, 20011, 264}});
+  Faults faults;
+  std::unique_ptr<Store> store = OpenOrDie(directory.path(), faults.Internals());
+  ASSERT_TRUE(Load(*store, spec).ok());
+  auto reader = store->OpenLayer("m", VersionId{1}, LayerId{1});
+  ASSERT_TRUE(reader.ok());
+  std::mt19937_64 random(TestSeed());
+  const auto plan = std::make_shared<FaultPlan>(
+      TestSeed(), FaultPlan::Rates{.error = 0.1, .short_read = 0.1, .bit_flip = 0.1});
+  faults.SetPlan(plan);
+  size_t failed = 0;
+  for (const std::vector<RowId>& ids : ShuffledBatches(spec.layers[0], random)) {
+    failed +=
+        ReadAndCompare(**reader, spec, LayerId{1}, ids, [](RowId, const absl::Status& status) {
+          return status.code() == absl::StatusCode::kUnavailable ||
+                 status.code() == absl::StatusCode::kDataLoss;
+        });
+  }
+  EXPECT_GT(failed, 0u);
+  for (const FaultKind kind : {FaultKind::kError, FaultKind::kShortRead, FaultKind::kBitFlip}) {
+    EXPECT_GT(plan->done(kind), 0u) << static_cast<int>(kind);
+  }
+  faults.SetPlan(nullptr);
+  ExpectWholeTable(*store, spec);
 }
 
 TEST(NvmeIoFaultTest, WholeDriveGone) {
