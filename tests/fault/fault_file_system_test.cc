@@ -85,7 +85,7 @@ class FaultFileSystemTest : public testing::TestWithParam<Way> {
     const auto plan = std::make_shared<FaultPlan>(
         seed, FaultPlan::Rates{.error = 0.2, .short_read = 0.2, .bit_flip = 0.2});
     FaultFileSystem files(
-        rocksdb::FileSystem::Default(), hook,
+        std::make_shared<LateFileSystem>(), hook,
         [plan](const std::string& file, FSReadRequest& read) { plan->Spoil(file, read); });
     std::unique_ptr<rocksdb::FSRandomAccessFile> file;
     EXPECT_TRUE(files.NewRandomAccessFile(path_, rocksdb::FileOptions(), &file, nullptr).ok());
