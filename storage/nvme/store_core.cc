@@ -10,6 +10,7 @@
 #include <rocksdb/table.h>
 #include <rocksdb/table_properties.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -351,10 +352,12 @@ absl::Status StoreCore::CheckRoom(absl::string_view what) const {
 std::string StoreCore::reserve_file() const { return store_options_.directory + "/reserve"; }
 
 void StoreCore::TakeReserve() {
-  if (fs::exists(reserve_file()) || !CheckRoom("").ok()) return;
-  if (const absl::Status status =
-          Reserve(*file_system_, reserve_file(), internals_.headroom_bytes / 2);
-      !status.ok()) {
+  const uint64_t bytes = internals_.headroom_bytes / 2;
+  struct stat info {};
+  const bool held = ::stat(reserve_file().c_str(), &info) == 0 &&
+                    static_cast<uint64_t>(info.st_blocks) * 512 >= bytes;
+  if (held || !CheckRoom("").ok()) return;
+  if (const absl::Status status = Reserve(*file_system_, reserve_file(), bytes); !status.ok()) {
     ENGRAM_LOG(kWarning) << status.message() << "; on a full drive nothing can be dropped";
   }
 }

@@ -79,10 +79,10 @@ class StoreCore : public std::enable_shared_from_this<StoreCore> {
 
   // ResourceExhausted, naming `what`, when the file system is all but full: RocksDB, once it has
   // met a full drive itself, takes no more changes until the next start. To be asked before
-  // anything that needs room; what makes room calls GiveUpReserve instead.
+  // anything that needs room; what must go on calls GiveUpReserve instead.
   absl::Status CheckRoom(absl::string_view what) const;
-  // When the file system is all but full, removes the file that keeps a little room for removing
-  // things, and with TakeReserve makes it again.
+  // When the file system is all but full: removes the file that keeps a little room for drops and
+  // switches. TakeReserve makes it again when there is room.
   void GiveUpReserve();
   void TakeReserve();
 

@@ -77,6 +77,7 @@ TEST_F(FullDriveTest, ALoadStopsIsDroppedAndGoesOn) {
   // Even on a drive without a byte left it can be dropped, which gives the space back.
   Fill("rest", UINT64_MAX);
   ASSERT_LT(Free(), kMiB);
+  EXPECT_EQ(Ctl({"activate", "small", "1"}).exit_code, 0);
   const CommandResult dropped = Ctl({"drop", "large"});
   EXPECT_EQ(dropped.exit_code, 0) << dropped.errors;
   fs::remove(data() + "/rest");
