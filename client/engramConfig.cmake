@@ -10,4 +10,6 @@ find_dependency(OpenSSL MODULE)
 find_dependency(nlohmann_json CONFIG)
 find_dependency(PkgConfig)
 pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
+# engram::base's: the ring of io_uring.
+pkg_check_modules(LIBURING REQUIRED IMPORTED_TARGET liburing)
 include(${CMAKE_CURRENT_LIST_DIR}/engramTargets.cmake)

@@ -49,6 +49,17 @@ grpc::internal::RpcMethod Unary(const char* method) {
   return grpc::internal::RpcMethod(method, grpc::internal::RpcMethod::NORMAL_RPC);
 }
 
+// Waits until then, or until there is a connection again. Somebody has to look at the channel's
+// sockets while it connects: otherwise gRPC does so only every five seconds, and a restarted daemon
+// would be found as late as that.
+void Pause(grpc::Channel& channel, Clock::time_point until) {
+  if (channel.GetState(/*try_to_connect=*/true) == GRPC_CHANNEL_READY) {
+    std::this_thread::sleep_until(until);
+  } else {
+    channel.WaitForConnected(until);
+  }
+}
+
 }  // namespace
 
 // The asynchronous calls under way. Outlives the caller while one of them is.
@@ -170,7 +181,7 @@ absl::Status UnaryCaller::Call(const char* method, const grpc::ByteBuffer& reque
     const grpc::Status status =
         grpc::internal::BlockingUnaryCall(channel_.get(), Unary(method), &context, request, answer);
     if (!outcome.Add(status) || Clock::now() + pause >= deadline) return outcome.status();
-    std::this_thread::sleep_for(pause);
+    Pause(*channel_, Clock::now() + pause);
   }
 }
 

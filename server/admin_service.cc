@@ -86,7 +86,11 @@ absl::Status CheckDirectory(const std::string& directory) {
       absl::StrCat("checkpoint '", directory, "' is not an absolute path on the daemon's host"));
 }
 
-// Sends progress at most every kProgressInterval; false once the caller has gone away.
+const char* PhaseOf(const LoadStatus& status) { return status.phase; }
+const char* PhaseOf(const VerifyStatus&) { return "verify"; }
+
+// Sends progress at most every kProgressInterval, and each new phase at once; false once the caller
+// has gone away.
 template <typename Status, typename Message>
 class ProgressWriter {
  public:
@@ -96,8 +100,10 @@ class ProgressWriter {
   bool operator()(const Status& status) {
     if (context_->IsCancelled()) return false;
     const auto now = std::chrono::steady_clock::now();
-    if (now < next_) return true;
+    const std::string phase = PhaseOf(status);
+    if (now < next_ && phase == phase_) return true;
     next_ = now + kProgressInterval;
+    phase_ = phase;
     return writer_->Write(ToProgress(status));
   }
 
@@ -105,6 +111,7 @@ class ProgressWriter {
   grpc::ServerContext* const context_;
   grpc::ServerWriter<Message>* const writer_;
   std::chrono::steady_clock::time_point next_{};
+  std::string phase_;
 };
 
 class AdminServiceImpl final : public AdminService, private v1::EngramAdmin::Service {

@@ -1,6 +1,7 @@
 #include "storage/nvme/bulk_writer.h"
 
 #include <rocksdb/db.h>
+#include <rocksdb/file_system.h>
 #include <rocksdb/options.h>
 #include <rocksdb/sst_file_writer.h>
 
@@ -15,6 +16,7 @@
 #include "absl/strings/str_format.h"
 #include "storage/base/log.h"
 #include "storage/base/status_macros.h"
+#include "storage/nvme/directory.h"
 #include "storage/nvme/rocks_status.h"
 #include "storage/table/digest.h"
 
@@ -33,16 +35,18 @@ ChunkId IdOf(const Chunk& chunk) { return {chunk.layer, chunk.index}; }
 // Removes a half-written file unless the chunk gets whole.
 class FileGuard {
  public:
-  explicit FileGuard(std::string path) : path_(std::move(path)) {}
+  FileGuard(rocksdb::FileSystem& files, std::string path) : files_(files), path_(std::move(path)) {}
   ~FileGuard() {
-    std::error_code ignored;  // what is left is overwritten by the next attempt
-    if (!path_.empty()) fs::remove(path_, ignored);
+    if (path_.empty()) return;
+    // What is left is overwritten by the next attempt.
+    files_.DeleteFile(path_, rocksdb::IOOptions(), nullptr).PermitUncheckedError();
   }
   FileGuard(const FileGuard&) = delete;
   FileGuard& operator=(const FileGuard&) = delete;
   void Keep() { path_.clear(); }
 
  private:
+  rocksdb::FileSystem& files_;
   std::string path_;
 };
 
@@ -120,7 +124,8 @@ absl::StatusOr<bool> RocksBulkWriter::AlreadyIngested() const {
 }
 
 absl::Status RocksBulkWriter::TakeUp() {
-  ENGRAM_RETURN_IF_ERROR(MakeDirectory(parts_.core->StagingDirectory(label_)));
+  ENGRAM_RETURN_IF_ERROR(
+      MakeDirectory(parts_.core->files(), parts_.core->StagingDirectory(label_)));
   ENGRAM_ASSIGN_OR_RETURN(const auto recorded, parts_.catalog->Chunks(record_.table));
   const absl::StatusOr<bool> ingested = AlreadyIngested();
   if (!ingested.ok()) {
@@ -183,6 +188,7 @@ absl::Status RocksBulkWriter::WriteRows(const Chunk& chunk, const PageGeometry& 
     if (cancelled.load(std::memory_order_relaxed)) {
       return absl::CancelledError(absl::StrCat("load of ", Name(chunk), " was cancelled"));
     }
+    ENGRAM_RETURN_IF_ERROR(parts_.core->CheckRoom("writing " + Name(chunk)));
     const uint64_t rows = std::min(block_rows, chunk.rows - done);
     const absl::Span<std::byte> block(buffer.data(), rows * geometry.row_bytes);
     ENGRAM_RETURN_IF_ERROR(read(chunk.layer, chunk.first + done, rows, block));
@@ -215,7 +221,8 @@ absl::Status RocksBulkWriter::FinishChunk(const Chunk& chunk, const PageGeometry
                                             info.num_entries, " pages instead of ", pages,
                                             "; load it again"));
   }
-  ENGRAM_RETURN_IF_ERROR(SyncDirectory(parts_.core->StagingDirectory(label_)));
+  ENGRAM_RETURN_IF_ERROR(
+      SyncDirectory(parts_.core->files(), parts_.core->StagingDirectory(label_)));
   Chunk written = chunk;
   written.digest = digest.Hex();
   return parts_.catalog->AddChunk(record_.table.spec, written, info.file_size);
@@ -230,7 +237,7 @@ absl::Status RocksBulkWriter::WriteChunk(const Chunk& chunk, RowReader read,
   absl::Status result;
   {
     const std::string path = ChunkFile(chunk);
-    FileGuard guard(path);
+    FileGuard guard(parts_.core->files(), path);
     rocksdb::EnvOptions io(parts_.core->options());
     io.use_direct_writes = parts_.core->direct_io();
     rocksdb::SstFileWriter file(io, parts_.core->options());
@@ -299,6 +306,7 @@ absl::StatusOr<TableRecord> RocksBulkWriter::Publish() {
           label_, " has ", unwritten_.size(), " chunks that are not written; write them first"));
     }
   }
+  ENGRAM_RETURN_IF_ERROR(parts_.core->CheckRoom("publishing " + label_));
   if (!ingested_) {
     ENGRAM_RETURN_IF_ERROR(Ingest());
     ingested_ = true;
@@ -413,6 +421,7 @@ absl::StatusOr<std::unique_ptr<BulkWriter>> BeginBulkLoad(const StoreParts& part
     return absl::InvalidArgumentError("table " + spec.name + ": versions count from 1, not 0");
   }
   const VersionName version{spec.name, spec.version};
+  ENGRAM_RETURN_IF_ERROR(parts.core->CheckRoom("loading table " + spec.name));
   ENGRAM_RETURN_IF_ERROR(parts.catalog->ClaimWriter(version));
   // From here on the writer's destructor gives the claim back; before it exists, we do.
   absl::StatusOr<CatalogRecord> record = parts.catalog->Find(spec.name, spec.version);

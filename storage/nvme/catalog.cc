@@ -235,12 +235,14 @@ absl::Status Catalog::Activate(absl::string_view name, VersionId version) {
         absl::StrCat("table ", name, " version ", Raw(version),
                      " is not published; finish its load before activating it"));
   }
+  core_->GiveUpReserve();  // a roll-back must not fail for want of room
   rocksdb::WriteBatch batch;
   batch.Put(ActiveKey(name), EncodeActiveRecord(version));
   ENGRAM_RETURN_IF_ERROR(
       Write(batch, absl::StrCat("activating table ", name, " version ", Raw(version))));
   Settle();
   active_[key.name] = version;
+  core_->TakeReserve();
   return absl::OkStatus();
 }
 

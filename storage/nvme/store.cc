@@ -80,13 +80,22 @@ absl::Status RocksStore::CleanUp() {
 
 absl::Status RocksStore::Drop(absl::string_view name, VersionId version) {
   const VersionName key{std::string(name), version};
-  // From here on nobody finds the version; should we die before its files are gone, the next
-  // Open removes them.
+  parts_.core->GiveUpReserve();
+  // From here on nobody finds the version; should we die, or the drive fail, before its files are
+  // gone, the next Open removes them.
   ENGRAM_RETURN_IF_ERROR(parts_.catalog->Remove(key));
   parts_.core->internals().Step("removed from the catalog");
-  ENGRAM_RETURN_IF_ERROR(parts_.families->DropAll(key));
-  parts_.core->internals().Step("families dropped");
-  return parts_.core->RemoveStaging(VersionLabel(name, version));
+  absl::Status status = parts_.families->DropAll(key);
+  if (status.ok()) {
+    parts_.core->internals().Step("families dropped");
+    status = parts_.core->RemoveStaging(VersionLabel(name, version));
+  }
+  if (!status.ok()) {
+    ENGRAM_LOG(kError) << status.message() << "; " << VersionLabel(name, version)
+                       << " is dropped, but the rest of its files goes with the next start";
+  }
+  parts_.core->TakeReserve();
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<LayerReader>> RocksStore::OpenLayer(absl::string_view name,

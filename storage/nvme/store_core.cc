@@ -5,6 +5,7 @@
 #include <rocksdb/db.h>
 #include <rocksdb/env.h>
 #include <rocksdb/file_system.h>
+#include <rocksdb/listener.h>
 #include <rocksdb/options.h>
 #include <rocksdb/table.h>
 #include <rocksdb/table_properties.h>
@@ -22,7 +23,9 @@
 #include "absl/strings/str_cat.h"
 #include "storage/base/io_ring.h"
 #include "storage/base/log.h"
+#include "storage/base/size.h"
 #include "storage/base/status_macros.h"
+#include "storage/nvme/directory.h"
 #include "storage/nvme/page.h"
 #include "storage/nvme/rocks_status.h"
 
@@ -61,6 +64,18 @@ std::vector<rocksdb::ColumnFamilyDescriptor> Descriptors(const std::vector<std::
   return descriptors;
 }
 
+// RocksDB 7.8 goes on by itself some seconds after there is room again, but not well: it writes to
+// the log that failed, or ingests files under the number 0, and answers both by abort(). Without
+// that it refuses changes until the next start; see StoreCore::CheckRoom for how it seldom comes to
+// that.
+class NoRecoveryByItself final : public rocksdb::EventListener {
+ public:
+  void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason, rocksdb::Status,
+                            bool* auto_recovery) override {
+    *auto_recovery = false;
+  }
+};
+
 // Whether the database has been made, so that its column families can be listed.
 absl::StatusOr<bool> DatabaseExists(const std::string& directory) {
   std::error_code error;
@@ -78,30 +93,6 @@ absl::StatusOr<bool> DatabaseExists(const std::string& directory) {
 }
 
 }  // namespace
-
-absl::Status SyncDirectory(const std::string& path) {
-  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!fd.valid()) return FromErrno(errno, "opening directory " + path);
-  if (::fsync(fd.get()) != 0) return FromErrno(errno, "syncing directory " + path);
-  return absl::OkStatus();
-}
-
-absl::Status MakeDirectory(const std::string& path) {
-  struct stat info {};
-  if (::stat(path.c_str(), &info) == 0) {
-    if (S_ISDIR(info.st_mode)) return absl::OkStatus();
-    return absl::FailedPreconditionError(
-        absl::StrCat(path, " is no directory; choose another data directory, or remove it"));
-  }
-  const fs::path parent = fs::absolute(path).parent_path();
-  if (!parent.empty() && parent != fs::path(path)) {
-    ENGRAM_RETURN_IF_ERROR(MakeDirectory(parent.string()));
-  }
-  if (::mkdir(path.c_str(), 0750) != 0 && errno != EEXIST) {
-    return FromErrno(errno, "making directory " + path);
-  }
-  return SyncDirectory(parent.string());
-}
 
 ColumnFamily::ColumnFamily(std::shared_ptr<StoreCore> core, rocksdb::ColumnFamilyHandle* handle)
     : core_(std::move(core)), handle_(handle) {}
@@ -181,11 +172,8 @@ std::string StoreCore::StagingDirectory(absl::string_view version_label) const {
 }
 
 absl::Status StoreCore::RemoveStaging(absl::string_view version_label) {
-  const std::string path = StagingDirectory(version_label);
-  std::error_code error;
-  fs::remove_all(path, error);
-  if (error) return FromErrno(error.value(), "removing " + path);
-  return SyncDirectory(load_directory());
+  ENGRAM_RETURN_IF_ERROR(RemoveDirectory(*file_system_, StagingDirectory(version_label)));
+  return SyncDirectory(*file_system_, load_directory());
 }
 
 absl::StatusOr<std::shared_ptr<StoreCore>> StoreCore::Open(const StoreOptions& options,
@@ -195,6 +183,7 @@ absl::StatusOr<std::shared_ptr<StoreCore>> StoreCore::Open(const StoreOptions& o
     return absl::InvalidArgumentError("the data directory has no name; set data_dir");
   }
   const std::shared_ptr<StoreCore> core(new StoreCore(options, internals));
+  core->ChooseFileSystem();
   ENGRAM_RETURN_IF_ERROR(core->PrepareDirectories());
   ENGRAM_RETURN_IF_ERROR(core->ProbeIo());
   core->MakeOptions();
@@ -204,10 +193,10 @@ absl::StatusOr<std::shared_ptr<StoreCore>> StoreCore::Open(const StoreOptions& o
 }
 
 absl::Status StoreCore::PrepareDirectories() {
-  ENGRAM_RETURN_IF_ERROR(MakeDirectory(store_options_.directory));
+  ENGRAM_RETURN_IF_ERROR(MakeDirectory(*file_system_, store_options_.directory));
   ENGRAM_RETURN_IF_ERROR(LockDirectory());
-  ENGRAM_RETURN_IF_ERROR(MakeDirectory(db_directory()));
-  return MakeDirectory(load_directory());
+  ENGRAM_RETURN_IF_ERROR(MakeDirectory(*file_system_, db_directory()));
+  return MakeDirectory(*file_system_, load_directory());
 }
 
 absl::Status StoreCore::LockDirectory() {
@@ -232,19 +221,20 @@ absl::Status StoreCore::LockDirectory() {
   return absl::OkStatus();
 }
 
-absl::Status StoreCore::ProbeIo() {
-  std::string reads = "pread (io_uring turned off)";
+void StoreCore::ChooseFileSystem() {
+  io_note_ = "pread (io_uring turned off)";
   if (store_options_.use_io_uring) {
     const absl::Status uring = ProbeIoUring();
     uring_ = uring.ok();
-    reads = uring_ ? "io_uring" : absl::StrCat("pread (io_uring refused: ", uring.message(), ")");
+    io_note_ =
+        uring_ ? "io_uring" : absl::StrCat("pread (io_uring refused: ", uring.message(), ")");
   }
-  std::shared_ptr<rocksdb::FileSystem> file_system =
-      NewUringFileSystem(rocksdb::FileSystem::Default(), uring_, &uring_counters_);
-  if (internals_.wrap) file_system = internals_.wrap(std::move(file_system));
-  file_system_ = file_system;
-  env_ = rocksdb::NewCompositeEnv(file_system);
+  file_system_ = NewUringFileSystem(rocksdb::FileSystem::Default(), uring_, &uring_counters_);
+  if (internals_.wrap) file_system_ = internals_.wrap(std::move(file_system_));
+  env_ = rocksdb::NewCompositeEnv(file_system_);
+}
 
+absl::Status StoreCore::ProbeIo() {
   std::string path = "buffered I/O (direct I/O turned off)";
   if (store_options_.use_direct_io) {
     const absl::Status direct = ProbeDirectIo(db_directory());
@@ -253,7 +243,7 @@ absl::Status StoreCore::ProbeIo() {
     path = direct_io_ ? "direct I/O"
                       : absl::StrCat("buffered I/O (O_DIRECT refused: ", direct.message(), ")");
   }
-  io_note_ = absl::StrCat(reads, ", ", path);
+  absl::StrAppend(&io_note_, ", ", path);
   return absl::OkStatus();
 }
 
@@ -289,6 +279,7 @@ void StoreCore::MakeOptions() {
   options->keep_log_file_num = 4;
   options->stats_dump_period_sec = 0;
   options->stats_persist_period_sec = 0;
+  options->listeners.push_back(std::make_shared<NoRecoveryByItself>());
   options_ = std::move(options);
 }
 
@@ -313,6 +304,10 @@ absl::Status StoreCore::OpenDb(const std::vector<std::string>& names, FamilyMap*
       rocksdb::DB::Open(*options_, db_directory(), descriptors, &handles, &db);
   if (status.ok()) {
     db_.reset(db);
+  } else if (status.IsCorruption() && OpenWithTornLog(names, &handles)) {
+    ENGRAM_LOG(kWarning) << "the end of RocksDB's log is torn, as by a power cut ("
+                         << status.ToString()
+                         << "); loads that were under way may begin further back";
   } else {
     if (!status.IsCorruption() && !status.IsIOError()) {
       return FromRocks(status, "opening " + db_directory());
@@ -332,7 +327,19 @@ absl::Status StoreCore::OpenDb(const std::vector<std::string>& names, FamilyMap*
       (*families)[handle->GetName()] = std::make_shared<ColumnFamily>(shared_from_this(), handle);
     }
   }
+  TakeReserve();
   return absl::OkStatus();
+}
+
+bool StoreCore::OpenWithTornLog(const std::vector<std::string>& names,
+                                std::vector<rocksdb::ColumnFamilyHandle*>* handles) {
+  rocksdb::Options options = *options_;
+  options.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;
+  rocksdb::DB* db = nullptr;
+  const rocksdb::Status status =
+      rocksdb::DB::Open(options, db_directory(), Descriptors(names, options), handles, &db);
+  if (status.ok()) db_.reset(db);
+  return status.ok();
 }
 
 absl::Status StoreCore::OpenDamagedDb(const std::vector<std::string>& names,
@@ -363,6 +370,32 @@ absl::Status StoreCore::OpenDamagedDb(const std::vector<std::string>& names,
   if (!status.ok()) return FromRocks(status, what);
   db_.reset(db);
   return absl::OkStatus();
+}
+
+absl::Status StoreCore::CheckRoom(absl::string_view what) const {
+  uint64_t room = 0;
+  const rocksdb::IOStatus status =
+      file_system_->GetFreeSpace(db_directory(), rocksdb::IOOptions(), &room, nullptr);
+  if (!status.ok() || room >= internals_.headroom_bytes) return absl::OkStatus();
+  return FromErrno(ENOSPC, absl::StrCat(what, ": only ", FormatSize(room), " left"));
+}
+
+std::string StoreCore::reserve_file() const { return store_options_.directory + "/reserve"; }
+
+void StoreCore::TakeReserve() {
+  const uint64_t bytes = internals_.headroom_bytes / 2;
+  struct stat info {};
+  const bool held = ::stat(reserve_file().c_str(), &info) == 0 &&
+                    static_cast<uint64_t>(info.st_blocks) * 512 >= bytes;
+  if (held || !CheckRoom("").ok()) return;
+  if (const absl::Status status = Reserve(*file_system_, reserve_file(), bytes); !status.ok()) {
+    ENGRAM_LOG(kWarning) << status.message() << "; on a full drive nothing can be dropped";
+  }
+}
+
+void StoreCore::GiveUpReserve() {
+  if (CheckRoom("").ok()) return;
+  file_system_->DeleteFile(reserve_file(), rocksdb::IOOptions(), nullptr).PermitUncheckedError();
 }
 
 absl::StatusOr<std::shared_ptr<ColumnFamily>> StoreCore::CreateFamily(const std::string& name) {

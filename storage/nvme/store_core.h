@@ -93,6 +93,17 @@ class StoreCore : public std::enable_shared_from_this<StoreCore> {
   // The options with which SST files must be written.
   const rocksdb::Options& options() const { return *options_; }
   bool direct_io() const { return direct_io_; }
+  // Everything that is made, changed or removed in the directory goes through it.
+  rocksdb::FileSystem& files() { return *file_system_; }
+
+  // ResourceExhausted, naming `what`, when the file system is all but full: RocksDB, once it has
+  // met a full drive itself, takes no more changes until the next start. To be asked before
+  // anything that needs room; what must go on calls GiveUpReserve instead.
+  absl::Status CheckRoom(absl::string_view what) const;
+  // When the file system is all but full: removes the file that keeps a little room for drops and
+  // switches. TakeReserve makes it again when there is room.
+  void GiveUpReserve();
+  void TakeReserve();
 
   absl::StatusOr<std::shared_ptr<ColumnFamily>> CreateFamily(const std::string& name);
   // Marks it dropped, durably; readers that hold it go on.
@@ -106,12 +117,20 @@ class StoreCore : public std::enable_shared_from_this<StoreCore> {
  private:
   StoreCore(const StoreOptions& options, const StoreInternals& internals);
 
+  void ChooseFileSystem();
   absl::Status PrepareDirectories();
   absl::Status LockDirectory();
   absl::Status ProbeIo();
   void MakeOptions();
+  std::string reserve_file() const;
   absl::StatusOr<std::vector<std::string>> ListFamilies() const;
   absl::Status OpenDb(const std::vector<std::string>& names, FamilyMap* families);
+  // Opens with the log up to its first bad record. What a power cut tears is the record that was
+  // being written; and should it be damage further back: every publication, switch and drop has
+  // left the log for an SST file before it was acknowledged, so only the progress of loads can lie
+  // behind it. False: that is not what ails the directory.
+  bool OpenWithTornLog(const std::vector<std::string>& names,
+                       std::vector<rocksdb::ColumnFamilyHandle*>* handles);
   // Opens although some SST file is missing or damaged, so that all others can be served.
   absl::Status OpenDamagedDb(const std::vector<std::string>& names,
                              std::vector<rocksdb::ColumnFamilyHandle*>* handles);
@@ -133,10 +152,6 @@ class StoreCore : public std::enable_shared_from_this<StoreCore> {
   rocksdb::ColumnFamilyHandle* default_family_ = nullptr;
   WorkPool pool_;
 };
-
-// Makes `path` and its parents, and what is new durable.
-absl::Status MakeDirectory(const std::string& path);
-absl::Status SyncDirectory(const std::string& path);
 
 }  // namespace engram
 

@@ -23,6 +23,10 @@ struct StoreInternals {
   uint64_t min_chunk_bytes = uint64_t{16} << 20;
   uint64_t max_chunk_bytes = uint64_t{512} << 20;
 
+  // Nothing that needs room is begun with less than this left; half of it is kept in a file of its
+  // own, so that something can be dropped even then.
+  uint64_t headroom_bytes = uint64_t{64} << 20;
+
   // Called between the steps of a publication or a drop, with a word for the step just done; on
   // the calling thread. Copying the data directory there gives what a crash would leave.
   std::function<void(const char* step)> on_step;

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "tests/fault/fault_file_system.h"
+#include "tests/fault/fault_plan.h"
 #include "tests/unit/storage/nvme/store_fixture.h"
 
 namespace engram {
@@ -29,9 +30,17 @@ class Faults {
       return std::make_shared<FaultFileSystem>(
           std::move(base),
           [this](FileOp op, const std::string& file, uint64_t offset, size_t bytes) {
+            if (op == FileOp::kAppend && !TakeRoom(bytes)) {
+              return IOStatus::NoSpace("no room for " + file);
+            }
             const std::shared_ptr<const FaultHook> hook = std::atomic_load(&hook_);
             return hook == nullptr ? IOStatus::OK() : (*hook)(op, file, offset, bytes);
-          });
+          },
+          [this](const std::string& file, rocksdb::FSReadRequest& read) {
+            const std::shared_ptr<FaultPlan> plan = std::atomic_load(&plan_);
+            if (plan != nullptr) plan->Spoil(file, read);
+          },
+          [this] { return room_.load(); });
     };
     return internals;
   }
@@ -39,9 +48,23 @@ class Faults {
     std::atomic_store(&hook_, std::make_shared<const FaultHook>(std::move(hook)));
   }
   void Clear() { std::atomic_store(&hook_, std::shared_ptr<const FaultHook>()); }
+  void SetPlan(std::shared_ptr<FaultPlan> plan) { std::atomic_store(&plan_, std::move(plan)); }
+  // How many bytes more fit on the drive; what is removed gives none back.
+  void SetRoom(uint64_t bytes) { room_ = bytes; }
 
  private:
+  bool TakeRoom(uint64_t bytes) {
+    uint64_t room = room_.load();
+    do {
+      if (room == UINT64_MAX) return true;
+      if (room < bytes) return false;
+    } while (!room_.compare_exchange_weak(room, room - bytes));
+    return true;
+  }
+
+  std::atomic<uint64_t> room_{UINT64_MAX};
   std::shared_ptr<const FaultHook> hook_;
+  std::shared_ptr<FaultPlan> plan_;
 };
 
 TEST(NvmeIoFaultTest, BadSectorsFailTheirRowsOnly) {
@@ -115,6 +138,34 @@ TEST(NvmeIoFaultTest, FlakyReadsNeverGiveAWrongRow) {
   }
   for (std::thread& thread : threads) thread.join();
   EXPECT_GT(failed.load(), 0u);
+}
+
+TEST(NvmeIoFaultTest, SeededFaultsOfEveryKindFailRowsAndNeverChangeThem) {
+  const TestDirectory directory;
+  const TableSpec spec = MakeSpec("m", 1, {{1, 20011, 264}});
+  Faults faults;
+  std::unique_ptr<Store> store = OpenOrDie(directory.path(), faults.Internals());
+  ASSERT_TRUE(Load(*store, spec).ok());
+  auto reader = store->OpenLayer("m", VersionId{1}, LayerId{1});
+  ASSERT_TRUE(reader.ok());
+  std::mt19937_64 random(TestSeed());
+  const auto plan = std::make_shared<FaultPlan>(
+      TestSeed(), FaultPlan::Rates{.error = 0.1, .short_read = 0.1, .bit_flip = 0.1});
+  faults.SetPlan(plan);
+  size_t failed = 0;
+  for (const std::vector<RowId>& ids : ShuffledBatches(spec.layers[0], random)) {
+    failed +=
+        ReadAndCompare(**reader, spec, LayerId{1}, ids, [](RowId, const absl::Status& status) {
+          return status.code() == absl::StatusCode::kUnavailable ||
+                 status.code() == absl::StatusCode::kDataLoss;
+        });
+  }
+  EXPECT_GT(failed, 0u);
+  for (const FaultKind kind : {FaultKind::kError, FaultKind::kShortRead, FaultKind::kBitFlip}) {
+    EXPECT_GT(plan->done(kind), 0u) << static_cast<int>(kind);
+  }
+  faults.SetPlan(nullptr);
+  ExpectWholeTable(*store, spec);
 }
 
 TEST(NvmeIoFaultTest, WholeDriveGone) {
@@ -196,6 +247,56 @@ TEST(NvmeIoFaultTest, EachFailedOperationOfALoadLeavesItResumable) {
     }
     ExpectWholeTable(*store, spec);
   }
+}
+
+TEST(NvmeIoFaultTest, FullDriveAtAnyMomentIsOverWhenThereIsRoom) {
+  // A drive with room for a part of a load; then the same store, not opened anew, does what it
+  // could not do.
+  const TableSpec first = MakeSpec("m", 1, {{1, 2000, 264}, {14, 900, 160}}, 1);
+  const TableSpec second = MakeSpec("m", 2, {{1, 2000, 264}, {14, 900, 160}}, 2);
+  constexpr uint64_t kHeadroom = 256 << 10;
+  std::mt19937_64 random(TestSeed());
+  size_t refused = 0;
+  for (int round = 0; round < 15; ++round) {
+    const TestDirectory directory;
+    Faults faults;
+    StoreInternals internals = SmallChunks();
+    internals.headroom_bytes = kHeadroom;
+    std::unique_ptr<Store> store = OpenOrDie(directory.path(), faults.Internals(internals));
+    ASSERT_NE(store, nullptr);
+    ASSERT_TRUE(Load(*store, first).ok());
+    const uint64_t room = random() % (kHeadroom + (800 << 10));
+    SCOPED_TRACE("room for " + std::to_string(room) + " bytes");
+    faults.SetRoom(room);
+    const auto expect_full = [&](const absl::Status& status) {
+      if (status.ok()) return;
+      ++refused;
+      EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+      EXPECT_THAT(std::string(status.message()), HasSubstr("make room"));
+    };
+    const absl::Status loaded = Load(*store, second).status();
+    expect_full(loaded);
+    expect_full(loaded.ok() ? store->Activate("m", VersionId{2}) : loaded);
+    ExpectWholeTable(*store, first);
+    // It can be dropped even then, and begun anew.
+    if (!loaded.ok() && round % 3 == 0) {
+      const absl::Status dropped = store->Drop("m", VersionId{2});
+      EXPECT_TRUE(dropped.ok() || absl::IsNotFound(dropped)) << dropped;
+    }
+    faults.SetRoom(UINT64_MAX);
+    const absl::Status again = Load(*store, second).status();
+    EXPECT_TRUE(again.ok() || (loaded.ok() && absl::IsAlreadyExists(again))) << again;
+    EXPECT_TRUE(store->Activate("m", VersionId{2}).ok());
+    ExpectWholeTable(*store, second);
+    EXPECT_TRUE(store->Drop("m", VersionId{1}).ok());
+    store.reset();
+    store = OpenOrDie(directory.path());
+    ASSERT_NE(store, nullptr);
+    EXPECT_TRUE(store->Find("m", VersionId{2})->active);
+    EXPECT_FALSE(store->Find("m", VersionId{1}).ok());
+    ExpectWholeTable(*store, second);
+  }
+  EXPECT_GT(refused, 0u);
 }
 
 }  // namespace
