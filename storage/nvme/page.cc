@@ -22,7 +22,7 @@ uint64_t PageGeometry::ValueBytes(PageId page, uint64_t rows) const {
 }
 
 PageGeometry ChoosePageGeometry(uint32_t row_bytes) {
-  std::array<uint32_t, 5> blocks = {4096, 8192, 16384, 32768,
+  std::array<uint32_t, 4> blocks = {4096, 8192, 16384,
                                     RoundUp(row_bytes + BlockOverhead(row_bytes))};
   std::sort(blocks.begin(), blocks.end());
   PageGeometry best;

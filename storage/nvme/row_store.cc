@@ -78,7 +78,11 @@ class RocksLayerReader final : public LayerReader {
                    LayerId layer);
 
   void Read(RowBatch& batch) override;
-  TierUsage Usage() const override { return usage_; }
+  TierUsage Usage() const override {
+    TierUsage usage = usage_;
+    usage.note = family_->core().Describe();  // damage that was repaired is gone from it
+    return usage;
+  }
 
  private:
   // Failures of one batch, noted by whichever thread met them.
@@ -108,7 +112,6 @@ RocksLayerReader::RocksLayerReader(std::shared_ptr<ColumnFamily> family,
       name_(absl::StrCat("table ", record.table.spec.name, " version ",
                          Raw(record.table.spec.version), " layer ", Raw(layer))) {
   usage_.on = true;
-  usage_.note = family_->core().Describe();
   usage_.rows = layer_.rows;
   usage_.bytes = layer_.bytes();
   usage_.capacity_bytes = family_->DiskBytes();

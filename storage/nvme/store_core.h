@@ -48,7 +48,16 @@ class ColumnFamily {
   absl::StatusOr<uint64_t> CountEntries() const;
   uint64_t DiskBytes() const;
 
+  // Held while a file is taken out and another put in its place (repair.h). In between RocksDB
+  // finds no page of it: whoever is told so calls AwaitSwap and asks once more.
+  Mutex& swap_mutex() const { return swap_mutex_; }
+  void AwaitSwap() const { MutexLock lock(swap_mutex_); }
+  // Called at the end of a swap, under swap_mutex(): what readers remember of the family's files
+  // must be learnt anew. Nothing is remembered yet.
+  void FilesChanged() {}
+
  private:
+  mutable Mutex swap_mutex_;
   const std::shared_ptr<StoreCore> core_;
   rocksdb::ColumnFamilyHandle* const handle_;
 };
@@ -69,6 +78,9 @@ class StoreCore : public std::enable_shared_from_this<StoreCore> {
   WorkPool& pool() { return pool_; }
   const StoreInternals& internals() const { return internals_; }
   std::string Describe() const;
+  // Whether some file could not be opened, and Describe() says so.
+  bool damaged() const;
+  void ForgetDamage();
 
   // The options with which SST files must be written.
   const rocksdb::Options& options() const { return *options_; }
@@ -102,7 +114,9 @@ class StoreCore : public std::enable_shared_from_this<StoreCore> {
   UniqueFd lock_;
   bool direct_io_ = false;
   std::string io_note_;  // "io_uring, direct I/O"
-  std::string damage_;   // what OpenDamagedDb was needed for; empty when all is well
+  mutable Mutex damage_mutex_;
+  // What OpenDamagedDb was needed for; empty when all is well.
+  std::string damage_ ABSL_GUARDED_BY(damage_mutex_);
   UringCounters uring_counters_;
   std::unique_ptr<rocksdb::Env> env_;
   std::unique_ptr<rocksdb::Options> options_;
