@@ -153,9 +153,15 @@ void RocksLayerReader::Fetch(PageReads& reads) const {
   // one, and a file that cannot be opened ends the whole group. Asked for alone, each page answers
   // for itself.
   for (size_t i = 0; i < reads.count; ++i) {
-    if (reads.statuses[i].ok()) continue;
+    rocksdb::Status& status = reads.statuses[i];
+    if (status.ok()) continue;
     reads.values[i].Reset();
-    reads.statuses[i] = db.Get(options, family_->handle(), reads.slices[i], &reads.values[i]);
+    status = db.Get(options, family_->handle(), reads.slices[i], &reads.values[i]);
+    if (!status.IsNotFound()) continue;
+    // A repair may be swapping its file just now.
+    family_->AwaitSwap();
+    reads.values[i].Reset();
+    status = db.Get(options, family_->handle(), reads.slices[i], &reads.values[i]);
   }
 }
 
