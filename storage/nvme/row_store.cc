@@ -23,6 +23,8 @@ namespace {
 constexpr size_t kGroupPages = 32;
 constexpr size_t kFewestGroupPages = 8;
 
+constexpr char kRepairIt[] = "repair it with `engramctl load NAME --checkpoint DIR --repair`";
+
 // The missing rows of a batch, sorted, and cut into groups of at most kGroupPages pages.
 struct Plan {
   struct Entry {
@@ -169,12 +171,12 @@ absl::Status RocksLayerReader::CheckPage(PageId page, const rocksdb::Status& sta
                                          size_t bytes) const {
   const uint64_t expected = geometry_.ValueBytes(page, layer_.rows);
   if (status.IsNotFound()) {
-    return absl::DataLossError(Name(page) + " is missing; drop the version and load it again");
+    return absl::DataLossError(absl::StrCat(Name(page), " is missing; ", kRepairIt));
   }
   if (!status.ok()) return FromRocks(status, Name(page));
   if (bytes == expected) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat(Name(page), " has ", bytes, " bytes instead of ",
-                                          expected, "; drop the version and load it again"));
+  return absl::DataLossError(
+      absl::StrCat(Name(page), " has ", bytes, " bytes instead of ", expected, "; ", kRepairIt));
 }
 
 void RocksLayerReader::ReadGroup(const RowBatch& batch, absl::Span<const Plan::Entry> group,
