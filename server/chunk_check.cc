@@ -29,6 +29,22 @@ class Reading {
   Reading(const OpenTable& table, const Chunk& chunk)
       : stack_(*table.FindLayer(chunk.layer)), chunk_(chunk) {}
 
+  // Reads the chunk to its end, or to where it makes no sense any more.
+  absl::StatusOr<ChunkFindings> Read(const absl::Status& file,
+                                     absl::FunctionRef<absl::Status(const ChunkBlock&)> each) {
+    uint64_t done = 0;
+    while (done < chunk_.rows) {
+      const uint64_t count = std::min(kBlockRows, chunk_.rows - done);
+      const uint64_t failed_before = failed_rows_;
+      ENGRAM_RETURN_IF_ERROR(ReadBlock(chunk_.first + done, count, each));
+      done += count;
+      if (!file.ok() && failed_rows_ - failed_before == count) break;
+    }
+    failed_rows_ += chunk_.rows - done;
+    return Findings(file, chunk_.rows - done);
+  }
+
+ private:
   absl::Status ReadBlock(uint64_t first, uint64_t count,
                          absl::FunctionRef<absl::Status(const ChunkBlock&)> each) {
     const uint32_t row_bytes = stack_.spec().row_bytes;
@@ -46,8 +62,8 @@ class Reading {
     return each({stack_, first, ids_, rows_, failed_});
   }
 
-  ChunkFindings Findings(absl::Status file) const {
-    ChunkFindings findings{chunk_, digest_.Hex(), std::move(file), failed_rows_, {}};
+  ChunkFindings Findings(const absl::Status& file, uint64_t unread_rows) const {
+    ChunkFindings findings{chunk_, digest_.Hex(), file, failed_rows_, unread_rows, {}};
     if (findings.whole()) return findings;
     const std::string all =
         RowsText(chunk_.layer, chunk_.first, chunk_.first + chunk_.rows - 1) + ": ";
@@ -65,7 +81,6 @@ class Reading {
     return findings;
   }
 
- private:
   void AddFailure(uint64_t row, const absl::Status& status) {
     ++failed_rows_;
     Run* last = runs_.empty() ? nullptr : &runs_.back();
@@ -104,12 +119,8 @@ class Reading {
 absl::StatusOr<ChunkFindings> ReadBackChunk(
     const Store& store, const OpenTable& table, const Chunk& chunk,
     absl::FunctionRef<absl::Status(const ChunkBlock&)> each) {
-  Reading reading(table, chunk);
-  for (uint64_t done = 0; done < chunk.rows; done += kBlockRows) {
-    const uint64_t count = std::min(kBlockRows, chunk.rows - done);
-    ENGRAM_RETURN_IF_ERROR(reading.ReadBlock(chunk.first + done, count, each));
-  }
-  return reading.Findings(store.CheckChunkFile(table.spec().name, table.spec().version, chunk));
+  return Reading(table, chunk)
+      .Read(store.CheckChunkFile(table.spec().name, table.spec().version, chunk), each);
 }
 
 }  // namespace engram

@@ -30,6 +30,10 @@ struct ChunkFindings {
   std::string digest;  // of the rows as they were read
   absl::Status file;   // of Store::CheckChunkFile
   uint64_t failed_rows = 0;
+  // Of the failed rows, the last ones, that were not asked for: the chunk's file is damaged as a
+  // whole, and of some thousand rows before them not one could be read. (To try each page of a file
+  // that does not open takes minutes.)
+  uint64_t unread_rows = 0;
   // What is wrong, for people: what concerns the whole chunk, else the first runs of failed rows.
   std::vector<std::string> problems;
 
@@ -38,8 +42,8 @@ struct ChunkFindings {
   uint64_t bad_rows() const { return whole() ? 0 : failed_rows > 0 ? failed_rows : chunk.rows; }
 };
 
-// Blocks. `each` sees every block, of some thousand rows, in order; its error ends the reading and
-// is returned. A damaged chunk is no error.
+// Blocks. `each` sees every block that is read, of some thousand rows, in order; its error ends the
+// reading and is returned. A damaged chunk is no error.
 absl::StatusOr<ChunkFindings> ReadBackChunk(
     const Store& store, const OpenTable& table, const Chunk& chunk,
     absl::FunctionRef<absl::Status(const ChunkBlock&)> each);

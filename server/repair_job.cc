@@ -21,9 +21,17 @@ std::string Title(const TableSpec& spec) {
 }
 
 // The version asked for; else of those that hold this checkpoint the active one, a published one,
-// an unfinished one.
+// an unfinished one. A version that is asked for may have been loaded from files with other times,
+// which are part of a checkpoint's digest: every chunk of it has a digest of its own.
 absl::StatusOr<TableRecord> ChooseVersion(const Store& store, const LoadParameters& parameters,
                                           const std::string& digest) {
+  if (parameters.version != kActiveVersion) {
+    absl::StatusOr<TableRecord> record = store.Find(parameters.table, parameters.version);
+    if (!absl::IsNotFound(record.status())) return record;
+    return absl::NotFoundError(absl::StrCat("there is no table '", parameters.table, "' version ",
+                                            Raw(parameters.version),
+                                            " to repair: `engramctl list` shows those there are"));
+  }
   std::optional<TableRecord> chosen;
   std::vector<std::string> others;
   const auto rank = [](const TableRecord& record) {
@@ -31,27 +39,22 @@ absl::StatusOr<TableRecord> ChooseVersion(const Store& store, const LoadParamete
   };
   for (const TableRecord& record : store.List()) {
     if (record.spec.name != parameters.table) continue;
-    const bool asked = parameters.version == record.spec.version;
-    if (parameters.version != kActiveVersion && !asked) continue;
     if (record.spec.checkpoint_digest != digest) {
-      others.push_back(absl::StrCat("version ", Raw(record.spec.version), " holds the one with ",
+      others.push_back(absl::StrCat("version ", Raw(record.spec.version), " holds ",
                                     record.spec.checkpoint_digest));
     } else if (!chosen.has_value() || rank(record) > rank(*chosen)) {
       chosen = record;
     }
   }
   if (chosen.has_value()) return *std::move(chosen);
-  const std::string what =
-      parameters.version == kActiveVersion
-          ? absl::StrCat("table '", parameters.table, "'")
-          : absl::StrCat("table '", parameters.table, "' version ", Raw(parameters.version));
   if (others.empty()) {
-    return absl::NotFoundError(absl::StrCat(
-        "there is no ", what, " to repair: load it without --repair, or see `engramctl list`"));
+    return absl::NotFoundError(absl::StrCat("there is no table '", parameters.table,
+                                            "' to repair: load it without --repair"));
   }
-  return absl::FailedPreconditionError(
-      absl::StrCat(what, " cannot be repaired from this checkpoint: its digest is ", digest, ", ",
-                   absl::StrJoin(others, ", "), "; give the checkpoint that it was loaded from"));
+  return absl::FailedPreconditionError(absl::StrCat(
+      "no version of table '", parameters.table, "' holds this checkpoint: its digest is ", digest,
+      ", ", absl::StrJoin(others, ", "),
+      "; give the checkpoint that was loaded, or, for a copy of it, the version with --version"));
 }
 
 class Repairer {
@@ -106,6 +109,7 @@ class Repairer {
                                 return Advance(block.ids.size(), RowBytes(chunk.layer));
                               }));
       if (findings.whole()) continue;
+      ENGRAM_RETURN_IF_ERROR(Advance(findings.unread_rows, RowBytes(chunk.layer)));
       damaged.push_back(chunk);
       ++counts_.damaged_chunks;
       counts_.damaged_rows += findings.bad_rows();

@@ -34,9 +34,9 @@ struct RepairResult {
 
 // Blocks. Of the version asked for, or the one that holds this checkpoint; a version that is
 // unfinished is loaded to its end. `progress` as for RunLoad; its phase is "verify", then "repair".
-// NotFound: there is no such table or version. FailedPrecondition: it was loaded from another
-// checkpoint, or the checkpoint's rows have changed since. DataLoss: what was written anew reads
-// back damaged.
+// NotFound: there is no such table or version. FailedPrecondition: no version holds this
+// checkpoint, or the one asked for is of another shape or, in a damaged chunk, of other rows.
+// DataLoss: what was written anew reads back damaged.
 absl::StatusOr<RepairResult> RunRepair(Tables& tables, const LoadParameters& parameters,
                                        const std::atomic<bool>& cancelled,
                                        const std::function<bool(const LoadStatus&)>& progress);

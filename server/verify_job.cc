@@ -36,6 +36,8 @@ class Verifier {
     };
     ENGRAM_ASSIGN_OR_RETURN(const ChunkFindings findings,
                             ReadBackChunk(store_, table_, chunk, check));
+    status_.rows_done += findings.unread_rows;
+    status_.bytes_done += findings.unread_rows * table_.FindLayer(chunk.layer)->spec().row_bytes;
     // Rows that were found to differ from another copy make the digest differ; they count once.
     const bool counted =
         findings.failed_rows == 0 && findings.file.ok() && status_.bad_rows > bad_before;
