@@ -6,11 +6,13 @@
 #include <rocksdb/sst_file_reader.h>
 #include <rocksdb/table_properties.h>
 
+#include <chrono>
 #include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
 #include <system_error>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -28,6 +30,10 @@ namespace engram {
 namespace {
 
 namespace fs = std::filesystem;
+
+// How long a repair waits for the last look-up that reads from the old file.
+constexpr int kRemovalTries = 100;
+constexpr std::chrono::milliseconds kRemovalPause{20};
 
 std::string KeyOf(PageId page) {
   const PageKey key = EncodePageKey(page);
@@ -138,6 +144,21 @@ absl::Status Swap(const Target& target, const std::string& path) {
   return absl::OkStatus();
 }
 
+// RocksDB removes a file that was taken out when nobody reads from it any more and it looks for
+// such files the next time. A look-up may have been reading at the swap, and the next time be a
+// long way off; so it is told to look until the space is given back. What stays is removed by the
+// next open.
+void AwaitRemoval(const Target& target, const std::vector<rocksdb::SstFileMetaData>& replaced) {
+  for (const rocksdb::SstFileMetaData& file : replaced) {
+    std::error_code error;
+    for (int i = 0; i < kRemovalTries && fs::exists(file.db_path + file.name, error); ++i) {
+      if (i > 0) std::this_thread::sleep_for(kRemovalPause);
+      const rocksdb::Status status = target.db().EnableFileDeletions(/*force=*/false);
+      if (!status.ok()) return;
+    }
+  }
+}
+
 // A file of the staging folder has its last name only when it is whole, synced and right.
 absl::Status MoveInPlace(const std::string& from, const std::string& to) {
   std::error_code error;
@@ -201,7 +222,8 @@ absl::Status RepairOneChunk(const StoreParts& parts, const VersionName& version,
   ENGRAM_RETURN_IF_ERROR(parts.catalog->ClaimWriter(version));
   const absl::Cleanup release = [&] { parts.catalog->ReleaseWriter(version); };
   ENGRAM_ASSIGN_OR_RETURN(const Target target, FindTarget(parts, version, chunk));
-  ENGRAM_RETURN_IF_ERROR(CheckSwappable(target, FindLiveFiles(target)));
+  const LiveFiles before = FindLiveFiles(target);
+  ENGRAM_RETURN_IF_ERROR(CheckSwappable(target, before));
   absl::Status status = WriteAndSwap(target, read, cancelled, rows_written);
   if (status.ok()) status = CheckOneChunkFile(parts, version, chunk);
   // Once the old file is out, the one in the staging folder is the only copy: should this process
@@ -213,6 +235,7 @@ absl::Status RepairOneChunk(const StoreParts& parts, const VersionName& version,
     }
   }
   ENGRAM_RETURN_IF_ERROR(status);
+  AwaitRemoval(target, before.own);
   ForgetDamageIfWhole(parts);
   ENGRAM_LOG(kInfo) << target.Name() << " is repaired: rows " << chunk.first << " to "
                     << chunk.first + chunk.rows - 1;

@@ -50,7 +50,7 @@ class RepairTest : public DaemonFixture {
   };
 
   void LoadAndMap() {
-    checkpoint_ = MakeCheckpoint("ckpt", 60000, 1);  // 127 MB, several files a layer
+    checkpoint_ = MakeCheckpoint("ckpt", 36000, 1);  // 76 MB, three files a layer
     StartDaemon({"--dram", "0"});
     ASSERT_TRUE(Load("t", checkpoint_.directory).ok());
     MapFiles();

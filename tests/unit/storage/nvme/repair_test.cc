@@ -142,8 +142,10 @@ TEST_F(RepairTest, DamageWhileTheStoreIsOpen) {
   ASSERT_TRUE(Repair(*store, spec_, chunks_[4]).ok());
   ASSERT_TRUE(Repair(*store, spec_, chunks_[1]).ok());
   ExpectRows(*reader, spec_, LayerId{1}, RowsOf(chunks_[1]));
+  DamageChunk(chunks_[5], Damage::kTruncated);
+  ExpectDamaged(*reader, chunks_[5]);
+  ASSERT_TRUE(Repair(*store, spec_, chunks_[5]).ok());
   ExpectWholeTable(*store, spec_);
-  store.reset();
 }
 
 TEST_F(RepairTest, EverythingLostIsRepairedFromTheEnd) {
@@ -315,6 +317,7 @@ TEST_F(RepairTest, ReadersGoOnMeanwhile) {
   const std::unique_ptr<LayerReader> second = Open(*store);
   const Chunk& chunk = chunks_[3];
   DamageChunk(chunk, Damage::kFlippedData);
+  const size_t files = SstFiles(data_).size();
   std::atomic<bool> stop{false};
   std::atomic<uint64_t> batches{0};
   const uint64_t seed = TestSeed();
@@ -343,6 +346,8 @@ TEST_F(RepairTest, ReadersGoOnMeanwhile) {
     EXPECT_TRUE(status.ok()) << status;
     while (batches < seen + 4) std::this_thread::yield();
   }
+  // The space of the files that were replaced is given back, busy as they were.
+  EXPECT_EQ(SstFiles(data_).size(), files);
   stop = true;
   one.join();
   two.join();
