@@ -68,6 +68,11 @@ struct LayerInfo {
   // One factor for all values of the layer's rows, where the model has one; 0: none. Rows are
   // served without it.
   double row_scale = 0;
+  // How the layer lies on the daemon's drive: rows to a page, bytes of the block that a page is,
+  // and bytes of all its files. 0: unknown, or still being loaded.
+  uint32_t rows_per_page = 0;
+  uint32_t block_bytes = 0;
+  uint64_t disk_bytes = 0;
 };
 
 // What a table is. Client::OpenTable compares it with what your model expects.

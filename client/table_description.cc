@@ -19,6 +19,9 @@ LayerInfo LayerFromWire(const v1::LayerInfo& wire) {
   }
   layer.multipliers.assign(wire.multipliers().begin(), wire.multipliers().end());
   layer.row_scale = wire.row_scale();
+  layer.rows_per_page = wire.rows_per_page();
+  layer.block_bytes = wire.block_bytes();
+  layer.disk_bytes = wire.disk_bytes();
   return layer;
 }
 

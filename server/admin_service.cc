@@ -3,6 +3,7 @@
 #include <grpcpp/grpcpp.h>
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -11,8 +12,10 @@
 #include "absl/strings/str_cat.h"
 #include "engram/v1/admin.grpc.pb.h"
 #include "server/load_job.h"
+#include "server/repair_job.h"
 #include "server/verify_job.h"
 #include "server/wire.h"
+#include "storage/base/status_macros.h"
 
 namespace engram {
 namespace {
@@ -154,16 +157,45 @@ class AdminServiceImpl final : public AdminService, private v1::EngramAdmin::Ser
                               .version = VersionId{request->version()},
                               .allow_unverified = request->allow_unverified(),
                               .threads = parts_.load_threads};
-    const absl::StatusOr<LoadResult> result =
-        RunLoad(*parts_.tables, parameters, *parts_.stopping,
-                ProgressWriter<LoadStatus, v1::LoadProgress>(context, writer));
-    if (!result.ok()) return ToGrpc(Explain(result.status()));
-    v1::LoadProgress last = ToProgress(result->status);
-    last.set_done(true);
-    last.set_already_loaded(result->already_loaded);
-    *last.mutable_table() = ToTableInfo(result->record);
-    writer->Write(last);
+    const ProgressWriter<LoadStatus, v1::LoadProgress> progress(context, writer);
+    absl::StatusOr<v1::LoadProgress> last =
+        request->repair() ? Repair(parameters, progress) : Load(parameters, progress);
+    if (!last.ok()) return ToGrpc(Explain(last.status()));
+    writer->Write(*last);
     return grpc::Status::OK;
+  }
+
+  using OnLoadProgress = std::function<bool(const LoadStatus&)>;
+
+  v1::LoadProgress LastProgress(const LoadResult& result) const {
+    v1::LoadProgress last = ToProgress(result.status);
+    last.set_done(true);
+    last.set_already_loaded(result.already_loaded);
+    *last.mutable_table() = ToTableInfo(result.record, *parts_.tables->store());
+    return last;
+  }
+
+  absl::StatusOr<v1::LoadProgress> Load(const LoadParameters& parameters,
+                                        const OnLoadProgress& progress) {
+    ENGRAM_ASSIGN_OR_RETURN(const LoadResult result,
+                            RunLoad(*parts_.tables, parameters, *parts_.stopping, progress));
+    return LastProgress(result);
+  }
+
+  absl::StatusOr<v1::LoadProgress> Repair(const LoadParameters& parameters,
+                                          const OnLoadProgress& progress) {
+    ENGRAM_ASSIGN_OR_RETURN(const RepairResult result,
+                            RunRepair(*parts_.tables, parameters, *parts_.stopping, progress));
+    v1::LoadProgress last = LastProgress(result.load);
+    if (result.finished_load) return last;
+    v1::RepairReport& report = *last.mutable_repair();
+    report.set_chunks(result.counts.chunks);
+    report.set_damaged_chunks(result.counts.damaged_chunks);
+    report.set_damaged_rows(result.counts.damaged_rows);
+    report.set_rewritten_chunks(result.counts.rewritten_chunks);
+    report.set_rewritten_rows(result.counts.rewritten_rows);
+    for (const std::string& problem : result.counts.problems) report.add_problems(problem);
+    return last;
   }
 
   grpc::Status List(grpc::ServerContext* context, const v1::ListRequest* /*request*/,
@@ -172,7 +204,8 @@ class AdminServiceImpl final : public AdminService, private v1::EngramAdmin::Ser
     if (const absl::Status status = Enter(*context, token); !status.ok()) return ToGrpc(status);
     for (const TableRecord& record : parts_.tables->store()->List()) {
       const bool published = record.state == TableState::kPublished;
-      *(published ? response->add_tables() : response->add_unfinished()) = ToTableInfo(record);
+      *(published ? response->add_tables() : response->add_unfinished()) =
+          ToTableInfo(record, *parts_.tables->store());
     }
     return grpc::Status::OK;
   }

@@ -324,7 +324,7 @@ class StoreServiceImpl final : public StoreService, private BaseService {
     ENGRAM_ASSIGN_OR_RETURN(const std::shared_ptr<const OpenTable> table,
                             parts_.tables->Find(request.table(), VersionId{request.version()}));
     v1::DescribeResponse answer;
-    *answer.mutable_table() = ToTableInfo(table->record);
+    *answer.mutable_table() = ToTableInfo(table->record, *parts_.tables->store());
     // The record says what was active when the version was opened.
     const auto active = parts_.tables->Find(request.table(), kActiveVersion);
     answer.mutable_table()->set_active(active.ok() && *active == table);

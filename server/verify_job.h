@@ -1,5 +1,6 @@
 // Verifying a table version: every row is read back from NVMe and compared with the digest taken
-// when it was loaded, with the checkpoint when one is given, and with the copy that DRAM holds.
+// when it was loaded, with the checkpoint when one is given, and with the copy that DRAM holds; and
+// the files are looked at on the drive, past what is open.
 // Nothing is admitted to any tier.
 #ifndef ENGRAM_SERVER_VERIFY_JOB_H_
 #define ENGRAM_SERVER_VERIFY_JOB_H_
@@ -35,6 +36,11 @@ struct VerifyStatus {
 };
 
 inline constexpr size_t kMaxProblems = 20;
+
+// FailedPrecondition, naming the difference, unless the rows of a table can be compared with those
+// of a checkpoint: as many, as long, of one format and in the same columns. What a table of an
+// earlier release does not say (its hash) is not asked for.
+absl::Status CheckSameShape(const TableSpec& table, const TableSpec& checkpoint);
 
 // Blocks. A table with bad rows is not an error of this call: see bad_rows and problems.
 // `progress` as for RunLoad. NotFound; FailedPrecondition: the checkpoint is of another shape.

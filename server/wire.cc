@@ -181,7 +181,7 @@ grpc::ByteBuffer EncodeStreamError(const absl::Status& status, uint64_t request_
   return Encode(message);
 }
 
-v1::TableInfo ToTableInfo(const TableRecord& record) {
+v1::TableInfo ToTableInfo(const TableRecord& record, const Store& store) {
   const TableSpec& spec = record.spec;
   v1::TableInfo info;
   info.set_name(spec.name);
@@ -218,6 +218,14 @@ v1::TableInfo ToTableInfo(const TableRecord& record) {
       c.set_head(column.head);
       c.set_rows(column.rows);
     }
+  }
+  const auto layout = store.Layout(spec.name, spec.version);
+  if (!layout.ok() || layout->size() != spec.layers.size()) return info;
+  for (size_t i = 0; i < layout->size(); ++i) {
+    v1::LayerInfo& out = *info.mutable_layers(static_cast<int>(i));
+    out.set_rows_per_page((*layout)[i].rows_per_page);
+    out.set_block_bytes((*layout)[i].block_bytes);
+    out.set_disk_bytes((*layout)[i].disk_bytes);
   }
   return info;
 }

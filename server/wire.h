@@ -44,7 +44,8 @@ grpc::ByteBuffer EncodeStreamPart(const Lookup& lookup, size_t part, uint64_t re
 // A StreamLookupResponse that ends a request with an error.
 grpc::ByteBuffer EncodeStreamError(const absl::Status& status, uint64_t request_id);
 
-v1::TableInfo ToTableInfo(const TableRecord& record);
+// With the layers' layout on the drive as `store` has it; without, should the version be gone.
+v1::TableInfo ToTableInfo(const TableRecord& record, const Store& store);
 
 }  // namespace engram
 

@@ -24,6 +24,15 @@ void PrintLayer(const LayerInfo& layer) {
   Print(absl::StrFormat("layer %d: %s rows of %d bytes, %s\n", layer.layer, HumanCount(layer.rows),
                         layer.row_bytes,
                         HumanBytes(static_cast<double>(layer.rows) * layer.row_bytes)));
+  if (layer.block_bytes != 0) {
+    Print(absl::StrFormat("  pages of %d rows in %s bytes, %.1f %% of them unused",
+                          layer.rows_per_page, HumanCount(layer.block_bytes),
+                          PageWastePercent(layer)));
+    Print(
+        layer.disk_bytes == 0
+            ? "\n"
+            : absl::StrFormat("; %s on disk\n", HumanBytes(static_cast<double>(layer.disk_bytes))));
+  }
   if (layer.row_scale != 0) {
     Print(absl::StrFormat("  values are to be multiplied by %.9g\n", layer.row_scale));
   }

@@ -20,6 +20,7 @@ struct Flags {
   std::string model = "auto";
   std::vector<std::string> tensors;
   uint64_t version = 0;
+  bool repair = false;
   bool allow_unverified = false;
 };
 
@@ -46,10 +47,28 @@ Progress::State ToState(const v1::LoadProgress& progress) {
   return state;
 }
 
+void PrintRepair(const v1::RepairReport& report, const std::string& what, uint64_t rows,
+                 double seconds) {
+  if (report.damaged_chunks() == 0) {
+    Print(absl::StrFormat("nothing to repair: %s, all %s rows in %s chunks are whole\n", what,
+                          HumanCount(rows), HumanCount(report.chunks())));
+    return;
+  }
+  Print(absl::StrFormat("repaired %s in %s: %s of %s chunks were damaged, with %s rows lost\n",
+                        what, HumanSeconds(seconds), HumanCount(report.damaged_chunks()),
+                        HumanCount(report.chunks()), HumanCount(report.damaged_rows())));
+  Print(absl::StrFormat("rewritten from the checkpoint: %s chunks, %s rows; all are whole now\n",
+                        HumanCount(report.rewritten_chunks()),
+                        HumanCount(report.rewritten_rows())));
+  for (const std::string& problem : report.problems()) Print(absl::StrCat("  ", problem, "\n"));
+}
+
 void PrintResult(const v1::LoadProgress& progress, double seconds) {
   const v1::TableInfo& table = progress.table();
   const std::string what = absl::StrCat(table.name(), " version ", table.version());
-  if (progress.already_loaded()) {
+  if (progress.has_repair()) {
+    PrintRepair(progress.repair(), what, table.rows(), seconds);
+  } else if (progress.already_loaded()) {
     Print(absl::StrCat("already loaded: ", what, ", ", HumanCount(table.rows()), " rows\n"));
   } else {
     const Progress::State state = ToState(progress);
@@ -80,6 +99,17 @@ void PrintResultJson(const v1::LoadProgress& progress, double seconds) {
   json["already_loaded"] = progress.already_loaded();
   json["resumed_rows"] = progress.rows_resumed();
   json["active"] = table.active();
+  if (progress.has_repair()) {
+    const v1::RepairReport& report = progress.repair();
+    nlohmann::ordered_json& repair = json["repair"];
+    repair["chunks"] = report.chunks();
+    repair["damaged_chunks"] = report.damaged_chunks();
+    repair["damaged_rows"] = report.damaged_rows();
+    repair["rewritten_chunks"] = report.rewritten_chunks();
+    repair["rewritten_rows"] = report.rewritten_rows();
+    repair["problems"] = nlohmann::ordered_json::array();
+    for (const std::string& problem : report.problems()) repair["problems"].push_back(problem);
+  }
   PrintJson(json);
 }
 
@@ -92,6 +122,7 @@ absl::Status Run(const CommandLine& line, const Flags& flags) {
   request.set_model(flags.model == "auto" ? "" : flags.model);
   for (const std::string& tensor : flags.tensors) request.add_tensors(tensor);
   request.set_version(flags.version);
+  request.set_repair(flags.repair);
   request.set_allow_unverified(flags.allow_unverified);
 
   absl::StatusOr<v1::LoadProgress> last;
@@ -132,8 +163,12 @@ void AddLoadCommand(CommandLine& line) {
                    "tensor that holds rows, for --model generic; may be given again")
       ->expected(1)
       ->take_all();
-  command->add_option("--version", flags->version, "version to make (default: the next free one)")
+  command
+      ->add_option("--version", flags->version,
+                   "version to make (default: the next free one), or to repair")
       ->check(CheckVersion);
+  command->add_flag("--repair", flags->repair,
+                    "read back a table that is loaded, and rewrite what is damaged of it");
   command->add_flag("--allow-unverified", flags->allow_unverified,
                     "load a model whose addressing no test vector has proved");
 }

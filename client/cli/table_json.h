@@ -9,6 +9,13 @@
 
 namespace engram {
 
+// The share of a page's block that holds no row bytes; 0 when the layout is unknown.
+inline double PageWastePercent(const LayerInfo& layer) {
+  if (layer.block_bytes == 0) return 0;
+  const double used = static_cast<double>(layer.rows_per_page) * layer.row_bytes;
+  return 100 * (1 - used / layer.block_bytes);
+}
+
 template <typename Json>
 Json TableToJson(const TableDescription& table) {
   Json json;
@@ -46,6 +53,10 @@ Json TableToJson(const TableDescription& table) {
     }
     layer["multipliers"] = info.multipliers;
     layer["row_scale"] = info.row_scale;
+    layer["rows_per_page"] = info.rows_per_page;
+    layer["block_bytes"] = info.block_bytes;
+    layer["waste_percent"] = PageWastePercent(info);
+    layer["disk_bytes"] = info.disk_bytes;
     json["layers"].push_back(std::move(layer));
   }
   return json;

@@ -84,8 +84,10 @@ absl::Status Run(const CommandLine& line, const Flags& flags) {
     PrintResult(*result, flags, seconds);
   }
   if (result->bad_rows() == 0) return absl::OkStatus();
-  return absl::DataLossError(absl::StrFormat("%s: %s bad rows; drop the version and load it again",
-                                             flags.name, HumanCount(result->bad_rows())));
+  return absl::DataLossError(absl::StrFormat(
+      "%s: %s bad rows; `engramctl load %s --checkpoint DIR --repair` rewrites what "
+      "is damaged on the drive",
+      flags.name, HumanCount(result->bad_rows()), flags.name));
 }
 
 }  // namespace

@@ -3,7 +3,6 @@
 #include <rocksdb/db.h>
 #include <rocksdb/file_system.h>
 #include <rocksdb/options.h>
-#include <rocksdb/sst_file_writer.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -13,42 +12,22 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "storage/base/log.h"
 #include "storage/base/status_macros.h"
+#include "storage/nvme/chunk_file.h"
 #include "storage/nvme/directory.h"
 #include "storage/nvme/rocks_status.h"
-#include "storage/table/digest.h"
 
 namespace engram {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr uint64_t kReadBlockBytes = uint64_t{4} << 20;
 constexpr uint64_t kChunksPerLayer = 8;
 
 // Chunks are named by layer and index.
 using ChunkId = std::pair<LayerId, uint32_t>;
 ChunkId IdOf(const Chunk& chunk) { return {chunk.layer, chunk.index}; }
-
-// Removes a half-written file unless the chunk gets whole.
-class FileGuard {
- public:
-  FileGuard(rocksdb::FileSystem& files, std::string path) : files_(files), path_(std::move(path)) {}
-  ~FileGuard() {
-    if (path_.empty()) return;
-    // What is left is overwritten by the next attempt.
-    files_.DeleteFile(path_, rocksdb::IOOptions(), nullptr).PermitUncheckedError();
-  }
-  FileGuard(const FileGuard&) = delete;
-  FileGuard& operator=(const FileGuard&) = delete;
-  void Keep() { path_.clear(); }
-
- private:
-  rocksdb::FileSystem& files_;
-  std::string path_;
-};
 
 class RocksBulkWriter final : public BulkWriter {
  public:
@@ -69,18 +48,18 @@ class RocksBulkWriter final : public BulkWriter {
   absl::StatusOr<TableRecord> Publish() override ABSL_LOCKS_EXCLUDED(publish_mutex_);
 
  private:
-  std::string ChunkFile(const Chunk& chunk) const;
+  std::string ChunkFile(const Chunk& chunk) const {
+    return ChunkFilePath(*parts_.core, label_, chunk);
+  }
   std::string Family(LayerId layer) const {
     return FamilyName(version_.name, version_.version, layer);
   }
-  std::string Name(const Chunk& chunk) const;
+  std::string Name(const Chunk& chunk) const { return ChunkName(version_, chunk); }
   absl::StatusOr<bool> AlreadyIngested() const;
   absl::Status ClaimChunk(const Chunk& chunk);
-  absl::Status WriteRows(const Chunk& chunk, const PageGeometry& geometry, RowReader read,
-                         const std::atomic<bool>& cancelled, std::atomic<uint64_t>& rows_written,
-                         rocksdb::SstFileWriter& file, Digest& digest) const;
-  absl::Status FinishChunk(const Chunk& chunk, const PageGeometry& geometry, const Digest& digest,
-                           rocksdb::SstFileWriter& file);
+  absl::StatusOr<WrittenChunk> WriteFile(const Chunk& chunk, RowReader read,
+                                         const std::atomic<bool>& cancelled,
+                                         std::atomic<uint64_t>& rows_written);
   absl::Status Ingest();
   absl::Status CheckCounts() const;
 
@@ -99,16 +78,6 @@ class RocksBulkWriter final : public BulkWriter {
   std::map<ChunkId, size_t> unwritten_ ABSL_GUARDED_BY(mutex_);  // index into record_'s chunks
   std::set<ChunkId> being_written_ ABSL_GUARDED_BY(mutex_);
 };
-
-std::string RocksBulkWriter::ChunkFile(const Chunk& chunk) const {
-  return absl::StrFormat("%s/%d-%06d.sst", parts_.core->StagingDirectory(label_), Raw(chunk.layer),
-                         chunk.index);
-}
-
-std::string RocksBulkWriter::Name(const Chunk& chunk) const {
-  return absl::StrCat("table ", version_.name, " version ", Raw(version_.version), " layer ",
-                      Raw(chunk.layer), " chunk ", chunk.index);
-}
 
 // All pages of all layers are in their column families: the crash came between the ingestion,
 // which is atomic over all of them, and the catalog write.
@@ -176,86 +145,34 @@ absl::Status RocksBulkWriter::ClaimChunk(const Chunk& chunk) {
   return absl::OkStatus();
 }
 
-absl::Status RocksBulkWriter::WriteRows(const Chunk& chunk, const PageGeometry& geometry,
-                                        RowReader read, const std::atomic<bool>& cancelled,
-                                        std::atomic<uint64_t>& rows_written,
-                                        rocksdb::SstFileWriter& file, Digest& digest) const {
-  const uint64_t page_bytes = uint64_t{geometry.rows_per_page} * geometry.row_bytes;
-  const uint64_t block_rows =
-      std::max<uint64_t>(1, kReadBlockBytes / page_bytes) * geometry.rows_per_page;
-  std::vector<std::byte> buffer(std::min(block_rows, chunk.rows) * geometry.row_bytes);
-  for (uint64_t done = 0; done < chunk.rows;) {
-    if (cancelled.load(std::memory_order_relaxed)) {
-      return absl::CancelledError(absl::StrCat("load of ", Name(chunk), " was cancelled"));
-    }
-    ENGRAM_RETURN_IF_ERROR(parts_.core->CheckRoom("writing " + Name(chunk)));
-    const uint64_t rows = std::min(block_rows, chunk.rows - done);
-    const absl::Span<std::byte> block(buffer.data(), rows * geometry.row_bytes);
-    ENGRAM_RETURN_IF_ERROR(read(chunk.layer, chunk.first + done, rows, block));
-    digest.Update(block);
-    for (uint64_t row = 0; row < rows; row += geometry.rows_per_page) {
-      const uint64_t page_rows = std::min<uint64_t>(geometry.rows_per_page, rows - row);
-      const PageKey key =
-          EncodePageKey(PageId{(chunk.first + done + row) / geometry.rows_per_page});
-      const rocksdb::Slice value(
-          reinterpret_cast<const char*>(block.data() + row * geometry.row_bytes),
-          page_rows * geometry.row_bytes);
-      const rocksdb::Status status = file.Put(rocksdb::Slice(key.data(), key.size()), value);
-      if (!status.ok()) return FromRocks(status, "writing " + Name(chunk));
-    }
-    done += rows;
-    rows_written.fetch_add(rows, std::memory_order_relaxed);
-  }
-  return absl::OkStatus();
-}
-
-absl::Status RocksBulkWriter::FinishChunk(const Chunk& chunk, const PageGeometry& geometry,
-                                          const Digest& digest, rocksdb::SstFileWriter& file) {
-  rocksdb::ExternalSstFileInfo info;
-  const rocksdb::Status status = file.Finish(&info);  // syncs the file
-  if (!status.ok()) return FromRocks(status, "finishing " + Name(chunk));
-  const uint64_t pages = geometry.Pages(chunk.rows);
-  const PageKey first = EncodePageKey(geometry.PageOf(RowId{static_cast<uint32_t>(chunk.first)}));
-  if (info.num_entries != pages || info.smallest_key != std::string(first.data(), first.size())) {
-    return absl::DataLossError(absl::StrCat(Name(chunk), ": ", info.file_path, " holds ",
-                                            info.num_entries, " pages instead of ", pages,
-                                            "; load it again"));
-  }
-  ENGRAM_RETURN_IF_ERROR(
-      SyncDirectory(parts_.core->files(), parts_.core->StagingDirectory(label_)));
+absl::StatusOr<WrittenChunk> RocksBulkWriter::WriteFile(const Chunk& chunk, RowReader read,
+                                                        const std::atomic<bool>& cancelled,
+                                                        std::atomic<uint64_t>& rows_written) {
+  const std::string path = ChunkFile(chunk);
+  FileGuard guard(parts_.core->files(), path);
+  ENGRAM_ASSIGN_OR_RETURN(
+      WrittenChunk result,
+      WriteChunkFile(*parts_.core, path, Name(chunk), chunk, *record_.FindGeometry(chunk.layer),
+                     read, cancelled, rows_written));
   Chunk written = chunk;
-  written.digest = digest.Hex();
-  return parts_.catalog->AddChunk(record_.table.spec, written, info.file_size);
+  written.digest = result.digest;
+  ENGRAM_RETURN_IF_ERROR(parts_.catalog->AddChunk(record_.table.spec, written, result.file_bytes));
+  guard.Keep();
+  return result;
 }
 
 absl::Status RocksBulkWriter::WriteChunk(const Chunk& chunk, RowReader read,
                                          const std::atomic<bool>& cancelled,
                                          std::atomic<uint64_t>& rows_written) {
   ENGRAM_RETURN_IF_ERROR(ClaimChunk(chunk));
-  const PageGeometry& geometry = *record_.FindGeometry(chunk.layer);
-  Digest digest;
-  absl::Status result;
-  {
-    const std::string path = ChunkFile(chunk);
-    FileGuard guard(parts_.core->files(), path);
-    rocksdb::EnvOptions io(parts_.core->options());
-    io.use_direct_writes = parts_.core->direct_io();
-    rocksdb::SstFileWriter file(io, parts_.core->options());
-    result = FromRocks(file.Open(path), "making " + path);
-    if (result.ok()) {
-      result = WriteRows(chunk, geometry, read, cancelled, rows_written, file, digest);
-    }
-    if (result.ok()) result = FinishChunk(chunk, geometry, digest, file);
-    if (result.ok()) guard.Keep();
-  }
+  const absl::StatusOr<WrittenChunk> written = WriteFile(chunk, read, cancelled, rows_written);
   MutexLock lock(mutex_);
   being_written_.erase(IdOf(chunk));
-  if (result.ok()) {
-    const auto found = unwritten_.find(IdOf(chunk));
-    record_.table.chunks[found->second].digest = digest.Hex();
-    unwritten_.erase(found);
-  }
-  return result;
+  if (!written.ok()) return written.status();
+  const auto found = unwritten_.find(IdOf(chunk));
+  record_.table.chunks[found->second].digest = written->digest;
+  unwritten_.erase(found);
+  return absl::OkStatus();
 }
 
 absl::Status RocksBulkWriter::Ingest() {

@@ -131,7 +131,7 @@ absl::Status Catalog::ClaimWriter(const VersionName& version) {
   if (writers_.insert(version).second) return absl::OkStatus();
   return absl::FailedPreconditionError(
       absl::StrCat("table ", version.name, " version ", Raw(version.version),
-                   " is being loaded right now; wait for that load, or cancel it"));
+                   " is being loaded or repaired right now; wait for that, or cancel it"));
 }
 
 void Catalog::ReleaseWriter(const VersionName& version) {
@@ -252,7 +252,7 @@ absl::Status Catalog::Remove(const VersionName& version) {
   if (writers_.contains(version)) {
     return absl::FailedPreconditionError(
         absl::StrCat("table ", version.name, " version ", Raw(version.version),
-                     " is being loaded right now; cancel the load before dropping it"));
+                     " is being loaded or repaired right now; cancel that before dropping it"));
   }
   rocksdb::WriteBatch batch;
   batch.Delete(TableKey(version.name, version.version));

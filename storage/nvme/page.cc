@@ -9,8 +9,14 @@ uint32_t RoundUp(uint32_t bytes) {
   return (bytes + kPageAlignment - 1) / kPageAlignment * kPageAlignment;
 }
 
+bool Fits(uint32_t value_bytes, uint32_t block_bytes) {
+  return value_bytes + BlockOverhead(value_bytes) <= block_bytes;
+}
+
 uint32_t RowsIn(uint32_t block_bytes, uint32_t row_bytes) {
-  return (block_bytes - BlockOverhead(block_bytes)) / row_bytes;
+  // The overhead of a value as long as the block may be a byte more than that of one that fits.
+  const uint32_t rows = (block_bytes - BlockOverhead(block_bytes)) / row_bytes;
+  return Fits((rows + 1) * row_bytes, block_bytes) ? rows + 1 : rows;
 }
 
 }  // namespace
@@ -22,7 +28,7 @@ uint64_t PageGeometry::ValueBytes(PageId page, uint64_t rows) const {
 }
 
 PageGeometry ChoosePageGeometry(uint32_t row_bytes) {
-  std::array<uint32_t, 5> blocks = {4096, 8192, 16384, 32768,
+  std::array<uint32_t, 4> blocks = {4096, 8192, 16384,
                                     RoundUp(row_bytes + BlockOverhead(row_bytes))};
   std::sort(blocks.begin(), blocks.end());
   PageGeometry best;

@@ -43,8 +43,8 @@ struct PageGeometry {
   bool operator==(const PageGeometry&) const = default;
 };
 
-// Blocks of 4, 8, 16 and 32 KiB and the smallest that holds one row are candidates: the smallest
-// that wastes at most 5 % is taken, else the one that wastes least.
+// Blocks of 4, 8 and 16 KiB and the smallest that holds one row are candidates: the smallest that
+// wastes at most 5 % is taken, else the one that wastes least.
 // Requires: 0 < row_bytes ≤ kMaxRowBytes.
 PageGeometry ChoosePageGeometry(uint32_t row_bytes);
 

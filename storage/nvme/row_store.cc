@@ -29,6 +29,8 @@ constexpr size_t kPagesPerTurn = 8;
 // A drive that is gone fails thousands of pages a second; the log says so once in a while.
 constexpr std::chrono::seconds kLogInterval{1};
 
+constexpr char kRepairIt[] = "repair it with `engramctl load NAME --checkpoint DIR --repair`";
+
 class RocksLayerReader final : public LayerReader {
  public:
   RocksLayerReader(std::shared_ptr<ColumnFamily> family, const CatalogRecord& record, LayerId layer,
@@ -39,7 +41,11 @@ class RocksLayerReader final : public LayerReader {
     ReadTogether(absl::MakeConstSpan(&request, 1));
   }
   void ReadTogether(absl::Span<const Request> requests) override;
-  TierUsage Usage() const override { return usage_; }
+  TierUsage Usage() const override {
+    TierUsage usage = usage_;
+    usage.note = core().Describe();  // damage that was repaired is gone from it
+    return usage;
+  }
 
   StoreCore& core() const { return family_->core(); }
   const LayerSpec& layer() const { return layer_; }
@@ -78,7 +84,6 @@ RocksLayerReader::RocksLayerReader(std::shared_ptr<ColumnFamily> family,
                          Raw(record.table.spec.version), " layer ", Raw(layer))),
       counters_(counters != nullptr ? counters : &own_counters_) {
   usage_.on = true;
-  usage_.note = family_->core().Describe();
   usage_.rows = layer_.rows;
   usage_.bytes = layer_.bytes();
   usage_.capacity_bytes = family_->DiskBytes();
@@ -99,18 +104,21 @@ absl::Status RocksLayerReader::ReadThroughRocks(PageId page, const PageFile* fil
   options.verify_checksums = true;
   options.fill_cache = false;
   const PageKey key = EncodePageKey(page);
-  const rocksdb::Status status =
-      core().db().Get(options, family_->handle(), rocksdb::Slice(key.data(), key.size()), &value);
+  const rocksdb::Slice slice(key.data(), key.size());
+  rocksdb::Status status = core().db().Get(options, family_->handle(), slice, &value);
   if (status.IsNotFound()) {
-    return absl::DataLossError(Name(page, file) +
-                               " is missing; drop the version and load it again");
+    // A repair may be swapping its file just now.
+    family_->AwaitSwap();
+    status = core().db().Get(options, family_->handle(), slice, &value);
+  }
+  if (status.IsNotFound()) {
+    return absl::DataLossError(absl::StrCat(Name(page, file), " is missing; ", kRepairIt));
   }
   if (!status.ok()) return FromRocks(status, Name(page, file));
   const uint64_t expected = geometry_.ValueBytes(page, layer_.rows);
   if (value.size() == expected) return absl::OkStatus();
   return absl::DataLossError(absl::StrCat(Name(page, file), " has ", value.size(),
-                                          " bytes instead of ", expected,
-                                          "; drop the version and load it again"));
+                                          " bytes instead of ", expected, "; ", kRepairIt));
 }
 
 bool RocksLayerReader::MayLog() const {
@@ -251,7 +259,7 @@ void BatchReads::ReadPlain(size_t begin, size_t end) {
     max_bytes = std::max(max_bytes, layers_[pages_[i].layer].reader->geometry().block_bytes);
   }
   ReadBlocks(
-      core.file_system(), core.read_budget(), pages.size(), max_bytes,
+      core.files(), core.read_budget(), pages.size(), max_bytes,
       [&](size_t i) {
         const PageGeometry& geometry = layers_[pages[i]->layer].reader->geometry();
         return BlockRead{pages[i]->file->file.get(),

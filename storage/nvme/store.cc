@@ -9,6 +9,7 @@
 #include "storage/base/status_macros.h"
 #include "storage/nvme/bulk_writer.h"
 #include "storage/nvme/catalog.h"
+#include "storage/nvme/repair.h"
 #include "storage/nvme/rocks_status.h"
 #include "storage/nvme/row_store.h"
 #include "storage/nvme/store_core.h"
@@ -38,6 +39,18 @@ class RocksStore final : public Store {
                                                        VersionId version) const override {
     ENGRAM_ASSIGN_OR_RETURN(const CatalogRecord record, parts_.catalog->Find(name, version));
     return parts_.catalog->ReadTokenMap(record.table.spec);
+  }
+  absl::StatusOr<std::vector<LayerLayout>> Layout(absl::string_view name,
+                                                  VersionId version) const override;
+  absl::Status CheckChunkFile(absl::string_view name, VersionId version,
+                              const Chunk& chunk) const override {
+    return CheckOneChunkFile(parts_, {std::string(name), version}, chunk);
+  }
+  absl::Status RepairChunk(absl::string_view name, VersionId version, const Chunk& chunk,
+                           RowReader read, const std::atomic<bool>& cancelled,
+                           std::atomic<uint64_t>& rows_written) override {
+    return RepairOneChunk(parts_, {std::string(name), version}, chunk, read, cancelled,
+                          rows_written);
   }
   absl::Status Activate(absl::string_view name, VersionId version) override {
     return parts_.catalog->Activate(name, version);
@@ -69,6 +82,7 @@ absl::Status RocksStore::CleanUp() {
     const absl::StatusOr<CatalogRecord> record =
         parts_.catalog->Find(version->name, version->version);
     const bool published = record.ok() && record->table.state == TableState::kPublished;
+    if (published) FinishRepairs(parts_, *record);
     if (published || !parts_.catalog->Knows(*version)) left_over.push_back(label);
   }
   if (error) return FromErrno(error.value(), "listing " + directory);
@@ -76,6 +90,21 @@ absl::Status RocksStore::CleanUp() {
     ENGRAM_RETURN_IF_ERROR(parts_.core->RemoveStaging(label));
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<LayerLayout>> RocksStore::Layout(absl::string_view name,
+                                                            VersionId version) const {
+  ENGRAM_ASSIGN_OR_RETURN(const CatalogRecord record, parts_.catalog->Find(name, version));
+  const bool published = record.table.state == TableState::kPublished;
+  std::vector<LayerLayout> layers;
+  for (const LayerSpec& layer : record.table.spec.layers) {
+    const PageGeometry& geometry = *record.FindGeometry(layer.id);
+    const std::shared_ptr<ColumnFamily> family =
+        published ? parts_.families->Find(FamilyName(name, version, layer.id)) : nullptr;
+    layers.push_back({layer.id, geometry.rows_per_page, geometry.block_bytes,
+                      family == nullptr ? 0 : family->DiskBytes()});
+  }
+  return layers;
 }
 
 absl::Status RocksStore::Drop(absl::string_view name, VersionId version) {
@@ -88,6 +117,7 @@ absl::Status RocksStore::Drop(absl::string_view name, VersionId version) {
   absl::Status status = parts_.families->DropAll(key);
   if (status.ok()) {
     parts_.core->internals().Step("families dropped");
+    ForgetDamageIfWhole(parts_);
     status = parts_.core->RemoveStaging(VersionLabel(name, version));
   }
   if (!status.ok()) {

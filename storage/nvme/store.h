@@ -65,6 +65,14 @@ struct TableRecord {
   std::string table_digest;   // over spec and chunk digests; empty while loading
 };
 
+// How one layer lies on the drive.
+struct LayerLayout {
+  LayerId layer{};
+  uint32_t rows_per_page = 0;
+  uint32_t block_bytes = 0;  // of a page
+  uint64_t disk_bytes = 0;   // of its files; 0 while it is being loaded
+};
+
 // Delivers rows first … first + rows − 1 of a layer, packed, into `out`.
 using RowReader = absl::FunctionRef<absl::Status(LayerId layer, uint64_t first, uint64_t rows,
                                                  absl::Span<std::byte> out)>;
@@ -123,6 +131,10 @@ class Store {
   virtual std::vector<TableRecord> List() const = 0;
   virtual absl::StatusOr<TableRecord> Find(absl::string_view name, VersionId version) const = 0;
 
+  // One entry a layer, as in its spec. Does not read the drive.
+  virtual absl::StatusOr<std::vector<LayerLayout>> Layout(absl::string_view name,
+                                                          VersionId version) const = 0;
+
   // Starts a load of spec.name at spec.version, or takes up the interrupted one that has an equal
   // spec. AlreadyExists: the version is published. FailedPrecondition: the version is being loaded
   // from another checkpoint, or right now by another writer. The token map, if the spec has one, is
@@ -134,6 +146,22 @@ class Store {
   // or damaged.
   virtual absl::StatusOr<std::optional<TokenMap>> ReadTokenMap(absl::string_view name,
                                                                VersionId version) const = 0;
+
+  // Looks at the file of one chunk of a published version on the drive itself, past what is open:
+  // that it is there, as long as it should be, and that footer and index are whole. Rows are not
+  // read. DataLoss or Unavailable, naming the file.
+  virtual absl::Status CheckChunkFile(absl::string_view name, VersionId version,
+                                      const Chunk& chunk) const = 0;
+
+  // Writes one chunk of a published version anew and swaps it for what is there, durably; readers
+  // go on meanwhile, those opened before included. `cancelled` and `rows_written` as for
+  // BulkWriter::WriteChunk. Of several damaged chunks of a layer the last must be repaired first.
+  // FailedPrecondition: `read` gives other rows than were loaded, the chunk behind is damaged too,
+  // or the version has a writer, or is not published; nothing is changed. Any other error: the
+  // chunk is as it was, or its rows fail until it is repaired.
+  virtual absl::Status RepairChunk(absl::string_view name, VersionId version, const Chunk& chunk,
+                                   RowReader read, const std::atomic<bool>& cancelled,
+                                   std::atomic<uint64_t>& rows_written) = 0;
 
   // Durable when it returns. FailedPrecondition: the version is not published.
   virtual absl::Status Activate(absl::string_view name, VersionId version) = 0;

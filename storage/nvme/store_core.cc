@@ -121,7 +121,7 @@ std::shared_ptr<const PageFiles> ColumnFamily::OpenFiles(const PageGeometry& geo
                                                          uint64_t rows) const {
   return PageFiles::Open({.db = &core_->db(),
                           .family = handle_,
-                          .file_system = &core_->file_system(),
+                          .file_system = &core_->files(),
                           .direct_io = core_->direct_io()},
                          geometry, rows);
 }
@@ -251,8 +251,21 @@ std::string StoreCore::Describe() const {
   std::string text = io_note_;
   const uint64_t fallbacks = uring_counters_.fallback_reads.load(std::memory_order_relaxed);
   if (fallbacks > 0) absl::StrAppend(&text, "; ", fallbacks, " reads fell back to pread");
+  MutexLock lock(damage_mutex_);
   if (!damage_.empty()) absl::StrAppend(&text, "; damaged: ", damage_);
   return text;
+}
+
+bool StoreCore::damaged() const {
+  MutexLock lock(damage_mutex_);
+  return !damage_.empty();
+}
+
+void StoreCore::ForgetDamage() {
+  MutexLock lock(damage_mutex_);
+  if (damage_.empty()) return;
+  damage_.clear();
+  ENGRAM_LOG(kInfo) << db_directory() << " is whole again: every file opens";
 }
 
 void StoreCore::MakeOptions() {
@@ -314,11 +327,13 @@ absl::Status StoreCore::OpenDb(const std::vector<std::string>& names, FamilyMap*
     }
     const absl::Status first = FromRocks(status, "opening " + db_directory());
     if (!OpenDamagedDb(names, &handles).ok()) return first;
-    damage_ = status.ToString();
-    std::replace(damage_.begin(), damage_.end(), '\n', ' ');
-    ENGRAM_LOG(kError) << db_directory() << " is damaged: " << damage_
-                       << "; rows of those files fail, all others are served. Drop the damaged "
-                          "version and load it again.";
+    std::string damage = status.ToString();
+    std::replace(damage.begin(), damage.end(), '\n', ' ');
+    ENGRAM_LOG(kError) << db_directory() << " is damaged: " << damage
+                       << "; rows of those files fail, all others are served. Repair the table "
+                          "with `engramctl load NAME --checkpoint DIR --repair`.";
+    MutexLock lock(damage_mutex_);
+    damage_ = std::move(damage);
   }
   for (rocksdb::ColumnFamilyHandle* handle : handles) {
     if (handle->GetName() == rocksdb::kDefaultColumnFamilyName) {

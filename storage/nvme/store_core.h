@@ -55,12 +55,18 @@ class ColumnFamily {
   // Where its pages lie. Opened at the first call; the caller says how the family is laid out,
   // always alike.
   std::shared_ptr<const PageFiles> Files(const PageGeometry& geometry, uint64_t rows);
-  // To be called when a file has been exchanged: opens them anew, for readers that are at work too.
+
+  // Held while a file is taken out and another put in its place (repair.h). In between RocksDB
+  // finds no page of it: whoever is told so calls AwaitSwap and asks once more.
+  Mutex& swap_mutex() const { return swap_mutex_; }
+  void AwaitSwap() const { MutexLock lock(swap_mutex_); }
+  // Called at the end of a swap: opens the files anew, for readers that are at work too.
   void FilesChanged();
 
  private:
   std::shared_ptr<const PageFiles> OpenFiles(const PageGeometry& geometry, uint64_t rows) const;
 
+  mutable Mutex swap_mutex_;
   const std::shared_ptr<StoreCore> core_;
   rocksdb::ColumnFamilyHandle* const handle_;
   Mutex mutex_;
@@ -83,18 +89,20 @@ class StoreCore : public std::enable_shared_from_this<StoreCore> {
 
   rocksdb::DB& db() { return *db_; }
   WorkPool& pool() { return pool_; }
-  rocksdb::FileSystem& file_system() { return *file_system_; }
-  // Whether file_system() can have several reads of one thread under way.
+  // Whether files() can have several reads of one thread under way.
   bool reads_asynchronously() const { return uring_; }
   ReadBudget& read_budget() { return read_budget_; }
   const StoreInternals& internals() const { return internals_; }
   std::string Describe() const;
+  // Whether some file could not be opened, and Describe() says so.
+  bool damaged() const;
+  void ForgetDamage();
 
   // The options with which SST files must be written.
   const rocksdb::Options& options() const { return *options_; }
   bool direct_io() const { return direct_io_; }
   // Everything that is made, changed or removed in the directory goes through it.
-  rocksdb::FileSystem& files() { return *file_system_; }
+  rocksdb::FileSystem& files() const { return *file_system_; }
 
   // ResourceExhausted, naming `what`, when the file system is all but full: RocksDB, once it has
   // met a full drive itself, takes no more changes until the next start. To be asked before
@@ -142,7 +150,9 @@ class StoreCore : public std::enable_shared_from_this<StoreCore> {
   bool direct_io_ = false;
   bool uring_ = false;
   std::string io_note_;  // "io_uring, direct I/O"
-  std::string damage_;   // what OpenDamagedDb was needed for; empty when all is well
+  mutable Mutex damage_mutex_;
+  // What OpenDamagedDb was needed for; empty when all is well.
+  std::string damage_ ABSL_GUARDED_BY(damage_mutex_);
   UringCounters uring_counters_;
   std::shared_ptr<rocksdb::FileSystem> file_system_;
   ReadBudget read_budget_;

@@ -191,6 +191,9 @@ v1::TableInfo FakeTable() {
   first->set_layer(1);
   first->set_rows(100);
   first->set_row_bytes(8);
+  first->set_rows_per_page(480);
+  first->set_block_bytes(4096);
+  first->set_disk_bytes(5000);
   v1::Column* column = first->add_columns();
   column->set_order(2);
   column->set_head(1);
@@ -377,6 +380,16 @@ grpc::Status FakeAdmin::Load(grpc::ServerContext* context, const v1::LoadRequest
   *progress.mutable_table() = FakeTable();
   progress.mutable_table()->set_name(request->table());
   progress.mutable_table()->set_active(request->version() == 0);
+  if (request->repair()) {
+    progress.mutable_repair()->set_chunks(8);
+    if (request->table() == "damaged") {
+      progress.mutable_repair()->set_damaged_chunks(2);
+      progress.mutable_repair()->set_damaged_rows(16);
+      progress.mutable_repair()->set_rewritten_chunks(2);
+      progress.mutable_repair()->set_rewritten_rows(70);
+      progress.mutable_repair()->add_problems("layer 1 row 5: a bad page");
+    }
+  }
   writer->Write(progress);
   return grpc::Status::OK;
 }

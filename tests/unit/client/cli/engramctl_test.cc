@@ -165,6 +165,22 @@ TEST_F(EngramctlTest, Load) {
   EXPECT_TRUE(json["seconds"].is_number());
 }
 
+TEST_F(EngramctlTest, LoadRepair) {
+  EXPECT_FALSE(GoodJson({"load", "t", "--checkpoint", "."}).contains("repair"));
+  EXPECT_FALSE(daemon_.LastLoad().repair());
+  EXPECT_EQ(Good({"load", "t", "--checkpoint", ".", "--repair"}),
+            "nothing to repair: t version 3, all 300 rows in 8 chunks are whole\n");
+  EXPECT_TRUE(daemon_.LastLoad().repair());
+  const std::string text = Good({"load", "damaged", "--checkpoint", ".", "--repair"});
+  EXPECT_THAT(text, StartsWith("repaired damaged version 3 in "));
+  EXPECT_THAT(text, HasSubstr("2 of 8 chunks were damaged, with 16 rows lost\n"));
+  EXPECT_THAT(text, HasSubstr("2 chunks, 70 rows; all are whole now\n"));
+  EXPECT_THAT(text, HasSubstr("  layer 1 row 5: a bad page\n"));
+  EXPECT_EQ(GoodJson({"load", "damaged", "--checkpoint", ".", "--repair"})["repair"],
+            Json::parse(R"({"chunks":8,"damaged_chunks":2,"damaged_rows":16,"rewritten_chunks":2,
+                            "rewritten_rows":70,"problems":["layer 1 row 5: a bad page"]})"));
+}
+
 TEST_F(EngramctlTest, LoadAgainAndLoadRefused) {
   EXPECT_THAT(Good({"load", "again", "--checkpoint", "."}), HasSubstr("already loaded"));
   const CtlResult refused = Run({"load", "refused", "--checkpoint", "."});
@@ -205,9 +221,15 @@ TEST_F(EngramctlTest, ListAndDescribe) {
   EXPECT_EQ(table["addressing"]["base_size"], 40);
   EXPECT_EQ(table["layers"][0]["columns"], Json::parse(R"([{"order":2,"head":1,"rows":100}])"));
   EXPECT_EQ(table["layers"][1]["row_bytes"], 6);
+  EXPECT_EQ(table["layers"][0]["rows_per_page"], 480);
+  EXPECT_EQ(table["layers"][0]["block_bytes"], 4096);
+  EXPECT_EQ(table["layers"][0]["waste_percent"], 6.25);
+  EXPECT_EQ(table["layers"][0]["disk_bytes"], 5000);
+  EXPECT_EQ(table["layers"][1]["waste_percent"], 0);
   const std::string text = Good({"describe", "t"});
   for (const char* word :
-       {"3 (active)", "c0", "d0", "layer 14: 200 rows of 6 bytes", "base size 40"}) {
+       {"pages of 480 rows in 4,096 bytes, 6.2 % of them unused; 5.0 kB on disk\n", "3 (active)",
+        "c0", "d0", "layer 14: 200 rows of 6 bytes", "base size 40"}) {
     EXPECT_THAT(text, HasSubstr(word));
   }
   EXPECT_EQ(Run({"describe", "u"}).err, "engramctl: no table \"u\"\n");

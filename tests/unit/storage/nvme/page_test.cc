@@ -30,12 +30,13 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{160, 25, 4096},     // 4,000 bytes: 2.3 %
                     Case{320, 25, 8192},     // 4 KiB would hold 12 and waste 6.3 %
                     Case{512, 31, 16384},    // 3.1 %
-                    Case{1024, 31, 32768},   // 3.1 %
+                    Case{1024, 15, 16384},   // 6.3 %: the best of the three
                     Case{1, 4063, 4096},     // what a block holds beside its overhead
                     Case{4063, 1, 4096},     // just fits
                     Case{4064, 2, 8192},     // one byte more does not
-                    Case{20000, 1, 20480},   // none of the four is as good as its own size
-                    Case{65536, 1, 69632}),  // larger than all four
+                    Case{16351, 1, 16384},   // the largest that fits 16 KiB
+                    Case{20000, 1, 20480},   // none of the three is as good as its own size
+                    Case{65536, 1, 69632}),  // larger than all three
     [](const testing::TestParamInfo<Case>& info) {
       return "Row" + std::to_string(info.param.row_bytes);
     });
@@ -47,6 +48,9 @@ TEST(PageGeometryTest, EveryRowSizeFitsItsBlock) {
     ASSERT_GT(geometry.rows_per_page, 0u) << row_bytes;
     ASSERT_LE(value + BlockOverhead(value), geometry.block_bytes) << row_bytes;
     ASSERT_EQ(geometry.block_bytes % kPageAlignment, 0u) << row_bytes;
+    // Nor would one row more fit.
+    ASSERT_GT(value + row_bytes + BlockOverhead(value + row_bytes), geometry.block_bytes)
+        << row_bytes;
     // Two pages never share a 4 KiB block, so each page is one read.
     ASSERT_GT(value + row_bytes + BlockOverhead(value), kPageAlignment) << row_bytes;
   }
