@@ -146,7 +146,8 @@ class AdminServiceImpl final : public AdminService, private v1::EngramAdmin::Ser
                               .tensors = {request->tensors().begin(), request->tensors().end()},
                               .version = VersionId{request->version()},
                               .allow_unverified = request->allow_unverified(),
-                              .threads = parts_.load_threads};
+                              .threads = parts_.load_threads,
+                              .io_uring = parts_.io_uring};
     const absl::StatusOr<LoadResult> result =
         RunLoad(*parts_.tables, parameters, *parts_.stopping,
                 ProgressWriter<LoadStatus, v1::LoadProgress>(context, writer));

@@ -204,6 +204,7 @@ absl::Status StoreCore::ProbeIo() {
     const absl::Status uring = ProbeIoUring();
     if (uring.ok()) {
       reads = "io_uring";
+      ring_io_ = true;
       file_system = NewUringFileSystem(std::move(file_system), &uring_counters_);
     } else {
       reads = absl::StrCat("pread (io_uring refused: ", uring.message(), ")");

@@ -73,6 +73,7 @@ class StoreCore : public std::enable_shared_from_this<StoreCore> {
   // The options with which SST files must be written.
   const rocksdb::Options& options() const { return *options_; }
   bool direct_io() const { return direct_io_; }
+  bool ring_io() const { return ring_io_; }  // io_uring is used
 
   absl::StatusOr<std::shared_ptr<ColumnFamily>> CreateFamily(const std::string& name);
   // Marks it dropped, durably; readers that hold it go on.
@@ -101,6 +102,7 @@ class StoreCore : public std::enable_shared_from_this<StoreCore> {
   const StoreInternals internals_;
   UniqueFd lock_;
   bool direct_io_ = false;
+  bool ring_io_ = false;
   std::string io_note_;  // "io_uring, direct I/O"
   std::string damage_;   // what OpenDamagedDb was needed for; empty when all is well
   UringCounters uring_counters_;

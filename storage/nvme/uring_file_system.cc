@@ -19,6 +19,7 @@
 #include "storage/base/log.h"
 #include "storage/base/unique_fd.h"
 #include "storage/nvme/rocks_status.h"
+#include "storage/nvme/uring_writable_file.h"
 
 namespace engram {
 namespace {
@@ -247,6 +248,12 @@ class UringFileSystem final : public rocksdb::FileSystemWrapper {
     if (!fd.valid()) return IOStatus::IOError("while opening " + name, std::strerror(errno));
     *result = std::make_unique<UringFile>(std::move(base), name, std::move(fd), counters_);
     return IOStatus::OK();
+  }
+
+  IOStatus NewWritableFile(const std::string& name, const rocksdb::FileOptions& options,
+                           std::unique_ptr<rocksdb::FSWritableFile>* result,
+                           IODebugContext* debug) override {
+    return NewBulkFile(*target(), name, options, result, debug);
   }
 
  private:
