@@ -201,6 +201,10 @@ absl::StatusOr<LoadResult> RunLoadFrom(const RowSource& source, Tables& tables,
                     << " from " << parameters.checkpoint << ": " << status.rows_total << " rows, "
                     << status.rows_resumed << " of them already here; checkpoint read by "
                     << source.HowRead(parameters.io_uring);
+  ENGRAM_RETURN_IF_ERROR(writer->CheckResumed(
+      [&source](LayerId layer, uint64_t first, uint64_t rows, absl::Span<std::byte> out) {
+        return source.ReadRows(layer, first, rows, out);
+      }));
   const double row_bytes =
       static_cast<double>(status.bytes_total) / static_cast<double>(status.rows_total);
   ENGRAM_RETURN_IF_ERROR(
