@@ -156,7 +156,8 @@ class AdminServiceImpl final : public AdminService, private v1::EngramAdmin::Ser
                               .tensors = {request->tensors().begin(), request->tensors().end()},
                               .version = VersionId{request->version()},
                               .allow_unverified = request->allow_unverified(),
-                              .threads = parts_.load_threads};
+                              .threads = parts_.load_threads,
+                              .io_uring = parts_.io_uring};
     const ProgressWriter<LoadStatus, v1::LoadProgress> progress(context, writer);
     absl::StatusOr<v1::LoadProgress> last =
         request->repair() ? Repair(parameters, progress) : Load(parameters, progress);

@@ -28,6 +28,7 @@ class AdminService {
     const std::atomic<bool>* stopping = nullptr;  // loads and checks end soon after it is set
     std::function<DaemonSnapshot()> snapshot;
     int load_threads = 2;
+    bool io_uring = true;  // loads read and write through it, where it is not refused
     bool allow_tcp = false;
   };
   static std::unique_ptr<AdminService> Create(Parts parts);

@@ -54,8 +54,16 @@ absl::StatusOr<Plan> PlanVersion(const Store& store, const LoadParameters& param
                              ", this one has ", digest, ")"),
           ": drop it or load as another version"));
     }
-    if (record.state == TableState::kLoading && same && parameters.version == kActiveVersion) {
-      return Plan{record.spec.version, false, {}};
+    if (record.state == TableState::kLoading && parameters.version == kActiveVersion) {
+      if (same) return Plan{record.spec.version, false, {}};
+      if (record.spec.checkpoint_digest != digest) {
+        ENGRAM_LOG(kWarning)
+            << "table '" << parameters.table << "' version " << Raw(record.spec.version)
+            << " is half loaded from another checkpoint, or from this one before it "
+               "was changed (digest "
+            << record.spec.checkpoint_digest << ", now " << digest
+            << "); it is left as it is, drop it to free its space";
+      }
     }
     plan.version = VersionId{std::max(Raw(plan.version), Raw(record.spec.version) + 1)};
   }
@@ -66,8 +74,8 @@ absl::StatusOr<Plan> PlanVersion(const Store& store, const LoadParameters& param
 // The chunks of one load, worked off by several threads; the first error stops all of them.
 class ChunkWork {
  public:
-  ChunkWork(const RowSource& source, BulkWriter& writer)
-      : source_(source), writer_(writer), todo_(writer.todo()) {}
+  ChunkWork(const RowSource& source, BulkWriter& writer, bool io_uring)
+      : source_(source), writer_(writer), io_uring_(io_uring), todo_(writer.todo()) {}
 
   void Run() {
     while (true) {
@@ -77,12 +85,7 @@ class ChunkWork {
         if (next_ == todo_.size() || stop_.load()) break;
         chunk = todo_[next_++];
       }
-      const absl::Status status = writer_.WriteChunk(
-          chunk,
-          [this](LayerId layer, uint64_t first, uint64_t rows, absl::Span<std::byte> out) {
-            return source_.ReadRows(layer, first, rows, out);
-          },
-          stop_, rows_written_);
+      const absl::Status status = Write(chunk);
       if (status.ok()) continue;
       MutexLock lock(mutex_);
       if (status_.ok()) status_ = status;
@@ -107,8 +110,20 @@ class ChunkWork {
   uint64_t rows_written() const { return rows_written_.load(std::memory_order_relaxed); }
 
  private:
+  absl::Status Write(const Chunk& chunk) {
+    ENGRAM_ASSIGN_OR_RETURN(const std::unique_ptr<RowStream> stream,
+                            source_.Stream(chunk.layer, chunk.first, chunk.rows, io_uring_));
+    return writer_.WriteChunk(
+        chunk,
+        [&stream](LayerId, uint64_t first, uint64_t rows, absl::Span<std::byte> out) {
+          return stream->Read(first, rows, out);
+        },
+        stop_, rows_written_);
+  }
+
   const RowSource& source_;
   BulkWriter& writer_;
+  const bool io_uring_;
   const std::vector<Chunk> todo_;
   std::atomic<bool> stop_{false};
   std::atomic<uint64_t> rows_written_{0};
@@ -119,11 +134,11 @@ class ChunkWork {
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
 };
 
-absl::Status WriteChunks(const RowSource& source, BulkWriter& writer, int thread_count,
-                         const std::atomic<bool>& cancelled,
+absl::Status WriteChunks(const RowSource& source, BulkWriter& writer,
+                         const LoadParameters& parameters, const std::atomic<bool>& cancelled,
                          const std::function<bool(uint64_t rows_written)>& progress) {
-  ChunkWork work(source, writer);
-  const size_t threads = std::max<size_t>(1, thread_count);
+  ChunkWork work(source, writer, parameters.io_uring);
+  const size_t threads = std::max<size_t>(1, parameters.threads);
   std::vector<std::thread> workers;
   workers.reserve(threads);
   for (size_t i = 0; i < threads; ++i) workers.emplace_back([&work] { work.Run(); });
@@ -184,11 +199,16 @@ absl::StatusOr<LoadResult> RunLoadFrom(const RowSource& source, Tables& tables,
   status.rows_resumed = writer->rows_done();
   ENGRAM_LOG(kInfo) << "loading table '" << spec.name << "' version " << Raw(spec.version)
                     << " from " << parameters.checkpoint << ": " << status.rows_total << " rows, "
-                    << status.rows_resumed << " of them already here";
+                    << status.rows_resumed << " of them already here; checkpoint read by "
+                    << source.HowRead(parameters.io_uring);
+  ENGRAM_RETURN_IF_ERROR(writer->CheckResumed(
+      [&source](LayerId layer, uint64_t first, uint64_t rows, absl::Span<std::byte> out) {
+        return source.ReadRows(layer, first, rows, out);
+      }));
   const double row_bytes =
       static_cast<double>(status.bytes_total) / static_cast<double>(status.rows_total);
   ENGRAM_RETURN_IF_ERROR(
-      WriteChunks(source, *writer, parameters.threads, cancelled, [&](uint64_t rows_written) {
+      WriteChunks(source, *writer, parameters, cancelled, [&](uint64_t rows_written) {
         status.rows_done = status.rows_resumed + rows_written;
         status.bytes_done =
             status.rows_done == status.rows_total
@@ -196,6 +216,8 @@ absl::StatusOr<LoadResult> RunLoadFrom(const RowSource& source, Tables& tables,
                 : static_cast<uint64_t>(row_bytes * static_cast<double>(status.rows_done));
         return progress(status);
       }));
+  // A file that was written to meanwhile has been read partly old, partly new.
+  ENGRAM_RETURN_IF_ERROR(source.CheckUnchanged());
   status.phase = "publish";
   progress(status);
   ENGRAM_ASSIGN_OR_RETURN(result.record, writer->Publish());

@@ -26,6 +26,7 @@ struct LoadParameters {
   VersionId version{0};  // 0: the unfinished one of this checkpoint, or the next free one
   bool allow_unverified = false;
   int threads = 2;
+  bool io_uring = true;  // read ahead through it, where it is not refused
 };
 
 struct LoadStatus {

@@ -92,6 +92,7 @@ class Daemon {
                                            .stopping = &stopping_,
                                            .snapshot = [this] { return Snapshot(); },
                                            .load_threads = config_.load_threads,
+                                           .io_uring = config_.io_uring,
                                            .allow_tcp = config_.admin_tcp});
     ENGRAM_ASSIGN_OR_RETURN(
         grpc_,

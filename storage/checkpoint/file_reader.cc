@@ -35,14 +35,9 @@ absl::Status OpenError(int error, const std::string& path) {
   }
 }
 
-absl::Status ReadError(int error, const std::string& path, uint64_t offset) {
-  return absl::UnavailableError(
-      absl::ErrnoToStatus(error, absl::StrCat(path, ": reading at byte ", offset, " failed"))
-          .message());
+int64_t ModifiedNs(const struct stat& info) {
+  return static_cast<int64_t>(info.st_mtim.tv_sec) * 1'000'000'000 + info.st_mtim.tv_nsec;
 }
-
-// What file systems answer to direct I/O that they cannot do.
-bool RefusesDirect(int error) { return error == EINVAL || error == EOPNOTSUPP; }
 
 }  // namespace
 
@@ -50,15 +45,33 @@ std::byte* AlignedBuffer::Reserve(size_t bytes) {
   if (bytes > capacity_) {
     capacity_ = 0;
     data_.reset();
-    const size_t rounded = AlignUp(bytes);
-    data_.reset(static_cast<std::byte*>(::operator new (rounded, std::align_val_t{kAlignment})));
-    capacity_ = rounded;
+    data_ = AllocateDirect(bytes);
+    capacity_ = RoundUpDirect(bytes);
   }
   return data_.get();
 }
 
-FileReader::FileReader(std::string path, Options options)
-    : path_(std::move(path)), options_(std::move(options)) {}
+FileReader::FileReader(std::string path, Options options, bool rings)
+    : path_(std::move(path)), options_(std::move(options)), rings_(rings) {}
+
+absl::Status FileReader::Failed(int error, uint64_t offset) const {
+  return absl::UnavailableError(
+      absl::ErrnoToStatus(error, absl::StrCat(path_, ": reading at byte ", offset, " failed"))
+          .message());
+}
+
+bool FileReader::RefusesDirect(int error) { return error == EINVAL || error == EOPNOTSUPP; }
+
+absl::Status FileReader::CheckUnchanged() const {
+  struct stat info {};
+  if (::fstat(buffered_fd_.get(), &info) != 0) return OpenError(errno, path_);
+  if (static_cast<uint64_t>(info.st_size) == bytes_ && ModifiedNs(info) == mtime_ns_) {
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(
+      absl::StrCat(path_, ": has been written to since it was opened; what was read of it may be ",
+                   "partly old and partly new"));
+}
 
 absl::StatusOr<std::unique_ptr<FileReader>> FileReader::Open(const std::string& path) {
   return Open(path, Options{});
@@ -66,8 +79,9 @@ absl::StatusOr<std::unique_ptr<FileReader>> FileReader::Open(const std::string& 
 
 absl::StatusOr<std::unique_ptr<FileReader>> FileReader::Open(const std::string& path,
                                                              Options options) {
+  const bool rings = !options.pread;
   if (!options.pread) options.pread = ::pread;
-  std::unique_ptr<FileReader> reader(new FileReader(path, std::move(options)));
+  std::unique_ptr<FileReader> reader(new FileReader(path, std::move(options), rings));
   ENGRAM_RETURN_IF_ERROR(reader->OpenBuffered());
   if (reader->options_.direct) ENGRAM_RETURN_IF_ERROR(reader->OpenDirect());
   return reader;
@@ -83,7 +97,7 @@ absl::Status FileReader::OpenBuffered() {
     return absl::InvalidArgumentError(absl::StrCat(path_, ": is not a regular file"));
   }
   bytes_ = static_cast<uint64_t>(info.st_size);
-  mtime_ns_ = static_cast<int64_t>(info.st_mtim.tv_sec) * 1'000'000'000 + info.st_mtim.tv_nsec;
+  mtime_ns_ = ModifiedNs(info);
   return absl::OkStatus();
 }
 
@@ -106,7 +120,7 @@ absl::Status FileReader::OpenDirect() {
   do {
     got = options_.pread(fd.get(), data, kAlignment, 0);
   } while (got < 0 && errno == EINTR);
-  if (got < 0) return RefusesDirect(errno) ? absl::OkStatus() : ReadError(errno, path_, 0);
+  if (got < 0) return RefusesDirect(errno) ? absl::OkStatus() : Failed(errno, 0);
   direct_fd_ = std::move(fd);
   direct_.store(true, std::memory_order_relaxed);
   return absl::OkStatus();
@@ -141,7 +155,7 @@ absl::StatusOr<size_t> FileReader::ReadDirect(uint64_t begin, absl::Span<std::by
                                        static_cast<off_t>(begin + filled));
     if (got < 0) {
       if (errno == EINTR) continue;
-      if (!RefusesDirect(errno)) return ReadError(errno, path_, begin + filled);
+      if (!RefusesDirect(errno)) return Failed(errno, begin + filled);
       if (direct_.exchange(false, std::memory_order_relaxed)) {
         ENGRAM_LOG(kWarning) << path_ << ": direct I/O is refused; reading through the page cache";
       }
@@ -161,7 +175,7 @@ absl::Status FileReader::ReadBuffered(uint64_t begin, absl::Span<std::byte> data
                                        data.size() - filled, static_cast<off_t>(begin + filled));
     if (got < 0) {
       if (errno == EINTR) continue;
-      return ReadError(errno, path_, begin + filled);
+      return Failed(errno, begin + filled);
     }
     if (got == 0) {
       return absl::DataLossError(absl::StrCat(path_, ": ends at byte ", begin + filled,

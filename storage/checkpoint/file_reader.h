@@ -16,12 +16,12 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <new>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "storage/base/direct_memory.h"
 #include "storage/base/unique_fd.h"
 
 namespace engram {
@@ -29,21 +29,15 @@ namespace engram {
 // Memory that direct I/O accepts. Grows, never shrinks. One thread at a time.
 class AlignedBuffer {
  public:
-  // Offsets, lengths and addresses of direct reads are multiples of this: enough for drives with
-  // 512-byte and with 4 KiB sectors.
-  static constexpr size_t kAlignment = 4096;
+  // Offsets, lengths and addresses of direct reads are multiples of this.
+  static constexpr size_t kAlignment = kDirectAlignment;
 
   // At least `bytes` of memory; what the buffer held before may be lost.
   std::byte* Reserve(size_t bytes);
   size_t capacity() const { return capacity_; }
 
  private:
-  struct Free {
-    void operator()(std::byte* data) const {
-      ::operator delete (data, std::align_val_t{kAlignment});
-    }
-  };
-  std::unique_ptr<std::byte, Free> data_;
+  DirectMemory data_;
   size_t capacity_ = 0;
 };
 
@@ -51,8 +45,11 @@ class FileReader {
  public:
   struct Options {
     bool direct = true;  // false: do not even try O_DIRECT
-    // What stands for pread(2); a test puts a faulty one here.
+    // What stands for pread(2); a test puts a faulty one here, and then no read goes another way.
     std::function<ssize_t(int fd, void* data, size_t bytes, off_t offset)> pread;
+    // What a read through io_uring is taken to have answered, given what it did answer (bytes, or a
+    // negated errno); a test puts faults here.
+    std::function<int32_t(uint64_t offset, absl::Span<std::byte> data, int32_t result)> ring_read;
   };
 
   // NotFound: no such file. PermissionDenied: it may not be read. InvalidArgument: it is not a
@@ -65,6 +62,21 @@ class FileReader {
   int64_t mtime_ns() const { return mtime_ns_; }  // likewise; nanoseconds since 1970
   bool direct() const { return direct_.load(std::memory_order_relaxed); }
 
+  // Whether the file is as it was at Open. FailedPrecondition, naming it: it has been written to
+  // since, so what was read may be partly the one and partly the other. Unavailable: cannot be
+  // told. A file that was replaced as a whole is still read as it was, and counts as unchanged.
+  absl::Status CheckUnchanged() const;
+
+  // For ReadAhead, which reads through io_uring: the descriptor of direct reads, −1 where there are
+  // none; what a read is taken to have answered; an error as Read returns it; whether a file system
+  // says by this errno that it cannot read directly.
+  int ring_fd() const { return rings_ && direct() ? direct_fd_.get() : -1; }
+  int32_t RingResult(uint64_t offset, absl::Span<std::byte> data, int32_t result) const {
+    return options_.ring_read ? options_.ring_read(offset, data, result) : result;
+  }
+  absl::Status Failed(int error, uint64_t offset) const;
+  static bool RefusesDirect(int error);
+
   // Reads `length` bytes at `offset` in one go and returns them; they lie in `buffer` and live
   // until its next use. One large request is far cheaper than many small ones.
   // OutOfRange: beyond bytes(). DataLoss: the file has become shorter since Open. Unavailable:
@@ -73,7 +85,7 @@ class FileReader {
                                                    AlignedBuffer& buffer) const;
 
  private:
-  FileReader(std::string path, Options options);
+  FileReader(std::string path, Options options, bool rings);
 
   absl::Status OpenBuffered();
   absl::Status OpenDirect();
@@ -83,6 +95,7 @@ class FileReader {
 
   const std::string path_;
   const Options options_;
+  const bool rings_;
   UniqueFd buffered_fd_;
   UniqueFd direct_fd_;
   uint64_t bytes_ = 0;

@@ -79,19 +79,31 @@ absl::Status RowParts::Read(uint64_t first, uint64_t count, absl::Span<std::byte
 
 absl::Status RowParts::ReadBlock(uint64_t first, uint64_t count, std::byte* out,
                                  ScratchPool::Scratch& scratch) const {
+  std::vector<absl::Span<const std::byte>> bytes;
   for (size_t i = 0; i < parts_.size(); ++i) {
     const RowPart& part = parts_[i];
-    const absl::StatusOr<absl::Span<const std::byte>> bytes =
+    const absl::StatusOr<absl::Span<const std::byte>> read =
         part.file->Read(part.offset + first * part.bytes, count * part.bytes, scratch[i]);
-    if (!bytes.ok()) {
-      return {bytes.status().code(),
-              absl::StrCat(bytes.status().message(), " (rows ", first, " to ", first + count - 1,
-                           " of tensor '", part.tensor, "')")};
-    }
-    Scatter(bytes->data(), part.bytes, out, row_bytes_, count);
-    out += part.bytes;
+    if (!read.ok()) return Named(read.status(), i, first, count);
+    bytes.push_back(*read);
   }
+  Interleave(bytes, 0, count, out);
   return absl::OkStatus();
+}
+
+void RowParts::Interleave(absl::Span<const absl::Span<const std::byte>> bytes, uint64_t first,
+                          uint64_t count, std::byte* out) const {
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    const uint32_t width = parts_[i].bytes;
+    Scatter(bytes[i].data() + first * width, width, out, row_bytes_, count);
+    out += width;
+  }
+}
+
+absl::Status RowParts::Named(const absl::Status& status, size_t part, uint64_t first,
+                             uint64_t count) const {
+  return {status.code(), absl::StrCat(status.message(), " (rows ", first, " to ", first + count - 1,
+                                      " of tensor '", parts_[part].tensor, "')")};
 }
 
 }  // namespace engram

@@ -55,6 +55,14 @@ class RowParts {
   // count × row_bytes() long. Errors are FileReader::Read's, with the tensor's name.
   absl::Status Read(uint64_t first, uint64_t count, absl::Span<std::byte> out) const;
 
+  // For ShardStream, which reads the parts itself.
+  const std::vector<RowPart>& parts() const { return parts_; }
+  // `bytes` has a stretch of rows of each part; puts those from row `first` of it on into `out`.
+  void Interleave(absl::Span<const absl::Span<const std::byte>> bytes, uint64_t first,
+                  uint64_t count, std::byte* out) const;
+  // An error of reading these rows, with the name of the part's tensor.
+  absl::Status Named(const absl::Status& status, size_t part, uint64_t first, uint64_t count) const;
+
  private:
   absl::Status ReadBlock(uint64_t first, uint64_t count, std::byte* out,
                          ScratchPool::Scratch& scratch) const;

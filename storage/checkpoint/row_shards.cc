@@ -31,4 +31,18 @@ absl::Status RowShards::Read(uint64_t first, uint64_t count, absl::Span<std::byt
   return absl::OkStatus();
 }
 
+std::unique_ptr<RowStream> RowShards::Stream(uint64_t first, uint64_t count, bool io_uring) const {
+  const uint64_t start = first;
+  std::vector<ShardStream::Stretch> stretches;
+  size_t shard = std::upper_bound(ends_.begin(), ends_.end(), first) - ends_.begin();
+  for (; count > 0; ++shard) {
+    const uint64_t begin = shard == 0 ? 0 : ends_[shard - 1];
+    const uint64_t here = std::min(count, ends_[shard] - first);
+    stretches.push_back({shards_[shard].get(), first - begin, here});
+    first += here;
+    count -= here;
+  }
+  return std::make_unique<ShardStream>(std::move(stretches), start, io_uring);
+}
+
 }  // namespace engram

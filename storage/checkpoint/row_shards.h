@@ -17,6 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "storage/checkpoint/row_parts.h"
+#include "storage/checkpoint/row_stream.h"
 
 namespace engram {
 
@@ -36,6 +37,9 @@ class RowShards {
   // Fills `out` with rows first … first + count − 1. Requires that they exist and that `out` is
   // count × row_bytes() long. Errors are RowParts::Read's.
   absl::Status Read(uint64_t first, uint64_t count, absl::Span<std::byte> out) const;
+
+  // The same rows in order, read ahead. Requires that they exist, and outlives the stream.
+  std::unique_ptr<RowStream> Stream(uint64_t first, uint64_t count, bool io_uring) const;
 
  private:
   std::vector<std::unique_ptr<const RowParts>> shards_;

@@ -15,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "storage/checkpoint/row_stream.h"
 #include "storage/table/ids.h"
 #include "storage/table/spec.h"
 #include "storage/table/token_map.h"
@@ -40,6 +41,21 @@ class RowSource {
   // says. Unavailable: the read failed (errno in the text).
   virtual absl::Status ReadRows(LayerId layer, uint64_t first, uint64_t count,
                                 absl::Span<std::byte> out) const = 0;
+
+  // Rows first … first + count − 1 of a layer, to be taken in order; what is slow to come is read
+  // ahead, through io_uring unless that is false or refused. The source must outlive the stream.
+  // Thread-safe. NotFound, OutOfRange: as ReadRows.
+  // Unless overridden, each Read of the stream is a ReadRows.
+  virtual absl::StatusOr<std::unique_ptr<RowStream>> Stream(LayerId layer, uint64_t first,
+                                                            uint64_t count, bool io_uring) const;
+
+  // How a stream comes by its rows, for the log: "io_uring, direct I/O", or what it falls back to
+  // and why. Empty if there is nothing to say.
+  virtual std::string HowRead(bool /*io_uring*/) const { return {}; }
+
+  // Whether all that stands behind the rows is as it was when the source was opened.
+  // FailedPrecondition, naming the file that was written to meanwhile; Unavailable.
+  virtual absl::Status CheckUnchanged() const { return absl::OkStatus(); }
 };
 
 struct CheckpointOptions {

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 
 #include "storage/checkpoint/checkpoint_dir.h"
@@ -32,8 +33,14 @@ class TableSource final : public RowSource {
   const TokenMap* token_map() const override { return map_ ? &*map_ : nullptr; }
   absl::Status ReadRows(LayerId layer, uint64_t first, uint64_t count,
                         absl::Span<std::byte> out) const override;
+  absl::StatusOr<std::unique_ptr<RowStream>> Stream(LayerId layer, uint64_t first, uint64_t count,
+                                                    bool io_uring) const override;
+  std::string HowRead(bool io_uring) const override;
+  absl::Status CheckUnchanged() const override;
 
  private:
+  absl::StatusOr<const LayerSpec*> FindRows(LayerId layer, uint64_t first, uint64_t count) const;
+
   const TableSpec spec_;
   const std::unique_ptr<CheckpointDir> directory_;
   const LayerRows layers_;

@@ -15,6 +15,7 @@
 #include "storage/base/log.h"
 #include "storage/base/status_macros.h"
 #include "storage/nvme/chunk_file.h"
+#include "storage/nvme/chunk_samples.h"
 #include "storage/nvme/directory.h"
 #include "storage/nvme/rocks_status.h"
 
@@ -43,6 +44,7 @@ class RocksBulkWriter final : public BulkWriter {
 
   const std::vector<Chunk>& todo() const override { return todo_; }
   uint64_t rows_done() const override { return rows_done_; }
+  absl::Status CheckResumed(RowReader read) const override;
   absl::Status WriteChunk(const Chunk& chunk, RowReader read, const std::atomic<bool>& cancelled,
                           std::atomic<uint64_t>& rows_written) override;
   absl::StatusOr<TableRecord> Publish() override ABSL_LOCKS_EXCLUDED(publish_mutex_);
@@ -68,7 +70,8 @@ class RocksBulkWriter final : public BulkWriter {
       record_;  // the digests of its chunks are guarded by mutex_ while chunks are written
   const VersionName version_;
   const std::string label_;
-  std::vector<Chunk> todo_;  // const after TakeUp
+  std::vector<Chunk> todo_;     // const after TakeUp
+  std::vector<Chunk> resumed_;  // likewise: finished earlier, and not ingested
   uint64_t rows_done_ = 0;
 
   Mutex publish_mutex_;
@@ -116,6 +119,7 @@ absl::Status RocksBulkWriter::TakeUp() {
         (full || fs::file_size(ChunkFile(chunk), error) == found->second.file_bytes)) {
       chunk.digest = found->second.digest;
       rows_done_ += chunk.rows;
+      if (!full) resumed_.push_back(chunk);
       continue;
     }
     // A file of the recorded size must never be taken for the recorded file while it is rewritten.
@@ -124,6 +128,14 @@ absl::Status RocksBulkWriter::TakeUp() {
     }
     unwritten_[IdOf(chunk)] = i;
     todo_.push_back(chunk);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RocksBulkWriter::CheckResumed(RowReader read) const {
+  for (const Chunk& chunk : resumed_) {
+    ENGRAM_RETURN_IF_ERROR(CompareSamples(parts_.core->options(), ChunkFile(chunk), chunk,
+                                          *record_.FindGeometry(chunk.layer), read));
   }
   return absl::OkStatus();
 }

@@ -223,7 +223,7 @@ void BatchReads::Plan(uint32_t layer) {
 void BatchReads::Run() {
   if (!pages_.empty()) {
     StoreCore& core = layers_.front().reader->core();
-    if (core.reads_asynchronously()) {
+    if (core.ring_io()) {
       ReadPlain(0, pages_.size());
     } else {
       const size_t turns = (pages_.size() + kPagesPerTurn - 1) / kPagesPerTurn;

@@ -87,6 +87,12 @@ class BulkWriter {
   virtual const std::vector<Chunk>& todo() const = 0;
   virtual uint64_t rows_done() const = 0;  // rows of chunks that an earlier attempt finished
 
+  // Compares a few pages of each chunk that an earlier attempt finished with what `read` gives, so
+  // that a checkpoint that was changed meanwhile is not mixed with what it was, even if its digest,
+  // taken over headers, sizes and times, is the same. FailedPrecondition: it was changed.
+  // DataLoss: a finished chunk is damaged. Nothing to do after a load that only was not published.
+  virtual absl::Status CheckResumed(RowReader read) const = 0;
+
   // Reads the chunk's rows through `read`, writes its file, syncs it and records its digest.
   // `rows_written` grows as it goes (relaxed; for progress only). When `cancelled` becomes true
   // it returns Cancelled soon, and the chunk stays to do.

@@ -225,11 +225,11 @@ void StoreCore::ChooseFileSystem() {
   io_note_ = "pread (io_uring turned off)";
   if (store_options_.use_io_uring) {
     const absl::Status uring = ProbeIoUring();
-    uring_ = uring.ok();
+    ring_io_ = uring.ok();
     io_note_ =
-        uring_ ? "io_uring" : absl::StrCat("pread (io_uring refused: ", uring.message(), ")");
+        ring_io_ ? "io_uring" : absl::StrCat("pread (io_uring refused: ", uring.message(), ")");
   }
-  file_system_ = NewUringFileSystem(rocksdb::FileSystem::Default(), uring_, &uring_counters_);
+  file_system_ = NewUringFileSystem(rocksdb::FileSystem::Default(), ring_io_, &uring_counters_);
   if (internals_.wrap) file_system_ = internals_.wrap(std::move(file_system_));
   env_ = rocksdb::NewCompositeEnv(file_system_);
 }

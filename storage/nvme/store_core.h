@@ -89,8 +89,9 @@ class StoreCore : public std::enable_shared_from_this<StoreCore> {
 
   rocksdb::DB& db() { return *db_; }
   WorkPool& pool() { return pool_; }
-  // Whether files() can have several reads of one thread under way.
-  bool reads_asynchronously() const { return uring_; }
+  // Whether io_uring is used: files() can then have several reads and writes of one thread under
+  // way.
+  bool ring_io() const { return ring_io_; }
   ReadBudget& read_budget() { return read_budget_; }
   const StoreInternals& internals() const { return internals_; }
   std::string Describe() const;
@@ -148,7 +149,7 @@ class StoreCore : public std::enable_shared_from_this<StoreCore> {
   const StoreInternals internals_;
   UniqueFd lock_;
   bool direct_io_ = false;
-  bool uring_ = false;
+  bool ring_io_ = false;
   std::string io_note_;  // "io_uring, direct I/O"
   mutable Mutex damage_mutex_;
   // What OpenDamagedDb was needed for; empty when all is well.

@@ -19,6 +19,7 @@
 #include "storage/base/log.h"
 #include "storage/base/unique_fd.h"
 #include "storage/nvme/rocks_status.h"
+#include "storage/nvme/uring_writable_file.h"
 
 namespace engram {
 namespace {
@@ -249,6 +250,13 @@ class UringFileSystem final : public rocksdb::FileSystemWrapper {
     }
     *result = std::make_unique<UringFile>(std::move(base), name, std::move(fd), counters_);
     return IOStatus::OK();
+  }
+
+  IOStatus NewWritableFile(const std::string& name, const rocksdb::FileOptions& options,
+                           std::unique_ptr<rocksdb::FSWritableFile>* result,
+                           IODebugContext* debug) override {
+    if (!use_ring_) return target()->NewWritableFile(name, options, result, debug);
+    return NewBulkFile(*target(), name, options, result, debug);
   }
 
   IOStatus Poll(std::vector<void*>& handles, size_t min_completions) override {

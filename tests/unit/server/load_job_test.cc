@@ -4,6 +4,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
 #include "server/verify_job.h"
 #include "storage/checkpoint/row_source.h"
 #include "tests/integration/test_checkpoint.h"
@@ -44,9 +50,124 @@ class LoadJobTest : public TableFixture {
                    cancelled, [](const LoadStatus&) { return true; });
   }
 
+  // Leaves a load behind of which one chunk is finished.
+  void LoadOneChunk() {
+    TableSpec spec = source_->spec();
+    spec.name = "t";
+    spec.version = VersionId{1};
+    auto writer = store_->BeginLoad(spec, source_->token_map());
+    ASSERT_TRUE(writer.ok()) << writer.status();
+    ASSERT_GT((*writer)->todo().size(), 1u);
+    const std::atomic<bool> cancelled{false};
+    std::atomic<uint64_t> written{0};
+    const auto read = [&](LayerId layer, uint64_t first, uint64_t rows, absl::Span<std::byte> out) {
+      return source_->ReadRows(layer, first, rows, out);
+    };
+    ASSERT_TRUE((*writer)->WriteChunk((*writer)->todo()[0], read, cancelled, written).ok());
+  }
+
+  // Inverts all rows of the checkpoint's files and leaves their headers; with the times as before,
+  // if asked.
+  void ChangeRows(bool keep_times) const {
+    for (const auto& entry : std::filesystem::directory_iterator(checkpoint_)) {
+      if (entry.path().extension() != ".safetensors") continue;
+      const auto time = std::filesystem::last_write_time(entry.path());
+      std::fstream file(entry.path(), std::ios::in | std::ios::out | std::ios::binary);
+      std::string bytes{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+      uint64_t header = 0;
+      std::memcpy(&header, bytes.data(), sizeof header);
+      for (size_t i = sizeof header + header; i < bytes.size(); ++i) bytes[i] = ~bytes[i];
+      file.seekp(0);
+      file << bytes;
+      file.close();
+      ASSERT_TRUE(file.good());
+      std::filesystem::last_write_time(entry.path(),
+                                       keep_times ? time : time + std::chrono::seconds(1));
+    }
+  }
+
   std::string checkpoint_;
   std::unique_ptr<RowSource> source_;
 };
+
+TEST_F(LoadJobTest, AnUnchangedCheckpointIsTakenUp) {
+  LoadOneChunk();
+  const auto loaded = Load();
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ(loaded->record.spec.version, VersionId{1});
+  EXPECT_GT(loaded->status.rows_resumed, 0u);
+}
+
+TEST_F(LoadJobTest, ACheckpointThatWasWrittenToIsAnotherOne) {
+  LoadOneChunk();
+  ChangeRows(/*keep_times=*/false);
+  const absl::Status asked = Load(VersionId{1}).status();
+  EXPECT_EQ(asked.code(), absl::StatusCode::kFailedPrecondition) << asked;
+  EXPECT_THAT(std::string(asked.message()), HasSubstr("another checkpoint"));
+  const auto loaded = Load();
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ(loaded->record.spec.version, VersionId{2});
+  EXPECT_EQ(loaded->status.rows_resumed, 0u);
+}
+
+TEST_F(LoadJobTest, ACheckpointChangedUnderTheSameDigestIsRefused) {
+  LoadOneChunk();
+  ChangeRows(/*keep_times=*/true);
+  const auto changed = OpenCheckpoint({.directory = checkpoint_, .tensors = {}});
+  ASSERT_TRUE(changed.ok()) << changed.status();
+  ASSERT_EQ((*changed)->spec().checkpoint_digest, source_->spec().checkpoint_digest);
+  for (const VersionId version : {kActiveVersion, VersionId{1}}) {
+    const absl::Status status = Load(version).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("the checkpoint was changed; drop"));
+  }
+  // As it was, it is taken up as before.
+  ChangeRows(/*keep_times=*/true);
+  const auto loaded = Load();
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ(loaded->record.spec.version, VersionId{1});
+}
+
+TEST_F(LoadJobTest, ADamagedChunkOfAnEarlierAttemptIsNamed) {
+  LoadOneChunk();
+  std::string chunk;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(directory_)) {
+    if (entry.path().extension() == ".sst" &&
+        entry.path().string().find("/load/") != std::string::npos) {
+      chunk = entry.path();
+    }
+  }
+  ASSERT_FALSE(chunk.empty());
+  {
+    std::fstream file(chunk, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(100);
+    file.put('#');
+    file.put('?');
+  }
+  const absl::Status status = Load().status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr(chunk));
+  std::filesystem::remove(chunk);
+  const auto loaded = Load();
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ(loaded->status.rows_resumed, 0u);
+}
+
+TEST_F(LoadJobTest, ACheckpointWrittenToWhileItIsLoadedIsNotPublished) {
+  const auto source = OpenCheckpoint({.directory = checkpoint_, .tensors = {}});
+  ASSERT_TRUE(source.ok()) << source.status();
+  ChangeRows(/*keep_times=*/false);
+  const std::atomic<bool> cancelled{false};
+  const absl::Status status =
+      RunLoadFrom(**source, *tables_, {.table = "t", .checkpoint = checkpoint_, .tensors = {}},
+                  cancelled, [](const LoadStatus&) { return true; })
+          .status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("has been written to"));
+  for (const TableRecord& record : store_->List()) {
+    EXPECT_NE(record.state, TableState::kPublished);
+  }
+}
 
 TEST_F(LoadJobTest, ATableWithoutItsHashIsVerifiedAndLoadedAgain) {
   const TableSpec old = OldSpec();
