@@ -120,14 +120,30 @@ TEST(BenchSmokeTest, Grpc) {
 
 TEST(BenchSmokeTest, Nvme) {
   std::map<std::string, Json> results = RunSuite("nvme");
-  EXPECT_EQ(results.size(), 4u);
-  for (const int depth : {32, 128}) {
-    Json& line = results["nvme/depth_" + std::to_string(depth)];
+  EXPECT_EQ(results.size(), 8u);
+  for (const std::string name : {"depth_32", "depth_128", "depth_128/two_calls",
+                                 "depth_32/calls_of_32", "depth_128/calls_of_32"}) {
+    Json& line = results["nvme/" + name];
     EXPECT_EQ(line["unit"], "rows/s") << line;
-    EXPECT_EQ(line["depth"], depth) << line;
+    EXPECT_EQ(line["depth"], name.find("32") == 6 ? 32 : 128) << line;
+    EXPECT_EQ(line["rows_per_call"], name.find("calls_of_32") == std::string::npos ? 8192 : 32);
     EXPECT_THAT(line["nvme_io"].get<std::string>(), HasSubstr("direct I/O"));
     ExpectPositive(line, "threads");
+    EXPECT_TRUE(line["cpu_us_per_row"].is_number()) << line;
+    EXPECT_TRUE(line["baseline_cpu_us"].is_number()) << line;
   }
+  EXPECT_EQ(results["nvme/flat_file"]["unit"], "rows/s");
+  for (const std::string name : {"latency_48", "health"}) {
+    Json& line = results["nvme/" + name];
+    EXPECT_EQ(line["unit"], "us") << line;
+    EXPECT_EQ(line["better"], "lower") << line;
+  }
+  ExpectPositive(results["nvme/latency_48"], "p99_us");
+  ExpectPositive(results["nvme/latency_48"], "baseline_p99_us");
+  for (const std::string key : {"p50_us", "max_us", "baseline_p50_us", "checks"}) {
+    ExpectPositive(results["nvme/health"], key);
+  }
+  EXPECT_GT(results["nvme/health"]["queued_rows"], 10000);
 }
 
 TEST(BenchSmokeTest, Load) {
@@ -137,6 +153,8 @@ TEST(BenchSmokeTest, Load) {
   EXPECT_EQ(line["unit"], "B/s") << line;
   ExpectPositive(line, "seconds");
   ExpectPositive(line, "baseline_seconds");
+  ExpectPositive(line, "daemon_peak_rss_bytes");
+  EXPECT_TRUE(line["page_cache_growth_bytes"].is_number_integer()) << line;
 }
 
 TEST(BenchSmokeTest, Hash) {
