@@ -25,10 +25,18 @@
 namespace engram::bench {
 
 struct BenchOptions {
-  std::string dir;           // where scratch directories are made
-  bool json = false;         // one JSON object a line on stdout, nothing else there
-  bool quick = false;        // tiny tables and short rounds: does it work, not how fast is it
-  uint64_t table_bytes = 0;  // row bytes of the table; 0: the suite's default
+  std::string dir;                           // where scratch directories are made
+  bool json = false;                         // one JSON object a line on stdout, nothing else there
+  bool quick = false;                        // tiny tables, short rounds: only to see that it works
+  uint64_t table_bytes = 0;                  // row bytes of the table; 0: the suite's default
+  int rounds = 0;                            // of each line; 0: the suite's default
+  std::string only;                          // `nvme`: lines whose names begin so; empty: all
+  std::vector<uint64_t> rows;                // `scale`: of its tables; empty: its default
+  uint64_t parameters = 0;                   // `params`: of its table; 0: its default
+  uint64_t dram_bytes = uint64_t{16} << 30;  // `params`: the daemon's DRAM tier
+  std::string command;                       // as this program was called
+
+  int Rounds(int suite_rounds) const { return rounds > 0 ? rounds : quick ? 1 : suite_rounds; }
 };
 
 using Clock = std::chrono::steady_clock;

@@ -9,6 +9,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/match.h"
+#include "absl/strings/string_view.h"
 #include "tests/bench/bench_env.h"
 #include "tests/bench/bench_table.h"
 #include "tests/bench/cold_lookups.h"
@@ -28,6 +30,9 @@ struct NvmeRun {
   double round_seconds = 3;
   uint64_t seed = 20261124;  // counts up: no two rounds ask for the same ids
 
+  std::string only;  // lines whose names begin so; empty: all
+
+  bool Wanted(absl::string_view line) const { return absl::StartsWith(line, only); }
   bool quick() const { return plan.quick; }
 };
 

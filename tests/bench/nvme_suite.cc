@@ -36,18 +36,17 @@ absl::StatusOr<ServedTable> Serve(const NvmeRun& run, int depth) {
 absl::Status RunNvmeSuite(const BenchOptions& options, Reporter& reporter) {
   ENGRAM_ASSIGN_OR_RETURN(const TablePlan plan, PlanTable(options, kTableBytes));
   ENGRAM_ASSIGN_OR_RETURN(const ScratchDirectory scratch, ScratchDirectory::Create(options.dir));
-  NvmeRun run{.reporter = reporter, .scratch = scratch, .plan = plan};
-  if (options.quick) {
-    run.rounds = 1;
-    run.round_seconds = 0.1;
-  }
+  NvmeRun run{.reporter = reporter, .scratch = scratch, .plan = plan, .only = options.only};
+  run.rounds = options.Rounds(run.rounds);
+  if (options.quick) run.round_seconds = 0.1;
   ENGRAM_RETURN_IF_ERROR(scratch.CheckOnDrive());
   // The table, and at first the checkpoint, later the flat file.
   ENGRAM_RETURN_IF_ERROR(scratch.CheckSpace(plan.shape.Bytes() * 21 / 10 + (uint64_t{64} << 20)));
   ENGRAM_RETURN_IF_ERROR(LoadTable(run));
-  for (const auto measure : {MeasureThroughput, MeasureFlatFile, MeasureLatency, MeasureHealth}) {
-    ENGRAM_RETURN_IF_ERROR(measure(run));
-  }
+  ENGRAM_RETURN_IF_ERROR(MeasureThroughput(run));
+  if (run.Wanted("nvme/flat_file")) ENGRAM_RETURN_IF_ERROR(MeasureFlatFile(run));
+  if (run.Wanted("nvme/latency_48")) ENGRAM_RETURN_IF_ERROR(MeasureLatency(run));
+  if (run.Wanted("nvme/health")) ENGRAM_RETURN_IF_ERROR(MeasureHealth(run));
   return absl::OkStatus();
 }
 

@@ -68,7 +68,9 @@ absl::Status Measure(NvmeRun& run, const Workload& workload) {
 }  // namespace
 
 absl::Status MeasureThroughput(NvmeRun& run) {
-  for (const Workload& workload : kWorkloads) ENGRAM_RETURN_IF_ERROR(Measure(run, workload));
+  for (const Workload& workload : kWorkloads) {
+    if (run.Wanted(workload.name)) ENGRAM_RETURN_IF_ERROR(Measure(run, workload));
+  }
   return absl::OkStatus();
 }
 
