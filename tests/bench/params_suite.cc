@@ -130,8 +130,6 @@ class ParamsSuite {
         {"rss_bytes_at_start", at_start_.now},
         {"rss_bytes_after_lookups", memory.now},
         {"peak_rss_bytes", memory.peak},
-        // What it comes to once the cache is full.
-        {"rss_bytes_at_most", static_cast<int64_t>(options_.dram_bytes) + memory.peak - held},
         {"checked_rows", static_cast<int64_t>(checked_rows_)},
         {"cold_rows", static_cast<int64_t>(cold_rows_)},
         {"depth", int64_t{kDepth}},

@@ -22,9 +22,10 @@ constexpr uint32_t kOtherRowBytes = 160;
 constexpr size_t kRowsPerCall = 8192;
 constexpr int kDepth = 128;
 
-// What a table may take on disk, beside what a database has anyway.
+// What a table may take on disk: a little more than its rows, and what a database has anyway.
+constexpr uint64_t kDatabaseBytes = uint64_t{64} << 20;
 uint64_t DiskFor(uint64_t rows, uint32_t row_bytes) {
-  return rows * row_bytes / 100 * 106 + (uint64_t{64} << 20);
+  return rows * row_bytes / 100 * 106 + kDatabaseBytes;
 }
 
 // A table of its own in a directory of its own, with the daemon that serves it.
@@ -89,8 +90,10 @@ class ScaleSuite {
     if (!options_.rows.empty()) return options_.rows;
     if (options_.quick) return std::vector<uint64_t>(kQuickRows, std::end(kQuickRows));
     ENGRAM_ASSIGN_OR_RETURN(const uint64_t free_bytes, scratch_.FreeBytes());
-    const uint64_t fits = free_bytes / 10 * 9 / (DiskFor(kRounded, kRowBytes) / kRounded);
-    const uint64_t largest = fits / kRounded * kRounded;
+    const uint64_t usable = free_bytes / 10 * 9;
+    const uint64_t rounded_bytes = DiskFor(kRounded, kRowBytes) - kDatabaseBytes;
+    const uint64_t largest =
+        usable < kDatabaseBytes ? 0 : (usable - kDatabaseBytes) / rounded_bytes * kRounded;
     std::vector<uint64_t> sizes = {kBaseRows};
     if (largest > kLargeRows) sizes.push_back(kLargeRows);
     if (largest > kBaseRows) sizes.push_back(largest);

@@ -131,9 +131,11 @@ absl::StatusOr<LoadOutcome> LoadSynthetic(const TableShape& shape, const std::st
     const std::atomic<bool> cancelled{false};
     Progress progress(reporter);
     const Clock::time_point start = Clock::now();
-    ENGRAM_RETURN_IF_ERROR(RunLoadFrom(SyntheticRows(shape, row_format), *tables, parameters,
-                                       cancelled, [&](const LoadStatus& s) { return progress(s); })
-                               .status());
+    const absl::StatusOr<LoadResult> loaded =
+        RunLoadFrom(SyntheticRows(shape, row_format), *tables, parameters, cancelled,
+                    [&](const LoadStatus& status) { return progress(status); });
+    ENGRAM_RETURN_IF_ERROR(CheckInterrupt());
+    ENGRAM_RETURN_IF_ERROR(loaded.status());
     outcome.seconds = SecondsSince(start);
   }
   ENGRAM_ASSIGN_OR_RETURN(const MemoryUse memory, ReadMemoryUse(::getpid()));
