@@ -29,8 +29,7 @@ struct NvmeRun {
   int rounds = 5;
   double round_seconds = 3;
   uint64_t seed = 20261124;  // counts up: no two rounds ask for the same ids
-
-  std::string only;  // lines whose names begin so; empty: all
+  std::string only = {};     // lines whose names begin so; empty: all
 
   bool Wanted(absl::string_view line) const { return absl::StartsWith(line, only); }
   bool quick() const { return plan.quick; }

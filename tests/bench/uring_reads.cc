@@ -73,8 +73,13 @@ class RandomReader::Slots {
         random_(seed),
         any_page_(0, reader.pages_ - 1) {
     for (int slot = 0; slot < depth; ++slot) free_.push_back(static_cast<uint64_t>(slot));
-    if (buffer_ == nullptr) status_ = absl::ResourceExhaustedError("no memory for read buffers");
     if (!ring_.status().ok()) status_ = ring_.status();
+    if (buffer_ == nullptr) {
+      status_ = absl::ResourceExhaustedError("no memory for read buffers");
+    } else {
+      // So that no read waits for its buffer's pages.
+      std::memset(buffer_.get(), 0, static_cast<size_t>(depth) * kReadBytes);
+    }
   }
 
   const absl::Status& status() const { return status_; }
