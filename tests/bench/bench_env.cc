@@ -4,6 +4,7 @@
 #include <linux/magic.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -40,6 +41,16 @@ double Median(std::vector<double> values) {
   const size_t middle = values.size() / 2;
   if (values.size() % 2 == 1) return values[middle];
   return (values[middle - 1] + values[middle]) / 2;
+}
+
+double Percentile(std::vector<double> values, double share) {
+  std::sort(values.begin(), values.end());
+  const double index = share * static_cast<double>(values.size());
+  return values[std::min(values.size() - 1, static_cast<size_t>(index))];
+}
+
+AlignedBuffer MakeAlignedBuffer(size_t bytes) {
+  return AlignedBuffer(static_cast<std::byte*>(std::aligned_alloc(kDirectBlock, bytes)));
 }
 
 void CatchInterrupts() {
@@ -102,16 +113,19 @@ absl::StatusOr<std::string> ScratchDirectory::SocketAddress(const std::string& n
   return absl::StrCat("unix:", socket_dir_, "/", name, ".sock");
 }
 
-absl::Status ScratchDirectory::CheckSpace(uint64_t bytes) const {
+absl::StatusOr<uint64_t> ScratchDirectory::FreeBytes() const {
   std::error_code error;
   const std::filesystem::space_info space = std::filesystem::space(path_, error);
-  if (error) {
-    return absl::UnavailableError(absl::StrCat("statvfs ", path_, ": ", error.message()));
-  }
-  if (space.available >= bytes) return absl::OkStatus();
+  if (!error) return space.available;
+  return absl::UnavailableError(absl::StrCat("statvfs ", path_, ": ", error.message()));
+}
+
+absl::Status ScratchDirectory::CheckSpace(uint64_t bytes) const {
+  ENGRAM_ASSIGN_OR_RETURN(const uint64_t available, FreeBytes());
+  if (available >= bytes) return absl::OkStatus();
   return absl::ResourceExhaustedError(absl::StrCat(
-      path_, " has ", FormatSize(space.available), " free; this suite needs ", FormatSize(bytes),
-      ": name another place with --dir or a smaller --table-bytes"));
+      path_, " has ", FormatSize(available), " free; this suite needs ", FormatSize(bytes),
+      ": name another place with --dir or a smaller --table-bytes, --rows or --parameters"));
 }
 
 absl::Status ScratchDirectory::CheckOnDrive() const {
@@ -122,6 +136,11 @@ absl::Status ScratchDirectory::CheckOnDrive() const {
   if (info.f_type != TMPFS_MAGIC && info.f_type != RAMFS_MAGIC) return absl::OkStatus();
   return absl::FailedPreconditionError(absl::StrCat(
       path_, " lies in memory (tmpfs); this suite measures a drive: name one with --dir"));
+}
+
+absl::Status MakeFolder(const std::string& path) {
+  if (::mkdir(path.c_str(), 0700) == 0) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat("mkdir ", path, ": ", std::strerror(errno)));
 }
 
 absl::Status RemoveTree(const std::string& path) {

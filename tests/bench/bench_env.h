@@ -11,7 +11,9 @@
 #include <sys/types.h>
 
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,15 +25,33 @@
 namespace engram::bench {
 
 struct BenchOptions {
-  std::string dir;           // where scratch directories are made
-  bool json = false;         // one JSON object a line on stdout, nothing else there
-  bool quick = false;        // tiny tables and short rounds: does it work, not how fast is it
-  uint64_t table_bytes = 0;  // row bytes of the table; 0: the suite's default
+  std::string dir;                           // where scratch directories are made
+  bool json = false;                         // one JSON object a line on stdout, nothing else there
+  bool quick = false;                        // tiny tables, short rounds: only to see that it works
+  uint64_t table_bytes = 0;                  // row bytes of the table; 0: the suite's default
+  int rounds = 0;                            // of each line; 0: the suite's default
+  std::string only;                          // `nvme`: lines whose names begin so; empty: all
+  std::vector<uint64_t> rows;                // `scale`: of its tables; empty: its default
+  uint64_t parameters = 0;                   // `params`: of its table; 0: its default
+  uint64_t dram_bytes = uint64_t{16} << 30;  // `params`: the daemon's DRAM tier
+  std::string command;                       // as this program was called
+
+  int Rounds(int suite_rounds) const { return rounds > 0 ? rounds : quick ? 1 : suite_rounds; }
 };
 
 using Clock = std::chrono::steady_clock;
 double SecondsSince(Clock::time_point start);
 double Median(std::vector<double> values);  // requires at least one
+// The value below which `share` of them lie; requires at least one.
+double Percentile(std::vector<double> values, double share);
+
+// Memory for direct I/O, aligned to kDirectBlock; null if there is none. `bytes` is a multiple.
+inline constexpr size_t kDirectBlock = 4096;
+struct FreeAligned {
+  void operator()(std::byte* memory) const { std::free(memory); }
+};
+using AlignedBuffer = std::unique_ptr<std::byte, FreeAligned>;
+AlignedBuffer MakeAlignedBuffer(size_t bytes);
 
 // Blocks SIGINT and SIGTERM in this thread and all made later, and starts the thread that takes
 // them. To be called once, before any other thread exists.
@@ -58,6 +78,7 @@ class ScratchDirectory {
 
   // ResourceExhausted, naming both sizes, when fewer than `bytes` are free.
   absl::Status CheckSpace(uint64_t bytes) const;
+  absl::StatusOr<uint64_t> FreeBytes() const;
   // FailedPrecondition when files here lie in memory: direct I/O would measure nothing.
   absl::Status CheckOnDrive() const;
 
@@ -67,9 +88,25 @@ class ScratchDirectory {
   mutable std::string socket_dir_;  // made when first needed
 };
 
+// A new directory. Unavailable when it cannot be made.
+absl::Status MakeFolder(const std::string& path);
+
 // Deletes a directory with all that is in it and waits until the file system has settled, so that
 // the next measurement does not pay for it.
 absl::Status RemoveTree(const std::string& path);
+
+// Resident memory of a process, in bytes.
+struct MemoryUse {
+  int64_t now = 0;   // VmRSS
+  int64_t peak = 0;  // VmHWM
+};
+absl::StatusOr<MemoryUse> ReadMemoryUse(pid_t pid);
+// Makes this process' peak begin anew, at what it holds now.
+absl::Status ResetPeakMemory();
+// User and system time of this process so far, all threads.
+double OwnCpuSeconds();
+// Bytes of files that the kernel caches, of the whole machine.
+absl::StatusOr<int64_t> PageCacheBytes();
 
 // A program started by this one, stopped at the latest when the object goes (and by the kernel, if
 // this program is killed). Its stderr goes to a log file.
@@ -92,6 +129,8 @@ class ChildProcess {
   absl::Status Stop();
   // User and system time so far, all threads, to 10 ms.
   absl::StatusOr<double> CpuSeconds() const;
+  // Its resident memory: now, and the most that it ever was.
+  absl::StatusOr<MemoryUse> Memory() const { return ReadMemoryUse(pid_); }
 
  private:
   ChildProcess(pid_t pid, UniqueFd process, UniqueFd output, const std::string& name,
@@ -115,12 +154,14 @@ absl::StatusOr<std::string> SiblingProgram(const std::string& name);
 // A real engramd on a Unix socket, all else by default.
 class Daemon {
  public:
-  // On the scratch's data directory, which outlives it: a second one finds the tables of the first.
+  // On the scratch's directory `data`, which outlives it: a second one finds the tables of the
+  // first.
   static absl::StatusOr<std::unique_ptr<Daemon>> Start(
       const ScratchDirectory& scratch, uint64_t dram_bytes,
-      const std::vector<std::string>& more_flags = {});
+      const std::vector<std::string>& more_flags = {}, const std::string& data = "data");
   const std::string& target() const { return target_; }
   ChildProcess& process() { return *process_; }
+  double start_seconds() const { return start_seconds_; }  // until it said that it is ready
 
   // `engramctl load`, with default settings; gives the seconds from its start to its end.
   absl::StatusOr<double> Load(const std::string& table, const std::string& checkpoint);
@@ -136,6 +177,7 @@ class Daemon {
   std::string target_;
   std::string data_dir_;
   std::string log_dir_;
+  double start_seconds_ = 0;
   std::unique_ptr<ChildProcess> process_;
 };
 

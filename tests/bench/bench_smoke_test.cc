@@ -120,14 +120,30 @@ TEST(BenchSmokeTest, Grpc) {
 
 TEST(BenchSmokeTest, Nvme) {
   std::map<std::string, Json> results = RunSuite("nvme");
-  EXPECT_EQ(results.size(), 4u);
-  for (const int depth : {32, 128}) {
-    Json& line = results["nvme/depth_" + std::to_string(depth)];
+  EXPECT_EQ(results.size(), 8u);
+  for (const std::string name : {"depth_32", "depth_128", "depth_128/two_calls",
+                                 "depth_32/calls_of_32", "depth_128/calls_of_32"}) {
+    Json& line = results["nvme/" + name];
     EXPECT_EQ(line["unit"], "rows/s") << line;
-    EXPECT_EQ(line["depth"], depth) << line;
+    EXPECT_EQ(line["depth"], name.find("32") == 6 ? 32 : 128) << line;
+    EXPECT_EQ(line["rows_per_call"], name.find("calls_of_32") == std::string::npos ? 8192 : 32);
     EXPECT_THAT(line["nvme_io"].get<std::string>(), HasSubstr("direct I/O"));
     ExpectPositive(line, "threads");
+    EXPECT_TRUE(line["cpu_us_per_row"].is_number()) << line;
+    EXPECT_TRUE(line["baseline_cpu_us"].is_number()) << line;
   }
+  EXPECT_EQ(results["nvme/flat_file"]["unit"], "rows/s");
+  for (const std::string name : {"latency_48", "health"}) {
+    Json& line = results["nvme/" + name];
+    EXPECT_EQ(line["unit"], "us") << line;
+    EXPECT_EQ(line["better"], "lower") << line;
+  }
+  ExpectPositive(results["nvme/latency_48"], "p99_us");
+  ExpectPositive(results["nvme/latency_48"], "baseline_p99_us");
+  for (const std::string key : {"p50_us", "max_us", "baseline_p50_us", "checks"}) {
+    ExpectPositive(results["nvme/health"], key);
+  }
+  EXPECT_GT(results["nvme/health"]["queued_rows"], 10000);
 }
 
 TEST(BenchSmokeTest, Load) {
@@ -137,6 +153,66 @@ TEST(BenchSmokeTest, Load) {
   EXPECT_EQ(line["unit"], "B/s") << line;
   ExpectPositive(line, "seconds");
   ExpectPositive(line, "baseline_seconds");
+  ExpectPositive(line, "daemon_peak_rss_bytes");
+  EXPECT_TRUE(line["page_cache_growth_bytes"].is_number_integer()) << line;
+}
+
+TEST(BenchSmokeTest, Scale) {
+  std::map<std::string, Json> results = RunSuite("scale");
+  EXPECT_EQ(results.size(), 4u);
+  for (const std::string rows : {"20000", "60000", "100000"}) {
+    Json& line = results["scale/rows_" + rows];
+    EXPECT_EQ(line["unit"], "ns") << line;
+    EXPECT_EQ(line["rows"], std::stoi(rows)) << line;
+    EXPECT_EQ(line["row_bytes"], 264) << line;
+  }
+  EXPECT_EQ(results["scale/row_bytes_160"]["row_bytes"], 160);
+  for (const auto& [name, line] : results) {
+    EXPECT_GE(line["disk_bytes_per_row_byte"], 1.0) << line;
+    EXPECT_LT(line["disk_bytes_per_row_byte"], 3.0) << line;  // with what a database has anyway
+    for (const std::string key :
+         {"start_seconds", "load_seconds", "load_bytes_per_s", "load_peak_rss_bytes",
+          "rss_bytes_at_start", "rss_bytes_after_lookups", "empty_daemon_rss_bytes_at_start"}) {
+      ExpectPositive(line, key);
+    }
+    EXPECT_TRUE(line["memory_bytes_per_row_at_start"].is_number()) << line;
+    EXPECT_TRUE(line["memory_bytes_per_row_after_lookups"].is_number()) << line;
+  }
+}
+
+TEST(BenchSmokeTest, ScaleOfOtherSizes) {
+  const Scratch scratch;
+  const Outcome outcome =
+      RunBench("scale --rows 2000,3000 --quick --json --dir '" + scratch.path() + "'");
+  EXPECT_EQ(outcome.exit_code, 0);
+  std::vector<std::string> names;
+  for (const Json& line : outcome.lines) names.push_back(line["name"].get<std::string>());
+  EXPECT_THAT(names, ElementsAre("scale/rows_2000", "scale/rows_3000", "scale/row_bytes_160"));
+  EXPECT_THAT(scratch.Left(), IsEmpty());
+}
+
+TEST(BenchSmokeTest, Params) {
+  std::map<std::string, Json> results = RunSuite("params");
+  EXPECT_EQ(results.size(), 1u);
+  Json& line = results["params/lookup"];
+  EXPECT_EQ(line["unit"], "rows/s") << line;
+  EXPECT_EQ(line["parameters"], 256 * line["rows"].get<int64_t>()) << line;
+  EXPECT_EQ(line["row_bytes"], 132) << line;
+  EXPECT_EQ(line["checked_rows"], 20000) << line;
+  EXPECT_THAT(line["command"].get<std::string>(), HasSubstr("params --quick"));
+  for (const std::string key : {"load_seconds", "load_bytes_per_s", "disk_bytes", "start_seconds",
+                                "peak_rss_bytes", "cold_rows"}) {
+    ExpectPositive(line, key);
+  }
+}
+
+TEST(BenchSmokeTest, OneLine) {
+  const Scratch scratch;
+  const Outcome outcome =
+      RunBench("nvme --only nvme/latency --quick --json --dir '" + scratch.path() + "'");
+  EXPECT_EQ(outcome.exit_code, 0);
+  ASSERT_EQ(outcome.lines.size(), 1u);
+  EXPECT_EQ(outcome.lines[0]["name"], "nvme/latency_48");
 }
 
 TEST(BenchSmokeTest, Hash) {
@@ -154,6 +230,10 @@ TEST(BenchSmokeTest, WrongUsage) {
   EXPECT_EQ(RunBench("no_such_suite 2>/dev/null").exit_code, 2);
   EXPECT_EQ(RunBench("grpc --table-bytes 0 2>/dev/null").exit_code, 2);
   EXPECT_EQ(RunBench("grpc --table-bytes much 2>/dev/null").exit_code, 2);
+  EXPECT_EQ(RunBench("scale --rows 5 2>/dev/null").exit_code, 2);
+  EXPECT_EQ(RunBench("params --parameters 3 2>/dev/null").exit_code, 2);
+  EXPECT_EQ(RunBench("params --dram much 2>/dev/null").exit_code, 2);
+  EXPECT_EQ(RunBench("nvme --rounds 0 2>/dev/null").exit_code, 2);
 }
 
 TEST(BenchSmokeTest, TooLittleSpace) {

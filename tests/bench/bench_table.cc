@@ -29,7 +29,7 @@ absl::StatusOr<TablePlan> PlanTable(const BenchOptions& options, uint64_t suite_
   return plan;
 }
 
-RowIds RowIds::Distinct(const CheckpointShape& shape, size_t rows, std::mt19937_64& random) {
+RowIds RowIds::Distinct(const TableShape& shape, size_t rows, std::mt19937_64& random) {
   RowIds result;
   for (size_t i = 0; i < kLayers.size(); ++i) {
     const size_t share = rows / kLayers.size() + (i < rows % kLayers.size() ? 1 : 0);
@@ -44,7 +44,7 @@ RowIds RowIds::Distinct(const CheckpointShape& shape, size_t rows, std::mt19937_
   return result;
 }
 
-RowIds RowIds::Uniform(const CheckpointShape& shape, size_t index, size_t rows,
+RowIds RowIds::Uniform(const TableShape& shape, size_t index, size_t rows,
                        std::mt19937_64& random) {
   std::uniform_int_distribution<uint32_t> any(0, static_cast<uint32_t>(shape.rows[index] - 1));
   RowIds result;
@@ -69,10 +69,10 @@ absl::Span<const uint32_t> RowIds::of(size_t index) const {
 }
 
 absl::StatusOr<std::unique_ptr<RowCaller>> RowCaller::Connect(const std::string& target,
-                                                              size_t max_rows) {
+                                                              size_t max_rows, uint32_t row_bytes) {
   ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Client> client,
                           Client::Connect({.target = target, .default_deadline = kDeadline}));
-  return std::unique_ptr<RowCaller>(new RowCaller(std::move(client), max_rows));
+  return std::unique_ptr<RowCaller>(new RowCaller(std::move(client), max_rows, row_bytes));
 }
 
 absl::Status RowCaller::Call(const RowIds& ids, Expect expect) {
@@ -81,7 +81,7 @@ absl::Status RowCaller::Call(const RowIds& ids, Expect expect) {
   for (size_t i = 0; i < kLayers.size(); ++i) {
     const absl::Span<const uint32_t> part = ids.of(i);
     if (part.empty()) continue;
-    const size_t bytes = part.size() * kRowBytes;
+    const size_t bytes = part.size() * row_bytes_;
     request.layers.push_back(
         {.layer = kLayers[i], .row_ids = part, .out = absl::MakeSpan(out, bytes), .tiers = {}});
     out += bytes;
@@ -107,8 +107,9 @@ absl::Status RowCaller::Check(const RowIds& ids) const {
   const std::byte* rows = rows_.data();
   for (size_t i = 0; i < kLayers.size(); ++i) {
     const absl::Span<const uint32_t> part = ids.of(i);
-    const size_t bytes = part.size() * kRowBytes;
-    ENGRAM_RETURN_IF_ERROR(CheckRows(kLayers[i], part, absl::MakeConstSpan(rows, bytes)));
+    const size_t bytes = part.size() * row_bytes_;
+    ENGRAM_RETURN_IF_ERROR(
+        CheckRows(kLayers[i], row_bytes_, part, absl::MakeConstSpan(rows, bytes)));
     rows += bytes;
   }
   return absl::OkStatus();

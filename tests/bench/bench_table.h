@@ -38,9 +38,9 @@ absl::StatusOr<TablePlan> PlanTable(const BenchOptions& options, uint64_t suite_
 class RowIds {
  public:
   // `rows` distinct ids, divided evenly between the layers. Requires rows ≤ the table's.
-  static RowIds Distinct(const CheckpointShape& shape, size_t rows, std::mt19937_64& random);
+  static RowIds Distinct(const TableShape& shape, size_t rows, std::mt19937_64& random);
   // `rows` ids of one layer, each drawn alike from all rows of the table's layer `index`.
-  static RowIds Uniform(const CheckpointShape& shape, size_t index, size_t rows,
+  static RowIds Uniform(const TableShape& shape, size_t index, size_t rows,
                         std::mt19937_64& random);
   // Rows first … first + rows − 1 of one layer.
   static RowIds Range(size_t index, uint32_t first, size_t rows);
@@ -60,7 +60,8 @@ class RowCaller {
 
   // `max_rows` is the most that one call will ask for.
   static absl::StatusOr<std::unique_ptr<RowCaller>> Connect(const std::string& target,
-                                                            size_t max_rows);
+                                                            size_t max_rows,
+                                                            uint32_t row_bytes = kRowBytes);
 
   // FailedPrecondition when rows came from another tier than expected.
   absl::Status Call(const RowIds& ids, Expect expect);
@@ -70,10 +71,11 @@ class RowCaller {
   uint64_t dram_rows() const { return dram_rows_; }
 
  private:
-  RowCaller(std::unique_ptr<Client> client, size_t max_rows)
-      : client_(std::move(client)), rows_(max_rows * kRowBytes) {}
+  RowCaller(std::unique_ptr<Client> client, size_t max_rows, uint32_t row_bytes)
+      : client_(std::move(client)), row_bytes_(row_bytes), rows_(max_rows * row_bytes) {}
 
   const std::unique_ptr<Client> client_;
+  const uint32_t row_bytes_;
   std::vector<std::byte> rows_;
   uint64_t dram_rows_ = 0;
 };

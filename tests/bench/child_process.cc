@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -27,7 +28,7 @@ namespace {
 
 constexpr std::chrono::milliseconds kLookAround{100};  // between looks at the interrupt flag
 constexpr std::chrono::seconds kStopPatience{20};      // the daemon drains for 10 s
-constexpr std::chrono::seconds kStartPatience{60};
+constexpr std::chrono::seconds kStartPatience{120};
 constexpr std::chrono::seconds kDropPatience{30};
 constexpr uintmax_t kLeastTableFile = 64 << 10;  // the catalog's own files are smaller
 constexpr size_t kLogTailBytes = 2000;
@@ -55,6 +56,17 @@ absl::Status Errno(const std::string& what) {
 bool WaitReadable(int fd, std::chrono::milliseconds timeout) {
   pollfd entry{.fd = fd, .events = POLLIN, .revents = 0};
   return ::poll(&entry, 1, static_cast<int>(timeout.count())) > 0;
+}
+
+// The value, in bytes, of a line such as "VmRSS:   1234 kB".
+absl::StatusOr<int64_t> KibField(const std::string& path, const std::string& field) {
+  std::ifstream file(path);
+  for (std::string name; file >> name;) {
+    int64_t kib = 0;
+    if (name == field && file >> kib) return kib * 1024;
+    std::getline(file, name);
+  }
+  return absl::UnavailableError(absl::StrCat("there is no ", field, " in ", path));
 }
 
 }  // namespace
@@ -171,14 +183,38 @@ absl::StatusOr<double> ChildProcess::CpuSeconds() const {
   return static_cast<double>(user + system) / static_cast<double>(::sysconf(_SC_CLK_TCK));
 }
 
+absl::StatusOr<MemoryUse> ReadMemoryUse(pid_t pid) {
+  const std::string path = absl::StrCat("/proc/", pid, "/status");
+  MemoryUse use;
+  ENGRAM_ASSIGN_OR_RETURN(use.now, KibField(path, "VmRSS:"));
+  ENGRAM_ASSIGN_OR_RETURN(use.peak, KibField(path, "VmHWM:"));
+  return use;
+}
+
+absl::Status ResetPeakMemory() {
+  // proc(5), clear_refs: 5 resets the peak resident set size.
+  std::ofstream file("/proc/self/clear_refs");
+  file << "5" << std::flush;
+  return file ? absl::OkStatus() : absl::UnavailableError("cannot write /proc/self/clear_refs");
+}
+
+double OwnCpuSeconds() {
+  timespec time{};
+  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
+}
+
+absl::StatusOr<int64_t> PageCacheBytes() { return KibField("/proc/meminfo", "Cached:"); }
+
 absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const ScratchDirectory& scratch,
                                                       uint64_t dram_bytes,
-                                                      const std::vector<std::string>& more_flags) {
+                                                      const std::vector<std::string>& more_flags,
+                                                      const std::string& data) {
   ENGRAM_ASSIGN_OR_RETURN(const std::string program, SiblingProgram("engramd"));
   std::unique_ptr<Daemon> daemon(new Daemon);
-  daemon->data_dir_ = scratch.File("data");
+  daemon->data_dir_ = scratch.File(data);
   daemon->log_dir_ = scratch.path();
-  ENGRAM_ASSIGN_OR_RETURN(daemon->target_, scratch.SocketAddress("engramd"));
+  ENGRAM_ASSIGN_OR_RETURN(daemon->target_, scratch.SocketAddress(absl::StrCat("engramd-", data)));
   std::vector<std::string> argv = {program,
                                    "--data-dir",
                                    daemon->data_dir_,
@@ -191,8 +227,10 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const ScratchDirectory& sc
                                    "--dram",
                                    absl::StrCat(dram_bytes, "B")};
   argv.insert(argv.end(), more_flags.begin(), more_flags.end());
+  const Clock::time_point start = Clock::now();
   ENGRAM_ASSIGN_OR_RETURN(daemon->process_, ChildProcess::Start(argv, scratch.File("engramd.log")));
   ENGRAM_RETURN_IF_ERROR(daemon->process_->WaitForLine("engramd: ready", kStartPatience));
+  daemon->start_seconds_ = SecondsSince(start);
   return daemon;
 }
 

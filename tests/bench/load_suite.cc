@@ -1,9 +1,5 @@
 // Bytes a second of a bulk load, from the start of `engramctl load` to its end, against copying the
 // same files.
-#include <sys/stat.h>
-
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
 #include <memory>
 #include <random>
@@ -63,11 +59,16 @@ class LoadSuite {
 
  private:
   absl::Status LoadOnce() {
+    ENGRAM_ASSIGN_OR_RETURN(const int64_t cached_before, PageCacheBytes());
     ENGRAM_ASSIGN_OR_RETURN(const double before, daemon_->process().CpuSeconds());
     ENGRAM_ASSIGN_OR_RETURN(const double seconds, daemon_->Load(kTableName, checkpoint_));
     ENGRAM_ASSIGN_OR_RETURN(const double after, daemon_->process().CpuSeconds());
     load_seconds_.push_back(seconds);
     cpu_seconds_.push_back(after - before);
+    ENGRAM_ASSIGN_OR_RETURN(const int64_t cached_after, PageCacheBytes());
+    cached_bytes_.push_back(static_cast<double>(cached_after - cached_before));
+    ENGRAM_ASSIGN_OR_RETURN(const MemoryUse memory, daemon_->process().Memory());
+    peak_memory_ = memory.peak;
     ENGRAM_RETURN_IF_ERROR(CheckLoaded());
     return daemon_->Drop(kTableName);
   }
@@ -83,9 +84,7 @@ class LoadSuite {
 
   absl::Status CopyOnce(const ScratchDirectory& scratch) {
     const std::string target = scratch.File("copy");
-    if (::mkdir(target.c_str(), 0700) != 0) {
-      return absl::UnavailableError(absl::StrCat("mkdir ", target, ": ", std::strerror(errno)));
-    }
+    ENGRAM_RETURN_IF_ERROR(MakeFolder(target));
     ENGRAM_ASSIGN_OR_RETURN(const std::vector<std::string> files, FilesIn(checkpoint_));
     const Clock::time_point start = Clock::now();
     ENGRAM_RETURN_IF_ERROR(CopyFiles(files, target, kCopyDepth));
@@ -106,6 +105,8 @@ class LoadSuite {
                        std::string("copy of the same files, 1 MiB direct reads and writes, fsync")},
                       {"depth", int64_t{kCopyDepth}},
                       {"cpu_seconds_per_gb", Median(cpu_seconds_) / bytes * 1e9},
+                      {"daemon_peak_rss_bytes", peak_memory_},
+                      {"page_cache_growth_bytes", static_cast<int64_t>(Median(cached_bytes_))},
                       {"rounds", int64_t{rounds_}}};
     plan_.Describe(result);
     reporter_.Print(result);
@@ -120,6 +121,8 @@ class LoadSuite {
   std::vector<double> load_seconds_;
   std::vector<double> cpu_seconds_;
   std::vector<double> copy_seconds_;
+  std::vector<double> cached_bytes_;  // by which the page cache grew, a load
+  int64_t peak_memory_ = 0;           // of the daemon, over all loads so far
 };
 
 }  // namespace

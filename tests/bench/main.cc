@@ -7,17 +7,25 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "storage/base/size.h"
+#include "storage/table/spec.h"
 #include "tests/bench/baseline_service.h"
 #include "tests/bench/suites.h"
+#include "tests/bench/table_shape.h"
 
 namespace engram::bench {
 namespace {
+
+constexpr uint64_t kLeastRows = 1000;
+constexpr uint64_t kLeastParameters = 256'000;           // 1,000 rows
+constexpr uint64_t kMostParameters = 2'000'000'000'000;  // beyond, two layers have too few ids
 
 struct Flags {
   std::vector<std::string> suites;
   BenchOptions options;
   std::string table_bytes;
+  std::string dram;
   std::string serve_baseline;
   std::string listen;
 };
@@ -46,6 +54,16 @@ void Declare(CLI::App& app, Flags& flags) {
   app.add_option(
       "--table-bytes", flags.table_bytes,
       "row bytes of the table, as 512MiB; smaller than the suite's own marks the result");
+  app.add_option("--rounds", flags.options.rounds,
+                 "nvme, scale: rounds of each line; more of them are steadier")
+      ->check(CLI::Range(1, 1000));
+  app.add_option("--only", flags.options.only, "nvme: lines whose names begin so");
+  app.add_option("--rows", flags.options.rows, "scale: rows of the tables, separated by commas")
+      ->delimiter(',')
+      ->check(CLI::Range(uint64_t{kLeastRows}, kLayers.size() * kMaxLayerRows));
+  app.add_option("--parameters", flags.options.parameters, "params: parameters of the table")
+      ->check(CLI::Range(uint64_t{kLeastParameters}, kMostParameters));
+  app.add_option("--dram", flags.dram, "params: the daemon's DRAM tier; 16GiB if not given");
   app.add_flag("--quick", flags.options.quick,
                "tiny tables and short rounds: only to see that it works");
   // For this program's own child processes.
@@ -74,6 +92,19 @@ int Measure(const Flags& flags) {
   return 0;
 }
 
+// False, after saying why, when a size is given that is none.
+bool ReadSize(const char* flag, const std::string& text, uint64_t& out) {
+  if (text.empty()) return true;
+  const absl::StatusOr<uint64_t> bytes = ParseSize(text);
+  if (bytes.ok() && *bytes > 0) {
+    out = *bytes;
+    return true;
+  }
+  std::cerr << "engram_bench: " << flag << ": "
+            << (bytes.ok() ? "0 is too little" : bytes.status().message()) << "\n";
+  return false;
+}
+
 int Main(int argc, char** argv) {
   CLI::App app("Measures engramd against what this machine can do");
   Flags flags;
@@ -88,15 +119,11 @@ int Main(int argc, char** argv) {
     std::cerr << "engram_bench: name a suite; --help lists them\n";
     return 2;
   }
-  if (!flags.table_bytes.empty()) {
-    const absl::StatusOr<uint64_t> bytes = ParseSize(flags.table_bytes);
-    if (!bytes.ok() || *bytes == 0) {
-      std::cerr << "engram_bench: --table-bytes: "
-                << (bytes.ok() ? "0 is no table" : bytes.status().message()) << "\n";
-      return 2;
-    }
-    flags.options.table_bytes = *bytes;
+  if (!ReadSize("--table-bytes", flags.table_bytes, flags.options.table_bytes) ||
+      !ReadSize("--dram", flags.dram, flags.options.dram_bytes)) {
+    return 2;
   }
+  flags.options.command = absl::StrJoin(argv, argv + argc, " ");
   return Measure(flags);
 }
 

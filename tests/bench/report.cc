@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
@@ -48,7 +49,8 @@ std::string FileSystem(const std::string& dir) {
   return type;
 }
 
-std::string HumanRate(double value) {
+std::string Human(double value, const std::string& unit) {
+  if (!absl::EndsWith(unit, "/s")) return absl::StrFormat("%.1f ", value);  // a time
   if (value >= 1e9) return absl::StrFormat("%.2f G", value / 1e9);
   if (value >= 1e6) return absl::StrFormat("%.2f M", value / 1e6);
   if (value >= 1e3) return absl::StrFormat("%.1f k", value / 1e3);
@@ -91,8 +93,8 @@ void Reporter::Print(const Result& result) {
   const double ratio = result.value / result.baseline;
   if (!json_) {
     std::cout << absl::StreamFormat("%-28s %12s%s  baseline %12s%s  ratio %5.2f ", result.name,
-                                    HumanRate(result.value), result.unit,
-                                    HumanRate(result.baseline), result.unit, ratio);
+                                    Human(result.value, result.unit), result.unit,
+                                    Human(result.baseline, result.unit), result.unit, ratio);
     for (const auto& [key, detail] : result.details) {
       std::cout << " " << key << "=" << HumanDetail(detail);
     }

@@ -20,6 +20,11 @@ absl::Status RunGrpcSuite(const BenchOptions& options, Reporter& reporter);
 absl::Status RunNvmeSuite(const BenchOptions& options, Reporter& reporter);
 // Bytes a second of a bulk load, against copying the same files.
 absl::Status RunLoadSuite(const BenchOptions& options, Reporter& reporter);
+// Nanoseconds a cold row in tables of several sizes, against the table of 10^7 rows; disk and
+// memory.
+absl::Status RunScaleSuite(const BenchOptions& options, Reporter& reporter);
+// A table of 100 billion parameters of 4 bits: loaded once, served, 10^6 rows compared.
+absl::Status RunParamsSuite(const BenchOptions& options, Reporter& reporter);
 
 // Row ids a second of the addressing, against one division a row.
 absl::Status RunHashSuite(const BenchOptions& options, Reporter& reporter);
@@ -30,10 +35,13 @@ struct Suite {
   absl::Status (*run)(const BenchOptions& options, Reporter& reporter);
 };
 
-inline constexpr std::array<Suite, 4> kSuites = {{
+inline constexpr std::array<Suite, 6> kSuites = {{
     {"grpc", "rows/s of Lookup over a Unix socket, all rows in DRAM", RunGrpcSuite},
-    {"nvme", "rows/s from NVMe alone, past the page cache", RunNvmeSuite},
+    {"nvme", "rows/s and latency from NVMe alone, past the page cache", RunNvmeSuite},
     {"load", "bytes/s from safetensors to published", RunLoadSuite},
+    {"scale", "ns a cold row at 10^7, 10^8 and the most rows that fit (--rows)", RunScaleSuite},
+    {"params", "loads and serves 10^11 parameters of 4 bits, 54 GB (--parameters, --dram)",
+     RunParamsSuite},
     {"hash", "row ids/s of the addressing, one thread", RunHashSuite},
 }};
 

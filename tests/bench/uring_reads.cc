@@ -1,14 +1,12 @@
 #include "tests/bench/uring_reads.h"
 
 #include <fcntl.h>
-#include <liburing.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -17,6 +15,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "storage/base/io_ring.h"
 #include "storage/base/status_macros.h"
 #include "tests/bench/bench_env.h"
 
@@ -24,42 +23,12 @@ namespace engram::bench {
 namespace {
 
 constexpr size_t kCopyBytes = size_t{1} << 20;
-constexpr uint64_t kDirectBlock = 4096;
 
 absl::Status Failed(const std::string& what, int error) {
   return absl::UnavailableError(absl::StrCat(what, ": ", std::strerror(error)));
 }
 
-class Ring {
- public:
-  Ring() = default;
-  ~Ring() {
-    if (open_) ::io_uring_queue_exit(&ring_);
-  }
-  Ring(const Ring&) = delete;
-  Ring& operator=(const Ring&) = delete;
-
-  absl::Status Init(int entries) {
-    const int result = ::io_uring_queue_init(static_cast<unsigned>(entries), &ring_, 0);
-    if (result < 0) return Failed("io_uring_queue_init", -result);
-    open_ = true;
-    return absl::OkStatus();
-  }
-  io_uring* get() { return &ring_; }
-
- private:
-  io_uring ring_{};
-  bool open_ = false;
-};
-
-struct Free {
-  void operator()(std::byte* memory) const { std::free(memory); }
-};
-using Buffer = std::unique_ptr<std::byte, Free>;
-
-Buffer Aligned(size_t bytes) {
-  return Buffer(static_cast<std::byte*>(std::aligned_alloc(kDirectBlock, bytes)));
-}
+}  // namespace
 
 absl::StatusOr<UniqueFd> OpenDirect(const std::string& path, int flags) {
   UniqueFd fd(::open(path.c_str(), flags | O_DIRECT | O_CLOEXEC, 0600));
@@ -69,8 +38,6 @@ absl::StatusOr<UniqueFd> OpenDirect(const std::string& path, int flags) {
   return absl::FailedPreconditionError(absl::StrCat(
       path, ": the file system refuses direct I/O, so there is no baseline: name another --dir"));
 }
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<RandomReader>> RandomReader::Open(
     const std::vector<std::string>& files) {
@@ -95,48 +62,88 @@ const RandomReader::File& RandomReader::FileOf(uint64_t page) const {
   return *std::prev(after);
 }
 
-absl::Status RandomReader::ReadFor(int depth, double seconds, uint64_t seed,
-                                   uint64_t* reads) const {
-  const Buffer buffer = Aligned(static_cast<size_t>(depth) * kReadBytes);
-  if (buffer == nullptr) return absl::ResourceExhaustedError("no memory for read buffers");
-  Ring ring;  // goes before the buffer that its reads write into
-  ENGRAM_RETURN_IF_ERROR(ring.Init(depth));
-  std::mt19937_64 random(seed);
-  std::uniform_int_distribution<uint64_t> any_page(0, pages_ - 1);
-  const auto queue = [&](uint64_t slot) {
-    const uint64_t page = any_page(random);
-    const File& file = FileOf(page);
-    io_uring_sqe* sqe = ::io_uring_get_sqe(ring.get());
-    ::io_uring_prep_read(sqe, file.fd.get(), buffer.get() + slot * kReadBytes, kReadBytes,
-                         (page - file.first_page) * kReadBytes);
-    ::io_uring_sqe_set_data64(sqe, slot);
-  };
-  for (int slot = 0; slot < depth; ++slot) queue(static_cast<uint64_t>(slot));
-  const Clock::time_point start = Clock::now();
-  // Every read that is started is waited for: the kernel writes into our buffer.
-  absl::Status status;
-  bool more = true;
-  for (int in_flight = depth; in_flight > 0;) {
-    const int submitted = ::io_uring_submit_and_wait(ring.get(), 1);
-    if (submitted < 0 && submitted != -EINTR) return Failed("io_uring_submit", -submitted);
-    more = more && status.ok() && !Interrupted() && SecondsSince(start) < seconds;
-    io_uring_cqe* completion = nullptr;
-    while (::io_uring_peek_cqe(ring.get(), &completion) == 0) {
-      const uint64_t slot = completion->user_data;
-      const int result = completion->res;
-      ::io_uring_cqe_seen(ring.get(), completion);
-      --in_flight;
-      if (result != static_cast<int>(kReadBytes)) {
-        status = Failed("random read", result < 0 ? -result : EIO);
-        more = false;
-      }
-      ++*reads;
-      if (!more) continue;
-      queue(slot);
-      ++in_flight;
+// A ring and the buffers of its reads, one slot each. Reads are queued between the waits, not from
+// within them, so that one system call hands in new reads and waits for old ones.
+class RandomReader::Slots {
+ public:
+  Slots(const RandomReader& reader, int depth, uint64_t seed)
+      : reader_(reader),
+        buffer_(MakeAlignedBuffer(static_cast<size_t>(depth) * kReadBytes)),
+        ring_(static_cast<unsigned>(depth)),
+        random_(seed),
+        any_page_(0, reader.pages_ - 1) {
+    for (int slot = 0; slot < depth; ++slot) free_.push_back(static_cast<uint64_t>(slot));
+    if (!ring_.status().ok()) status_ = ring_.status();
+    if (buffer_ == nullptr) {
+      status_ = absl::ResourceExhaustedError("no memory for read buffers");
+    } else {
+      // So that no read waits for its buffer's pages.
+      std::memset(buffer_.get(), 0, static_cast<size_t>(depth) * kReadBytes);
     }
   }
-  return status;
+
+  const absl::Status& status() const { return status_; }
+
+  // Queues a read for each free slot.
+  void Fill() {
+    for (const uint64_t slot : free_) {
+      const uint64_t page = any_page_(random_);
+      const File& file = reader_.FileOf(page);
+      ring_.Read(file.fd.get(), buffer_.get() + slot * kReadBytes, kReadBytes,
+                 (page - file.first_page) * kReadBytes, slot);
+    }
+    free_.clear();
+  }
+
+  // Waits for `count` reads, or for all; gives how many came.
+  uint64_t Wait(unsigned count) {
+    const size_t before = free_.size();
+    const absl::Status& ring = ring_.Wait(count, [this](uint64_t slot, int32_t result) {
+      if (result != static_cast<int32_t>(kReadBytes)) {
+        status_ = Failed("random read", result < 0 ? -result : EIO);
+      }
+      free_.push_back(slot);
+    });
+    if (!ring.ok()) status_ = ring;
+    return free_.size() - before;
+  }
+  uint64_t WaitForAll() { return Wait(ring_.in_flight()); }
+
+ private:
+  const RandomReader& reader_;
+  const AlignedBuffer buffer_;
+  IoRing ring_;  // goes before the buffer that its reads write into
+  std::mt19937_64 random_;
+  std::uniform_int_distribution<uint64_t> any_page_;
+  std::vector<uint64_t> free_;
+  absl::Status status_;
+};
+
+absl::Status RandomReader::ReadFor(int depth, double seconds, uint64_t seed,
+                                   uint64_t* reads) const {
+  Slots slots(*this, depth, seed);
+  const Clock::time_point start = Clock::now();
+  while (slots.status().ok() && !Interrupted() && SecondsSince(start) < seconds) {
+    slots.Fill();
+    *reads += slots.Wait(1);
+  }
+  if (slots.status().ok()) *reads += slots.WaitForAll();
+  return slots.status();
+}
+
+absl::StatusOr<std::vector<double>> RandomReader::Bursts(int reads, int bursts,
+                                                         uint64_t seed) const {
+  Slots slots(*this, reads, seed);
+  std::vector<double> micros;
+  for (int i = 0; i < bursts && slots.status().ok(); ++i) {
+    ENGRAM_RETURN_IF_ERROR(CheckInterrupt());
+    const Clock::time_point start = Clock::now();
+    slots.Fill();
+    slots.WaitForAll();
+    micros.push_back(SecondsSince(start) * 1e6);
+  }
+  ENGRAM_RETURN_IF_ERROR(slots.status());
+  return micros;
 }
 
 absl::StatusOr<RandomReader::Outcome> RandomReader::Run(int depth, int threads, double seconds,
@@ -144,13 +151,15 @@ absl::StatusOr<RandomReader::Outcome> RandomReader::Run(int depth, int threads, 
   std::vector<absl::Status> statuses(static_cast<size_t>(threads));
   std::vector<uint64_t> reads(static_cast<size_t>(threads));
   std::vector<std::thread> workers;
+  const double cpu_before = OwnCpuSeconds();
   const Clock::time_point start = Clock::now();
   for (size_t i = 0; i < statuses.size(); ++i) {
     workers.emplace_back(
         [&, i] { statuses[i] = ReadFor(depth / threads, seconds, seed + i, &reads[i]); });
   }
   for (std::thread& worker : workers) worker.join();
-  Outcome outcome{.reads = 0, .seconds = SecondsSince(start)};
+  Outcome outcome{.reads = 0, .seconds = SecondsSince(start), .cpu_seconds = 0};
+  outcome.cpu_seconds = OwnCpuSeconds() - cpu_before;
   for (size_t i = 0; i < statuses.size(); ++i) {
     ENGRAM_RETURN_IF_ERROR(statuses[i]);
     outcome.reads += reads[i];
@@ -165,13 +174,16 @@ namespace {
 class Copier {
  public:
   Copier(const std::vector<std::string>& files, std::string directory, int depth)
-      : paths_(files), directory_(std::move(directory)), slots_(static_cast<size_t>(depth)) {}
+      : paths_(files),
+        directory_(std::move(directory)),
+        slots_(static_cast<size_t>(depth)),
+        ring_(static_cast<unsigned>(depth)) {}
 
   absl::Status Run() {
     for (const std::string& path : paths_) ENGRAM_RETURN_IF_ERROR(OpenPair(path));
-    ENGRAM_RETURN_IF_ERROR(ring_.Init(static_cast<int>(slots_.size())));
+    ENGRAM_RETURN_IF_ERROR(ring_.status());
     for (Slot& slot : slots_) {
-      slot.buffer = Aligned(kCopyBytes);
+      slot.buffer = MakeAlignedBuffer(kCopyBytes);
       if (slot.buffer == nullptr) return absl::ResourceExhaustedError("no memory for copying");
     }
     ENGRAM_RETURN_IF_ERROR(CopyAll());
@@ -196,7 +208,7 @@ class Copier {
     uint64_t bytes = 0;
   };
   struct Slot {
-    Buffer buffer;
+    AlignedBuffer buffer;
     size_t pair = 0;
     uint64_t offset = 0;
     bool writing = false;
@@ -241,16 +253,14 @@ class Copier {
     return true;
   }
 
-  void Queue(Slot& slot) {
-    io_uring_sqe* sqe = ::io_uring_get_sqe(ring_.get());
+  void Queue(size_t index) {
+    Slot& slot = slots_[index];
+    const Pair& pair = pairs_[slot.pair];
     if (slot.writing) {
-      ::io_uring_prep_write(sqe, pairs_[slot.pair].to.get(), slot.buffer.get(), BlockBytes(slot),
-                            slot.offset);
+      ring_.Write(pair.to.get(), slot.buffer.get(), BlockBytes(slot), slot.offset, index);
     } else {
-      ::io_uring_prep_read(sqe, pairs_[slot.pair].from.get(), slot.buffer.get(), BlockBytes(slot),
-                           slot.offset);
+      ring_.Read(pair.from.get(), slot.buffer.get(), BlockBytes(slot), slot.offset, index);
     }
-    ::io_uring_sqe_set_data(sqe, &slot);
   }
 
   absl::Status CheckResult(const Slot& slot, int result) const {
@@ -263,34 +273,24 @@ class Copier {
   }
 
   absl::Status CopyAll() {
-    size_t in_flight = 0;
-    for (Slot& slot : slots_) {
-      if (!Take(slot)) break;
-      Queue(slot);
-      ++in_flight;
-    }
+    std::vector<size_t> ready;  // slots whose next transfer is to be queued
+    for (size_t i = 0; i < slots_.size() && Take(slots_[i]); ++i) ready.push_back(i);
     absl::Status status;
-    while (in_flight > 0) {
-      const int submitted = ::io_uring_submit_and_wait(ring_.get(), 1);
-      if (submitted < 0 && submitted != -EINTR) return Failed("io_uring_submit", -submitted);
+    while (true) {
+      for (const size_t index : ready) Queue(index);
+      ready.clear();
+      if (ring_.in_flight() == 0) return status;
+      status.Update(ring_.Wait(1, [&](uint64_t index, int32_t result) {
+        Slot& slot = slots_[index];
+        status.Update(CheckResult(slot, result));
+        if (!status.ok()) return;
+        const bool read = !slot.writing;
+        if (read) slot.writing = true;
+        if (read || Take(slot)) ready.push_back(index);
+      }));
       status.Update(CheckInterrupt());
-      io_uring_cqe* completion = nullptr;
-      while (::io_uring_peek_cqe(ring_.get(), &completion) == 0) {
-        Slot& slot = *static_cast<Slot*>(::io_uring_cqe_get_data(completion));
-        status.Update(CheckResult(slot, completion->res));
-        ::io_uring_cqe_seen(ring_.get(), completion);
-        --in_flight;
-        if (!status.ok()) continue;
-        if (!slot.writing) {
-          slot.writing = true;
-        } else if (!Take(slot)) {
-          continue;
-        }
-        Queue(slot);
-        ++in_flight;
-      }
+      if (!status.ok()) ready.clear();  // what is under way is waited for
     }
-    return status;
   }
 
   const std::vector<std::string> paths_;
@@ -299,7 +299,7 @@ class Copier {
   size_t next_pair_ = 0;
   uint64_t next_offset_ = 0;
   std::vector<Slot> slots_;
-  Ring ring_;  // last: goes first, before the buffers
+  IoRing ring_;  // last: goes first, before the buffers
 };
 
 }  // namespace

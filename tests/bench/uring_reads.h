@@ -1,7 +1,7 @@
 // What the drive gives to a program that does nothing else: the baselines of the suites nvme and
 // load. Direct I/O through io_uring, queues always full, nothing checked but byte counts.
 //
-// Both block; an interrupt ends them with Cancelled.
+// All block; an interrupt ends them with Cancelled.
 #ifndef ENGRAM_TESTS_BENCH_URING_READS_H_
 #define ENGRAM_TESTS_BENCH_URING_READS_H_
 
@@ -20,6 +20,9 @@ namespace engram::bench {
 
 inline constexpr uint32_t kReadBytes = 4096;
 
+// FailedPrecondition when the file system refuses direct I/O; Unavailable for any other error.
+absl::StatusOr<UniqueFd> OpenDirect(const std::string& path, int flags);
+
 // Random aligned reads of kReadBytes, uniform over all of `files`. Each thread has a ring of its
 // own and keeps depth / threads reads in flight.
 class RandomReader {
@@ -33,11 +36,16 @@ class RandomReader {
   struct Outcome {
     uint64_t reads = 0;
     double seconds = 0;
+    double cpu_seconds = 0;  // of the whole process, which does nothing else meanwhile
   };
   // Requires that `threads` divides `depth`. Reads for about `seconds`.
   absl::StatusOr<Outcome> Run(int depth, int threads, double seconds, uint64_t seed) const;
 
+  // Microseconds from handing in `reads` reads at once until all are there, `bursts` times.
+  absl::StatusOr<std::vector<double>> Bursts(int reads, int bursts, uint64_t seed) const;
+
  private:
+  class Slots;
   struct File {
     std::string path;
     UniqueFd fd;
