@@ -56,7 +56,7 @@ class FakeDaemon {
   v1::PrefetchRequest LastPrefetch();
 
   // Load of table "hang" and verify of table "hang" last until they are cancelled; load of "again"
-  // is already loaded, of "undone" ends too early, of "refused" fails, and repair of "damaged" finds
+  // is already loaded, of "undone" ends too early, of "refused" fails; repair of "damaged" finds
   // two damaged chunks; verify of "bad" finds two bad rows. Version 3 can be activated.
   void WaitForHang();       // until a call hangs
   void WaitForCancelled();  // until it has ended
