@@ -127,6 +127,8 @@ absl::Status CheckSwappable(const Target& target, const LiveFiles& files) {
 
 absl::Status Swap(const Target& target, const std::string& path) {
   const StoreInternals& internals = target.parts.core->internals();
+  // A drive that gets full between the two steps would leave the pages missing.
+  ENGRAM_RETURN_IF_ERROR(target.parts.core->CheckRoom("repairing " + target.Name()));
   MutexLock swapping(target.family->swap_mutex());
   const LiveFiles files = FindLiveFiles(target);
   ENGRAM_RETURN_IF_ERROR(CheckSwappable(target, files));

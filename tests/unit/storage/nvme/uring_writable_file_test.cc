@@ -252,7 +252,7 @@ TEST_F(UringWritableFileTest, ARingThatBreaksIsReplacedByPlainWrites) {
 }
 
 TEST_F(UringWritableFileTest, IsMadeOnlyForTheLoader) {
-  const auto file_system = NewUringFileSystem(rocksdb::FileSystem::Default(), nullptr);
+  const auto file_system = NewUringFileSystem(rocksdb::FileSystem::Default(), true, nullptr);
   rocksdb::FileOptions options;
   options.use_direct_writes = true;
   const auto direct = [&] {
