@@ -141,7 +141,7 @@ absl::StatusOr<LoadOutcome> LoadSynthetic(const TableShape& shape, const std::st
   }
   ENGRAM_ASSIGN_OR_RETURN(const MemoryUse memory, ReadMemoryUse(::getpid()));
   outcome.peak_memory = memory.peak;
-  ENGRAM_ASSIGN_OR_RETURN(outcome.disk_bytes, DiskBytes(data_dir));
+  ENGRAM_ASSIGN_OR_RETURN(outcome.disk_bytes, DiskBytes(data_dir + "/db"));
   return outcome;
 }
 
