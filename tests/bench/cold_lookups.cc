@@ -10,17 +10,7 @@
 #include "storage/base/status_macros.h"
 
 namespace engram::bench {
-namespace {
-
-// Until the daemon has the flag it reads as it does by default.
-constexpr bool kDaemonHasDepthFlag = false;
-
-}  // namespace
-
-std::vector<std::string> DepthFlags(int depth) {
-  if (!kDaemonHasDepthFlag) return {};
-  return {"--nvme-depth", absl::StrCat(depth)};
-}
+std::vector<std::string> DepthFlags(int depth) { return {"--nvme-depth", absl::StrCat(depth)}; }
 
 absl::StatusOr<std::string> DescribeIo(const Daemon& daemon) {
   ENGRAM_ASSIGN_OR_RETURN(const auto admin, AdminClient::Connect(daemon.target()));

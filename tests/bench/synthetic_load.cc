@@ -121,6 +121,7 @@ absl::StatusOr<LoadOutcome> LoadSynthetic(const TableShape& shape, const std::st
     ENGRAM_ASSIGN_OR_RETURN(const std::unique_ptr<Store> store,
                             Store::Open({.directory = data_dir,
                                          .read_threads = defaults.read_threads,
+                                         .read_depth = defaults.nvme_depth,
                                          .use_io_uring = defaults.io_uring,
                                          .use_direct_io = defaults.direct_io}));
     ENGRAM_ASSIGN_OR_RETURN(const std::unique_ptr<Tables> tables, Tables::Open(store.get(), {}));
@@ -140,7 +141,7 @@ absl::StatusOr<LoadOutcome> LoadSynthetic(const TableShape& shape, const std::st
   }
   ENGRAM_ASSIGN_OR_RETURN(const MemoryUse memory, ReadMemoryUse(::getpid()));
   outcome.peak_memory = memory.peak;
-  ENGRAM_ASSIGN_OR_RETURN(outcome.disk_bytes, DiskBytes(data_dir));
+  ENGRAM_ASSIGN_OR_RETURN(outcome.disk_bytes, DiskBytes(data_dir + "/db"));
   return outcome;
 }
 

@@ -14,8 +14,10 @@
 namespace engram::bench {
 
 struct LoadOutcome {
-  double seconds = 0;       // from the start to published
-  uint64_t disk_bytes = 0;  // that the data directory takes once the store is closed
+  double seconds = 0;  // from the start to published
+  // Of the database once it is closed; not what the data directory holds in reserve, 32 MiB
+  // whatever lies in it.
+  uint64_t disk_bytes = 0;
   int64_t peak_memory = 0;  // resident memory of this process, in bytes
 };
 
