@@ -3,8 +3,8 @@
 // RowStream is the face; ShardStream is that of rows in tensors. While one block of rows is taken
 // out, the next ones are under way (ReadAhead), so that reading, working and writing overlap.
 //
-// Memory of one ShardStream: kBlocks blocks of kBlockBytes, whatever the size of the table; a row
-// larger than a block counts as one.
+// Memory of one ShardStream: kBlocks blocks of kBlockBytes, some 8.3 MiB whatever the size of the
+// table; a row larger than a block counts as one.
 #ifndef ENGRAM_STORAGE_CHECKPOINT_ROW_STREAM_H_
 #define ENGRAM_STORAGE_CHECKPOINT_ROW_STREAM_H_
 

@@ -3,13 +3,11 @@
 #include "storage/checkpoint/row_stream.h"
 
 #include <fcntl.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
 #include <cstdlib>
-#include <filesystem>
 #include <random>
 #include <thread>
 
@@ -17,6 +15,7 @@
 #include "gtest/gtest.h"
 #include "storage/checkpoint/row_shards.h"
 #include "tests/unit/storage/checkpoint/checkpoint_writer.h"
+#include "tests/unit/storage/ring_testing.h"
 
 namespace engram {
 namespace {
@@ -101,19 +100,6 @@ FileReader::Options WithRing(RingRead ring_read) {
   FileReader::Options options;
   options.ring_read = std::move(ring_read);
   return options;
-}
-
-// Descriptors of this process that are rings.
-std::vector<int> RingDescriptors() {
-  std::vector<int> found;
-  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
-    std::error_code error;
-    const auto target = std::filesystem::read_symlink(entry.path(), error);
-    if (!error && target.string().find("[io_uring]") != std::string::npos) {
-      found.push_back(std::stoi(entry.path().filename().string()));
-    }
-  }
-  return found;
 }
 
 bool CanRing(const Rows& rows) { return ProbeIoUring().ok() && rows.values().ring_fd() >= 0; }
@@ -229,21 +215,10 @@ TEST(RowStream, ReportsAFileCutShort) {
 
 TEST(RowStream, WithoutARingReadsGoOn) {
   const Rows rows;
-  const int next = ::dup(0);
-  ASSERT_GE(next, 0);
-  ::close(next);
-  rlimit before{};
-  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
-  // No further descriptor, so no ring.
-  const rlimit none{static_cast<rlim_t>(next), before.rlim_max};
-  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
-  const auto stream = rows.shards().Stream(0, Rows::kCount, true);
-  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
-  ASSERT_EQ(RingDescriptors().size(), 0u);
-  std::vector<std::byte> bytes(Rows::kCount * Rows::kBytes);
-  ASSERT_EQ(stream->Read(0, Rows::kCount, absl::MakeSpan(bytes)), absl::OkStatus());
-  EXPECT_TRUE(std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()) ==
-              RowBytes(3, 0, Rows::kCount, 0, Rows::kBytes));
+  testing_ring::WithoutRings([&rows] {
+    EXPECT_FALSE(ProbeIoUring().ok());
+    rows.ExpectAll();
+  });
 }
 
 TEST(RowStream, ARingThatBreaksIsReplacedByPlainReads) {
@@ -253,14 +228,9 @@ TEST(RowStream, ARingThatBreaksIsReplacedByPlainReads) {
   std::vector<std::byte> bytes(Rows::kCount * Rows::kBytes);
   constexpr uint64_t kFew = 9000;  // more than a block
   ASSERT_TRUE(stream->Read(0, kFew, absl::MakeSpan(bytes).first(kFew * Rows::kBytes)).ok());
-  const std::vector<int> rings = RingDescriptors();
-  ASSERT_EQ(rings.size(), 1u);
-  // From now on every call on the ring's descriptor fails.
-  const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
-  ASSERT_EQ(::dup2(null, rings[0]), rings[0]);
+  testing_ring::BreakTheRing();
   ASSERT_EQ(stream->Read(kFew, Rows::kCount - kFew, absl::MakeSpan(bytes).subspan(kFew * 264)),
             absl::OkStatus());
-  ::close(null);
   EXPECT_TRUE(std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()) ==
               RowBytes(3, 0, Rows::kCount, 0, Rows::kBytes));
 }

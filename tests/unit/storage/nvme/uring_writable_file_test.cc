@@ -1,27 +1,24 @@
 #include "storage/nvme/uring_writable_file.h"
 
-#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <rocksdb/file_system.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <csignal>
-#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <memory>
 #include <random>
 #include <string>
-#include <vector>
 
 #include "storage/base/io_ring.h"
 #include "storage/nvme/rocks_status.h"
 #include "storage/nvme/uring_file_system.h"
 #include "tests/unit/storage/nvme/store_fixture.h"
+#include "tests/unit/storage/ring_testing.h"
 
 namespace engram {
 namespace {
@@ -206,32 +203,12 @@ TEST_F(UringWritableFileTest, TheSystemsOwnErrorComesOut) {
   EXPECT_THAT(status.ToString(), HasSubstr("File too large"));
 }
 
-// Descriptors of this process that are rings.
-std::vector<int> RingDescriptors() {
-  std::vector<int> found;
-  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
-    std::error_code error;
-    const auto target = std::filesystem::read_symlink(entry.path(), error);
-    if (!error && target.string().find("[io_uring]") != std::string::npos) {
-      found.push_back(std::stoi(entry.path().filename().string()));
-    }
-  }
-  return found;
-}
-
 TEST_F(UringWritableFileTest, WithoutARingItWritesAllTheSame) {
-  rlimit before{};
-  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
-  const int next = ::dup(0);
-  ::close(next);
-  // Room for the file's descriptor and for no further one.
-  const rlimit one{static_cast<rlim_t>(next) + 1, before.rlim_max};
-  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &one), 0);
-  const auto file = Make({.expected_bytes = kBytes, .on_write = nullptr});
-  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
-  ASSERT_NE(file, nullptr);
-  EXPECT_EQ(RingDescriptors().size(), 0u);
-  ASSERT_TRUE(WriteAll(*file, kBytes).ok());
+  testing_ring::WithoutRings([this] {
+    EXPECT_FALSE(ProbeIoUring().ok());
+    const auto file = Make({.expected_bytes = kBytes, .on_write = nullptr});
+    EXPECT_TRUE(WriteAll(*file, kBytes).ok());
+  });
   EXPECT_TRUE(Stored() == content_);
 }
 
@@ -239,12 +216,7 @@ TEST_F(UringWritableFileTest, ARingThatBreaksIsReplacedByPlainWrites) {
   if (const absl::Status ring = ProbeIoUring(); !ring.ok()) GTEST_SKIP() << ring;
   const auto file = Make({.expected_bytes = kBytes, .on_write = nullptr});
   ASSERT_TRUE(Append(*file, 0, 3 * kBuffer + 5).ok());
-  const std::vector<int> rings = RingDescriptors();
-  ASSERT_EQ(rings.size(), 1u);
-  // From now on every call on the ring's descriptor fails.
-  const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
-  ASSERT_EQ(::dup2(null, rings[0]), rings[0]);
-  ::close(null);
+  testing_ring::BreakTheRing();
   ASSERT_TRUE(Append(*file, 3 * kBuffer + 5, kBytes).ok());
   ASSERT_TRUE(Sync(*file).ok());
   ASSERT_TRUE(Close(*file).ok());
