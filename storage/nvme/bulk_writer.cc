@@ -2,7 +2,9 @@
 
 #include <rocksdb/db.h>
 #include <rocksdb/file_system.h>
+#include <rocksdb/iterator.h>
 #include <rocksdb/options.h>
+#include <rocksdb/sst_file_reader.h>
 #include <rocksdb/sst_file_writer.h>
 
 #include <algorithm>
@@ -81,6 +83,9 @@ class RocksBulkWriter final : public BulkWriter {
                          rocksdb::SstFileWriter& file, Digest& digest) const;
   absl::Status FinishChunk(const Chunk& chunk, const PageGeometry& geometry, const Digest& digest,
                            rocksdb::SstFileWriter& file);
+  // Reads the ends of a chunk's file, which RocksDB takes for granted when it ingests it: it
+  // answers damage there by abort(). DataLoss, and then the chunk is to be written again.
+  absl::Status CheckFile(const Chunk& chunk) const;
   absl::Status Ingest();
   absl::Status CheckCounts() const;
 
@@ -258,7 +263,28 @@ absl::Status RocksBulkWriter::WriteChunk(const Chunk& chunk, RowReader read,
   return result;
 }
 
+absl::Status RocksBulkWriter::CheckFile(const Chunk& chunk) const {
+  const std::string path = ChunkFile(chunk);
+  rocksdb::SstFileReader file(parts_.core->options());
+  rocksdb::Status status = file.Open(path);
+  bool empty = false;
+  if (status.ok()) {
+    const std::unique_ptr<rocksdb::Iterator> it(file.NewIterator(rocksdb::ReadOptions()));
+    it->SeekToFirst();
+    empty = !it->Valid();
+    if (!empty) it->SeekToLast();
+    empty = empty || !it->Valid();
+    status = it->status();
+  }
+  if (status.ok() && !empty) return absl::OkStatus();
+  ENGRAM_RETURN_IF_ERROR(parts_.catalog->ForgetChunk(record_.table.spec, chunk));
+  return absl::DataLossError(absl::StrCat(
+      Name(chunk), ": ", path, " is damaged: ", empty ? "no page can be read" : status.ToString(),
+      "; the same load writes it again"));
+}
+
 absl::Status RocksBulkWriter::Ingest() {
+  for (const Chunk& chunk : record_.table.chunks) ENGRAM_RETURN_IF_ERROR(CheckFile(chunk));
   std::vector<rocksdb::IngestExternalFileArg> layers;
   for (const LayerSpec& layer : record_.table.spec.layers) {
     const std::string name = Family(layer.id);
