@@ -62,6 +62,8 @@ class RocksBulkWriter final : public BulkWriter {
   absl::StatusOr<WrittenChunk> WriteFile(const Chunk& chunk, RowReader read,
                                          const std::atomic<bool>& cancelled,
                                          std::atomic<uint64_t>& rows_written);
+  // DataLoss: the chunk's file is damaged, and the chunk is to be written again.
+  absl::Status CheckFile(const Chunk& chunk) const;
   absl::Status Ingest();
   absl::Status CheckCounts() const;
 
@@ -187,7 +189,16 @@ absl::Status RocksBulkWriter::WriteChunk(const Chunk& chunk, RowReader read,
   return absl::OkStatus();
 }
 
+absl::Status RocksBulkWriter::CheckFile(const Chunk& chunk) const {
+  const absl::Status status = CheckChunkFileEnds(*parts_.core, ChunkFile(chunk));
+  if (status.ok()) return status;
+  ENGRAM_RETURN_IF_ERROR(parts_.catalog->ForgetChunk(record_.table.spec, chunk));
+  return absl::DataLossError(
+      absl::StrCat(Name(chunk), ": ", status.message(), "; the same load writes it again"));
+}
+
 absl::Status RocksBulkWriter::Ingest() {
+  for (const Chunk& chunk : record_.table.chunks) ENGRAM_RETURN_IF_ERROR(CheckFile(chunk));
   std::vector<rocksdb::IngestExternalFileArg> layers;
   for (const LayerSpec& layer : record_.table.spec.layers) {
     const std::string name = Family(layer.id);

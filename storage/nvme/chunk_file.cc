@@ -1,11 +1,14 @@
 #include "storage/nvme/chunk_file.h"
 
 #include <rocksdb/file_system.h>
+#include <rocksdb/iterator.h>
 #include <rocksdb/options.h>
+#include <rocksdb/sst_file_reader.h>
 #include <rocksdb/sst_file_writer.h>
 
 #include <algorithm>
 #include <filesystem>
+#include <memory>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -131,6 +134,23 @@ absl::StatusOr<WrittenChunk> WriteChunkFile(const StoreCore& core, const std::st
   ENGRAM_ASSIGN_OR_RETURN(written.file_bytes, FinishFile(core, name, chunk, geometry, file));
   written.digest = digest.Hex();
   return written;
+}
+
+absl::Status CheckChunkFileEnds(const StoreCore& core, const std::string& path) {
+  rocksdb::SstFileReader file(core.options());
+  rocksdb::Status status = file.Open(path);
+  bool empty = false;
+  if (status.ok()) {
+    const std::unique_ptr<rocksdb::Iterator> it(file.NewIterator(rocksdb::ReadOptions()));
+    it->SeekToFirst();
+    empty = !it->Valid();
+    if (!empty) it->SeekToLast();
+    empty = empty || !it->Valid();
+    status = it->status();
+  }
+  if (status.ok() && !empty) return absl::OkStatus();
+  return absl::DataLossError(
+      absl::StrCat(path, " is damaged: ", status.ok() ? "no page can be read" : status.ToString()));
 }
 
 }  // namespace engram

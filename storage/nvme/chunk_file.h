@@ -53,6 +53,10 @@ absl::StatusOr<WrittenChunk> WriteChunkFile(const StoreCore& core, const std::st
                                             const std::atomic<bool>& cancelled,
                                             std::atomic<uint64_t>& rows_written);
 
+// Reads both ends of a chunk's file, which RocksDB takes for granted when it ingests it: it answers
+// damage there by abort(). DataLoss, naming the file.
+absl::Status CheckChunkFileEnds(const StoreCore& core, const std::string& path);
+
 }  // namespace engram
 
 #endif  // ENGRAM_STORAGE_NVME_CHUNK_FILE_H_

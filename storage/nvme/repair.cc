@@ -129,6 +129,7 @@ absl::Status Swap(const Target& target, const std::string& path) {
   const StoreInternals& internals = target.parts.core->internals();
   // A drive that gets full between the two steps would leave the pages missing.
   ENGRAM_RETURN_IF_ERROR(target.parts.core->CheckRoom("repairing " + target.Name()));
+  ENGRAM_RETURN_IF_ERROR(CheckChunkFileEnds(*target.parts.core, path));
   MutexLock swapping(target.family->swap_mutex());
   const LiveFiles files = FindLiveFiles(target);
   ENGRAM_RETURN_IF_ERROR(CheckSwappable(target, files));

@@ -218,7 +218,7 @@ void CutOnce(uint64_t seed, uint64_t changes, const Swallow& swallow = nullptr) 
 TEST(PowerCutTest, AtAnyMoment) {
   const uint64_t changes = CountChanges();
   ASSERT_GT(changes, 200u);
-  const uint64_t rounds = Rounds(30);
+  const uint64_t rounds = Rounds(20);
   // Each round has a seed of its own, which the failure names and which alone repeats it.
   for (uint64_t round = 0; round < rounds; ++round) {
     CutOnce(TestSeed() + round, changes);

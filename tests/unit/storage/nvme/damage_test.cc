@@ -272,5 +272,35 @@ TEST_F(DamageTest, DamagedChunkRecordMeansWritingItAgain) {
   ExpectWholeTable(*store, spec);
 }
 
+TEST_F(DamageTest, DamagedFileOfALoadIsWrittenAgain) {
+  // Its first page, its last, and the footer: what RocksDB looks at when it ingests a file.
+  const TableSpec spec = MakeSpec("m", 1, {{1, 20000, 264}});
+  for (const char* where : {"first page", "last page", "footer"}) {
+    SCOPED_TRACE(where);
+    const TestDirectory directory;
+    std::unique_ptr<Store> store = OpenOrDie(directory.path());
+    auto writer = store->BeginLoad(spec);
+    ASSERT_TRUE(writer.ok());
+    const uint64_t pages = ((*writer)->todo()[1].rows + 14) / 15;
+    ASSERT_TRUE(WriteChunks(**writer, spec, SIZE_MAX).ok());
+    const std::string file = directory / "load/m@1/1-000001.sst";
+    const std::string place = where;
+    FlipByte(file, place == "footer"      ? fs::file_size(file) - 5
+                   : place == "last page" ? (pages - 1) * 4096 + 100
+                                          : 100);
+    const absl::Status status = (*writer)->Publish().status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
+    EXPECT_THAT(Text(status), HasSubstr("1-000001.sst"));
+    writer->reset();
+    writer = store->BeginLoad(spec);
+    ASSERT_TRUE(writer.ok());
+    ASSERT_EQ((*writer)->todo().size(), 1u);
+    EXPECT_EQ((*writer)->todo()[0].index, 1u);
+    ASSERT_TRUE(WriteChunks(**writer, spec, SIZE_MAX).ok());
+    ASSERT_TRUE((*writer)->Publish().ok());
+    ExpectWholeTable(*store, spec);
+  }
+}
+
 }  // namespace
 }  // namespace engram
