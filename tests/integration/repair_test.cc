@@ -238,16 +238,18 @@ TEST_P(RepairKindTest, FoundAtAStartAndHealed) {
 
   StartDaemon({"--dram", "0"});
   const bool in_data = GetParam() == Damage::kFlippedData;
+  // Pages are read by their offsets, without the index: no row hangs on it.
+  const bool in_index = GetParam() == Damage::kFlippedIndex;
   const auto is_damaged = [&](int layer, uint32_t row) {
     const std::string file = FileWith(layer, row);
-    if (!damaged.contains(file)) return false;
+    if (in_index || !damaged.contains(file)) return false;
     return !in_data || (row - files_[file].first) / kRowsPerPage == 2;
   };
   const uint64_t failed = LookupEverything(*client_, is_damaged);
   if (in_data) {
     EXPECT_EQ(failed, damaged.size() * kRowsPerPage);
   }
-  EXPECT_GT(failed, 0u);
+  EXPECT_EQ(failed > 0, !in_index);
   ExpectFoundAndHealed(damaged);
 
   StopDaemon();
