@@ -70,7 +70,7 @@ class Reading {
     if (!findings.file.ok()) {
       findings.problems.push_back(absl::StrCat(
           all, findings.file.message(),
-          failed_rows_ == 0 ? "; they are still served from the open file, until the next start"
+          failed_rows_ == 0 ? "; they can still be read; after the next start perhaps not"
                             : absl::StrCat("; ", failed_rows_, " of them cannot be read")));
     } else if (failed_rows_ == 0) {
       findings.problems.push_back(

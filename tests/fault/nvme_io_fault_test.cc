@@ -73,7 +73,8 @@ TEST(NvmeIoFaultTest, BadSectorsFailTheirRowsOnly) {
   Faults faults;
   std::unique_ptr<Store> store = OpenOrDie(directory.path(), faults.Internals(StoreInternals()));
   ASSERT_TRUE(Load(*store, spec).ok());
-  auto reader = store->OpenLayer("m", VersionId{1}, LayerId{1});
+  PageReadCounters counters;
+  auto reader = store->OpenLayer("m", VersionId{1}, LayerId{1}, &counters);
   ASSERT_TRUE(reader.ok());
 
   // One file: page k lies at k × 4,096. Reads that touch a bad page fail whole.
@@ -102,6 +103,9 @@ TEST(NvmeIoFaultTest, BadSectorsFailTheirRowsOnly) {
   }
   EXPECT_EQ(failed, expected);
   EXPECT_GT(failed, 1000u);
+  // Each of the bad pages was met once a batch at least.
+  EXPECT_GE(counters.failed.load(), bad.size());
+  EXPECT_EQ(counters.retried.load(), 0u);
 
   faults.Clear();  // the drive recovers, and so do its rows
   ExpectWholeTable(*store, spec);
@@ -113,7 +117,8 @@ TEST(NvmeIoFaultTest, FlakyReadsNeverGiveAWrongRow) {
   Faults faults;
   std::unique_ptr<Store> store = OpenOrDie(directory.path(), faults.Internals());
   ASSERT_TRUE(Load(*store, spec).ok());
-  auto reader = store->OpenLayer("m", VersionId{1}, LayerId{1});
+  PageReadCounters counters;
+  auto reader = store->OpenLayer("m", VersionId{1}, LayerId{1}, &counters);
   ASSERT_TRUE(reader.ok());
   std::atomic<uint64_t> calls{0};
   faults.Set([&](FileOp op, const std::string& file, uint64_t, size_t) {
@@ -138,6 +143,8 @@ TEST(NvmeIoFaultTest, FlakyReadsNeverGiveAWrongRow) {
   }
   for (std::thread& thread : threads) thread.join();
   EXPECT_GT(failed.load(), 0u);
+  EXPECT_GT(counters.failed.load(), 0u);
+  EXPECT_GT(counters.retried.load(), 0u);  // most pages come at the second attempt
 }
 
 TEST(NvmeIoFaultTest, SeededFaultsOfEveryKindFailRowsAndNeverChangeThem) {

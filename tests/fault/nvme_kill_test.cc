@@ -1,13 +1,7 @@
 // kill -9 in the middle of loads and drops: whatever the moment, no half table is visible, the
 // load can be finished, and every row is right.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <csignal>
-#include <cstdio>
-#include <filesystem>
-#include <fstream>
 #include <random>
 #include <string>
 
@@ -15,37 +9,6 @@
 
 namespace engram {
 namespace {
-
-std::string ChildBinary() {
-  return std::filesystem::read_symlink("/proc/self/exe").parent_path() / "nvme_load_child";
-}
-
-struct ChildResult {
-  bool killed = false;
-  int exit_code = -1;
-  uint64_t events = 0;
-};
-
-// Runs the child to its end or death. Its output goes to a file of `directory`'s parent.
-ChildResult RunChild(const std::string& directory, uint64_t kill_at, const std::string& verb) {
-  const std::string out = directory + ".out";
-  const std::string binary = ChildBinary();
-  const std::string number = std::to_string(kill_at);
-  const pid_t child = ::fork();
-  if (child == 0) {
-    if (std::freopen(out.c_str(), "w", stdout) == nullptr) ::_exit(3);
-    ::execl(binary.c_str(), binary.c_str(), directory.c_str(), number.c_str(), verb.c_str(),
-            static_cast<char*>(nullptr));
-    ::_exit(4);
-  }
-  int status = 0;
-  EXPECT_EQ(::waitpid(child, &status, 0), child);
-  ChildResult result;
-  result.killed = WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
-  if (WIFEXITED(status)) result.exit_code = WEXITSTATUS(status);
-  std::ifstream(out) >> result.events;
-  return result;
-}
 
 // How many things a run does to the file system when nobody kills it.
 uint64_t CountEvents(const std::string& verb) {

@@ -1,6 +1,7 @@
-// A load that dies: `nvme_load_child DIRECTORY N load|drop` loads (and with `drop` then drops) a
-// table in DIRECTORY, and at the N-th thing that it does to the file system kills itself with
-// SIGKILL. With N = 0 it finishes and prints how many things it did. nvme_kill_test runs it.
+// A process that dies: `nvme_load_child DIRECTORY N load|drop|repair` loads a table in DIRECTORY
+// (and with `drop` then drops it; with `repair` it writes every chunk of the table that is there
+// anew, the last one first), and at the N-th thing that it does to the file system kills itself
+// with SIGKILL. With N = 0 it finishes and prints how many things it did. The kill tests run it.
 #include <signal.h>
 #include <unistd.h>
 
@@ -17,7 +18,29 @@
 namespace engram {
 namespace {
 
-int Main(const std::string& directory, uint64_t kill_at, bool drop) {
+absl::Status RepairAll(Store& store, const TableSpec& spec) {
+  const absl::StatusOr<TableRecord> record = store.Find(spec.name, spec.version);
+  if (!record.ok()) return record.status();
+  const std::atomic<bool> cancelled{false};
+  std::atomic<uint64_t> rows{0};
+  for (auto chunk = record->chunks.rbegin(); chunk != record->chunks.rend(); ++chunk) {
+    const absl::Status status =
+        store.RepairChunk(spec.name, spec.version, *chunk, RowGenerator{spec}, cancelled, rows);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Do(Store& store, const std::string& verb) {
+  const TableSpec spec = KillSpec();
+  if (verb == "repair") return RepairAll(store, spec);
+  absl::Status status = Load(store, spec).status();
+  if (absl::IsAlreadyExists(status)) status = absl::OkStatus();
+  if (status.ok() && verb == "drop") status = store.Drop(spec.name, spec.version);
+  return status;
+}
+
+int Main(const std::string& directory, uint64_t kill_at, const std::string& verb) {
   std::atomic<uint64_t> events{0};
   const auto event = [&] {
     if (events.fetch_add(1) + 1 == kill_at) ::kill(::getpid(), SIGKILL);
@@ -38,10 +61,7 @@ int Main(const std::string& directory, uint64_t kill_at, bool drop) {
     std::cerr << store.status() << "\n";
     return 1;
   }
-  const TableSpec spec = KillSpec();
-  absl::Status status = Load(**store, spec).status();
-  if (absl::IsAlreadyExists(status)) status = absl::OkStatus();
-  if (status.ok() && drop) status = (*store)->Drop(spec.name, spec.version);
+  const absl::Status status = Do(**store, verb);
   store->reset();
   if (!status.ok()) {
     std::cerr << status << "\n";
@@ -56,5 +76,5 @@ int Main(const std::string& directory, uint64_t kill_at, bool drop) {
 
 int main(int argc, char** argv) {
   if (argc != 4) return 2;
-  return engram::Main(argv[1], std::strtoull(argv[2], nullptr, 10), std::string(argv[3]) == "drop");
+  return engram::Main(argv[1], std::strtoull(argv[2], nullptr, 10), argv[3]);
 }

@@ -1,13 +1,8 @@
 // kill -9 in the middle of repairs: whatever the moment, no wrong byte is served afterwards, what
 // was whole and not under repair stays whole, and the next repair heals everything.
 #include <gtest/gtest.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <csignal>
-#include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <random>
 #include <string>
 
@@ -19,32 +14,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct ChildResult {
-  bool killed = false;
-  int exit_code = -1;
-  uint64_t events = 0;
-};
-
-ChildResult RunChild(const std::string& directory, uint64_t kill_at) {
-  const std::string out = directory + ".out";
-  const std::string binary = fs::read_symlink("/proc/self/exe").parent_path() / "nvme_repair_child";
-  const std::string number = std::to_string(kill_at);
-  const pid_t child = ::fork();
-  if (child == 0) {
-    if (std::freopen(out.c_str(), "w", stdout) == nullptr) ::_exit(3);
-    ::execl(binary.c_str(), binary.c_str(), directory.c_str(), number.c_str(),
-            static_cast<char*>(nullptr));
-    ::_exit(4);
-  }
-  int status = 0;
-  EXPECT_EQ(::waitpid(child, &status, 0), child);
-  ChildResult result;
-  result.killed = WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
-  if (WIFEXITED(status)) result.exit_code = WEXITSTATUS(status);
-  std::ifstream(out) >> result.events;
-  return result;
-}
-
 class NvmeRepairKillTest : public testing::Test {
  protected:
   void SetUp() override {
@@ -54,7 +23,7 @@ class NvmeRepairKillTest : public testing::Test {
     chunks_ = store->Find(spec_.name, spec_.version)->chunks;
     store.reset();
     const std::string copy = Copy("undisturbed");
-    const ChildResult result = RunChild(copy, 0);
+    const ChildResult result = RunChild(copy, 0, "repair");
     ASSERT_EQ(result.exit_code, 0);
     ASSERT_GT(result.events, 50u);
     events_ = result.events;
@@ -101,7 +70,7 @@ TEST_F(NvmeRepairKillTest, WholeTableStaysWholeAtEveryPoint) {
   for (uint64_t at = 1 + TestSeed() % 6; at <= events_; at += 6) {
     SCOPED_TRACE("killed at " + std::to_string(at));
     const std::string data = Copy(std::to_string(at));
-    const ChildResult killed = RunChild(data, at);
+    const ChildResult killed = RunChild(data, at, "repair");
     ASSERT_TRUE(killed.killed || killed.exit_code == 0);
     std::unique_ptr<Store> store = OpenOrDie(data);
     ASSERT_NE(store, nullptr);
@@ -126,13 +95,13 @@ TEST_F(NvmeRepairKillTest, DamagedTableIsHealedAfterAnyNumberOfKills) {
                   (chunk.rows + rows_per_page - 1) / rows_per_page, 0);
     }
     for (int kill = 0; kill < 2; ++kill) {
-      const ChildResult killed = RunChild(data, 1 + random() % events_);
+      const ChildResult killed = RunChild(data, 1 + random() % events_, "repair");
       ASSERT_TRUE(killed.killed || killed.exit_code == 0);
       std::unique_ptr<Store> store = OpenOrDie(data);
       ASSERT_NE(store, nullptr);
       ExpectNoWrongByte(*store, damaged);
     }
-    ASSERT_EQ(RunChild(data, 0).exit_code, 0);
+    ASSERT_EQ(RunChild(data, 0, "repair").exit_code, 0);
     std::unique_ptr<Store> store = OpenOrDie(data);
     ASSERT_NE(store, nullptr);
     EXPECT_EQ(store->Describe().find("damaged"), std::string::npos);

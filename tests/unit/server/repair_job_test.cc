@@ -131,7 +131,7 @@ TEST_F(RepairJobTest, ALostFileIsFoundWhileItsRowsAreStillServed) {
   EXPECT_EQ(found.bad_rows, source_checkpoint_.RowsOf(1));
   ASSERT_EQ(found.problems.size(), 1u);
   EXPECT_THAT(found.problems[0], HasSubstr(lost.filename().string()));
-  EXPECT_THAT(found.problems[0], HasSubstr("until the next start"));
+  EXPECT_THAT(found.problems[0], HasSubstr("they can still be read"));
   ASSERT_TRUE(Repair().ok());
   EXPECT_EQ(Verify().bad_rows, 0u);
   Reopen(0);
