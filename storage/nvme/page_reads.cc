@@ -17,6 +17,10 @@ namespace {
 using rocksdb::FSReadRequest;
 using rocksdb::IOStatus;
 
+// So many reads are handed to the drive at once: it is at work on the first while the next are
+// queued. Of 48 cold rows the last came 60 µs later when all of them were handed over together.
+constexpr size_t kReadsPerSend = 8;
+
 using Done = absl::FunctionRef<void(size_t, const absl::Status&, absl::Span<const std::byte>)>;
 
 // Memory of one thread's reads, kept from batch to batch.
@@ -65,8 +69,10 @@ class Window {
   bool HasRoom() const { return !idle_.empty(); }
   bool HasFinished() const { return !finished_.empty(); }
   void Start(size_t index, const BlockRead& block);
-  // Sends the drive what was started, and returns when `count` more reads have come; 0: at once.
-  void Poll(size_t count);
+  // Hands what was started to the drive.
+  void Send() { Poll(0); }
+  // The same, and returns when one more read has come.
+  void Wait() { Poll(finished_.size() + 1); }
   void HandOver(Done done);
 
  private:
@@ -87,6 +93,7 @@ class Window {
                                              request.status);
   }
   void Finish(Slot& slot, const rocksdb::Slice& result, const IOStatus& status);
+  void Poll(size_t finished);
   void GiveUp(const IOStatus& status);
 
   rocksdb::FileSystem& file_system_;
@@ -121,14 +128,13 @@ void Window::Finish(Slot& slot, const rocksdb::Slice& result, const IOStatus& st
   finished_.push_back(static_cast<size_t>(&slot - slots_.data()));
 }
 
-void Window::Poll(size_t count) {
+// Returns when so many reads are finished in all, those counted that wait to be handed over.
+void Window::Poll(size_t finished) {
   handles_.clear();
   for (const Slot& slot : slots_) {
     if (slot.handle != nullptr) handles_.push_back(slot.handle);
   }
-  // Of the handles, those of finished_ count as come already.
-  if (count > 0) count += finished_.size();
-  if (const IOStatus status = file_system_.Poll(handles_, count); !status.ok()) GiveUp(status);
+  if (const IOStatus status = file_system_.Poll(handles_, finished); !status.ok()) GiveUp(status);
 }
 
 // Fails all that is under way. Their memory must not go before the file system has let go of it.
@@ -177,12 +183,13 @@ void ReadBlocks(rocksdb::FileSystem& file_system, ReadBudget& budget, size_t cou
     while (next < count && window.HasRoom() && batch.MayStart()) {
       window.Start(next, block(next));
       ++next;
+      if ((next - first) % kReadsPerSend == 0) window.Send();
     }
     if (window.HasFinished()) {
-      if (next > first) window.Poll(0);
+      if ((next - first) % kReadsPerSend != 0) window.Send();
       window.HandOver(done);
     } else if (batch.in_flight() > 0) {
-      window.Poll(1);
+      window.Wait();
     }
   }
 }
