@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "storage/base/direct_memory.h"
 #include "storage/base/io_ring.h"
 #include "storage/base/status_macros.h"
 #include "tests/bench/bench_env.h"
@@ -177,15 +178,12 @@ class Copier {
       : paths_(files),
         directory_(std::move(directory)),
         slots_(static_cast<size_t>(depth)),
+        memory_(AllocateDirect(slots_.size() * kCopyBytes)),
         ring_(static_cast<unsigned>(depth)) {}
 
   absl::Status Run() {
     for (const std::string& path : paths_) ENGRAM_RETURN_IF_ERROR(OpenPair(path));
     ENGRAM_RETURN_IF_ERROR(ring_.status());
-    for (Slot& slot : slots_) {
-      slot.buffer = MakeAlignedBuffer(kCopyBytes);
-      if (slot.buffer == nullptr) return absl::ResourceExhaustedError("no memory for copying");
-    }
     ENGRAM_RETURN_IF_ERROR(CopyAll());
     for (const Pair& pair : pairs_) {
       // The last block was written whole.
@@ -208,7 +206,6 @@ class Copier {
     uint64_t bytes = 0;
   };
   struct Slot {
-    AlignedBuffer buffer;
     size_t pair = 0;
     uint64_t offset = 0;
     bool writing = false;
@@ -256,10 +253,11 @@ class Copier {
   void Queue(size_t index) {
     Slot& slot = slots_[index];
     const Pair& pair = pairs_[slot.pair];
+    std::byte* const block = memory_.get() + index * kCopyBytes;
     if (slot.writing) {
-      ring_.Write(pair.to.get(), slot.buffer.get(), BlockBytes(slot), slot.offset, index);
+      ring_.Write(pair.to.get(), block, BlockBytes(slot), slot.offset, index);
     } else {
-      ring_.Read(pair.from.get(), slot.buffer.get(), BlockBytes(slot), slot.offset, index);
+      ring_.Read(pair.from.get(), block, BlockBytes(slot), slot.offset, index);
     }
   }
 
@@ -299,7 +297,8 @@ class Copier {
   size_t next_pair_ = 0;
   uint64_t next_offset_ = 0;
   std::vector<Slot> slots_;
-  IoRing ring_;  // last: goes first, before the buffers
+  const DirectMemory memory_;  // a block for each slot
+  IoRing ring_;                // last: goes first, before the memory
 };
 
 }  // namespace
