@@ -259,6 +259,7 @@ absl::StatusOr<TableRecord> RocksBulkWriter::Publish() {
   if (const absl::Status status = parts_.core->RemoveStaging(label_); !status.ok()) {
     ENGRAM_LOG(kWarning) << status.message() << "; the next start removes it";
   }
+  StoreCore::GiveBackFreedMemory();
   return published;
 }
 

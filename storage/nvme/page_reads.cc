@@ -5,10 +5,9 @@
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
-#include <new>
+#include <utility>
 #include <vector>
 
-#include "storage/nvme/page.h"
 #include "storage/nvme/rocks_status.h"
 
 namespace engram {
@@ -23,41 +22,17 @@ constexpr size_t kReadsPerSend = 8;
 
 using Done = absl::FunctionRef<void(size_t, const absl::Status&, absl::Span<const std::byte>)>;
 
-// Memory of one thread's reads, kept from batch to batch.
-class BlockBuffers {
- public:
-  // Room for `count` blocks of `bytes` each.
-  std::byte* Reserve(size_t count, size_t bytes) {
-    if (count * bytes > size_) {
-      memory_.reset();
-      size_ = 0;
-      memory_.reset(
-          static_cast<std::byte*>(::operator new (count* bytes, std::align_val_t{kPageAlignment})));
-      size_ = count * bytes;
-    }
-    return memory_.get();
-  }
-
- private:
-  struct Free {
-    void operator()(std::byte* memory) const {
-      ::operator delete (memory, std::align_val_t{kPageAlignment});
-    }
-  };
-  std::unique_ptr<std::byte, Free> memory_;
-  size_t size_ = 0;
-};
-
 // The reads of one batch: those that are under way, and those that have come and are not handed
 // over yet.
 class Window {
  public:
-  Window(rocksdb::FileSystem& file_system, ReadBudget::Batch& batch, size_t slots,
-         uint32_t block_bytes)
+  // `memory` has room for `slots` blocks.
+  Window(rocksdb::FileSystem& file_system, ReadBudget::Batch& batch, std::byte* memory,
+         size_t slots, uint32_t block_bytes)
       : file_system_(file_system),
         batch_(batch),
         block_bytes_(block_bytes),
-        memory_(ThreadBuffers().Reserve(slots, block_bytes)),
+        memory_(memory),
         slots_(slots) {
     handles_.reserve(slots);
     for (size_t i = 0; i < slots; ++i) {
@@ -84,10 +59,6 @@ class Window {
     FSReadRequest answer;
   };
 
-  static BlockBuffers& ThreadBuffers() {
-    static thread_local BlockBuffers buffers;
-    return buffers;
-  }
   static void Answer(const FSReadRequest& request, void* slot) {
     static_cast<Slot*>(slot)->window->Finish(*static_cast<Slot*>(slot), request.result,
                                              request.status);
@@ -169,13 +140,33 @@ void Window::HandOver(Done done) {
 
 }  // namespace
 
+ReadBudget::Memory ReadBudget::Take(size_t bytes) {
+  Memory memory;
+  {
+    MutexLock lock(mutex_);
+    if (!idle_.empty()) {
+      memory = std::move(idle_.back());
+      idle_.pop_back();
+    }
+  }
+  if (memory.bytes >= bytes) return memory;
+  memory.data.reset();
+  return {AllocateDirect(bytes), RoundUpDirect(bytes)};
+}
+
+void ReadBudget::GiveBack(Memory memory) {
+  MutexLock lock(mutex_);
+  idle_.push_back(std::move(memory));
+}
+
 void ReadBlocks(rocksdb::FileSystem& file_system, ReadBudget& budget, size_t count,
                 uint32_t max_block_bytes, absl::FunctionRef<BlockRead(size_t)> block, Done done) {
   if (count == 0) return;
   ReadBudget::Batch batch(budget);
   // Twice the depth: as many may be under way as wait to be handed over.
   const size_t slots = std::min<size_t>(count, 2 * size_t{budget.depth()});
-  Window window(file_system, batch, slots, max_block_bytes);
+  ReadBudget::Memory memory = budget.Take(slots * max_block_bytes);
+  Window window(file_system, batch, memory.data.get(), slots, max_block_bytes);
   size_t next = 0;
   while (next < count || batch.in_flight() > 0 || window.HasFinished()) {
     // The drive gets new work first, and is busy with it while the rows are copied.
@@ -192,6 +183,7 @@ void ReadBlocks(rocksdb::FileSystem& file_system, ReadBudget& budget, size_t cou
       window.Wait();
     }
   }
+  budget.GiveBack(std::move(memory));
 }
 
 }  // namespace engram

@@ -10,10 +10,13 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "storage/base/direct_memory.h"
+#include "storage/base/mutex.h"
 
 namespace rocksdb {
 class FileSystem;
@@ -25,13 +28,22 @@ namespace engram {
 // Shared by all readers of a drive. Thread-safe, and nobody ever waits for it: a batch may always
 // have its fair share under way (the depth divided by the batches being read, one read at least),
 // so every batch makes progress, and more while the drive has room. When a batch joins others, the
-// drive has its share on top until theirs have come down to their new ones.
+// drive has its share on top until theirs have come down to their new ones. The memory that is read
+// into goes from batch to batch: there is as much of it as batches were ever read at once.
 class ReadBudget {
  public:
   // Requires depth ≥ 1.
   explicit ReadBudget(unsigned depth) : depth_(depth) {}
 
   unsigned depth() const { return depth_; }
+
+  struct Memory {
+    DirectMemory data;
+    size_t bytes = 0;
+  };
+  // `bytes` or more, not cleared; to be given back when no read is under way into it.
+  Memory Take(size_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
+  void GiveBack(Memory memory) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // One batch, while it is being read. One thread at a time.
   class Batch {
@@ -67,6 +79,8 @@ class ReadBudget {
   const unsigned depth_;
   std::atomic<unsigned> batches_{0};
   std::atomic<unsigned> in_flight_{0};
+  Mutex mutex_;
+  std::vector<Memory> idle_ ABSL_GUARDED_BY(mutex_);
 };
 
 struct BlockRead {

@@ -1,6 +1,7 @@
 #include "storage/nvme/store_core.h"
 
 #include <fcntl.h>
+#include <malloc.h>
 #include <rocksdb/convenience.h>
 #include <rocksdb/db.h>
 #include <rocksdb/env.h>
@@ -189,8 +190,11 @@ absl::StatusOr<std::shared_ptr<StoreCore>> StoreCore::Open(const StoreOptions& o
   core->MakeOptions();
   ENGRAM_ASSIGN_OR_RETURN(const std::vector<std::string> names, core->ListFamilies());
   ENGRAM_RETURN_IF_ERROR(core->OpenDb(names, families));
+  GiveBackFreedMemory();
   return core;
 }
+
+void StoreCore::GiveBackFreedMemory() { ::malloc_trim(0); }
 
 absl::Status StoreCore::PrepareDirectories() {
   ENGRAM_RETURN_IF_ERROR(MakeDirectory(*file_system_, store_options_.directory));
