@@ -147,7 +147,10 @@ class ScaleSuite {
                       {"what", std::string("a cold row; uniform ids, DRAM tier 0")},
                       {"baseline_is", absl::StrCat("a table of ", base_rows_, " rows, in turns")},
                       {"drive_ns_a_read", nanos(drive)},
-                      {"baseline_drive_ns_a_read", nanos(base_drive)}};
+                      {"baseline_drive_ns_a_read", nanos(base_drive)},
+                      // A drive (or what is before it) need not be alike over its whole width.
+                      {"ratio_to_drive", nanos(rows) / nanos(drive)},
+                      {"baseline_ratio_to_drive", nanos(base_rows) / nanos(base_drive)}};
     Describe(table, memory, result);
     AddSamples(rows, drive, result);
     reporter_.Print(result);
