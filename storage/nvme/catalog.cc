@@ -79,7 +79,9 @@ void Catalog::Settle() const {
   const rocksdb::Status status = core_->db().Flush(rocksdb::FlushOptions());
   if (!status.ok()) {
     ENGRAM_LOG(kWarning) << "the catalog stays in RocksDB's log for now: " << status.ToString();
+    return;
   }
+  core_->NoteSettled();
 }
 
 TableRecord Catalog::Shown(const VersionName& version, const CatalogRecord& record) const {

@@ -172,6 +172,22 @@ absl::Status MoveInPlace(rocksdb::FileSystem& files, const std::string& from,
   return SyncDirectory(files, fs::path(to).parent_path().string());
 }
 
+// Removes what a repair of this chunk has left in the staging folder, and the folder with the last
+// of it: another chunk's file there may be the only copy of its rows.
+void RemoveStaged(const Target& target) {
+  StoreCore& core = *target.parts.core;
+  const std::string label = VersionLabel(target.version.name, target.version.version);
+  const std::string path = ChunkFilePath(core, label, target.chunk);
+  for (const std::string& file : {path, path + ".new"}) {
+    core.files().DeleteFile(file, rocksdb::IOOptions(), nullptr).PermitUncheckedError();
+  }
+  std::error_code error;
+  if (!fs::is_empty(core.StagingDirectory(label), error) || error) return;
+  if (const absl::Status removed = core.RemoveStaging(label); !removed.ok()) {
+    ENGRAM_LOG(kWarning) << removed.message() << "; the next start removes it";
+  }
+}
+
 absl::Status WriteAndSwap(const Target& target, RowReader read, const std::atomic<bool>& cancelled,
                           std::atomic<uint64_t>& rows_written) {
   StoreCore& core = *target.parts.core;
@@ -233,12 +249,7 @@ absl::Status RepairOneChunk(const StoreParts& parts, const VersionName& version,
   if (status.ok()) status = CheckOneChunkFile(parts, version, chunk);
   // Once the old file is out, the one in the staging folder is the only copy: should this process
   // not come to repair it again, the next open puts it in.
-  if (!FindLiveFiles(target).own.empty()) {
-    const std::string label = VersionLabel(version.name, version.version);
-    if (const absl::Status removed = parts.core->RemoveStaging(label); !removed.ok()) {
-      ENGRAM_LOG(kWarning) << removed.message() << "; the next start removes it";
-    }
-  }
+  if (!FindLiveFiles(target).own.empty()) RemoveStaged(target);
   ENGRAM_RETURN_IF_ERROR(status);
   AwaitRemoval(target, before.own);
   ForgetDamageIfWhole(parts);
@@ -247,7 +258,8 @@ absl::Status RepairOneChunk(const StoreParts& parts, const VersionName& version,
   return absl::OkStatus();
 }
 
-void FinishRepairs(const StoreParts& parts, const CatalogRecord& record) {
+bool FinishRepairs(const StoreParts& parts, const CatalogRecord& record) {
+  bool finished = true;
   const VersionName version{record.table.spec.name, record.table.spec.version};
   const std::string label = VersionLabel(version.name, version.version);
   // From the last one: a file can only be put in when the one behind it can be read.
@@ -256,16 +268,18 @@ void FinishRepairs(const StoreParts& parts, const CatalogRecord& record) {
     std::error_code error;
     if (!fs::exists(path, error)) continue;
     const absl::StatusOr<Target> target = FindTarget(parts, version, *chunk);
-    if (!target.ok() || !FindLiveFiles(*target).own.empty()) continue;
-    const absl::Status status = Swap(*target, path);
+    if (target.ok() && !FindLiveFiles(*target).own.empty()) continue;
+    const absl::Status status = target.ok() ? Swap(*target, path) : target.status();
     if (status.ok()) {
       ENGRAM_LOG(kInfo) << "finished an interrupted repair of " << target->Name();
     } else {
-      ENGRAM_LOG(kError) << "an interrupted repair of " << target->Name()
-                         << " cannot be finished: " << status.message()
-                         << "; its rows fail until it is repaired again";
+      finished = false;
+      ENGRAM_LOG(kError) << "an interrupted repair, " << path
+                         << ", cannot be finished: " << status.message()
+                         << "; its rows fail until the next start, or until it is repaired again";
     }
   }
+  return finished;
 }
 
 void ForgetDamageIfWhole(const StoreParts& parts) {

@@ -29,8 +29,8 @@ absl::Status CheckOneChunkFile(const StoreParts& parts, const VersionName& versi
 
 // Finishes what a crash left of a repair of this published version: a whole file in its staging
 // folder whose chunk has no live file. What cannot be finished is logged; those rows fail until
-// they are repaired.
-void FinishRepairs(const StoreParts& parts, const CatalogRecord& record);
+// they are repaired. False: such a file is the only copy of its rows, and still needed.
+bool FinishRepairs(const StoreParts& parts, const CatalogRecord& record);
 
 // Takes the note of a damaged opening back once every file of the database opens.
 void ForgetDamageIfWhole(const StoreParts& parts);

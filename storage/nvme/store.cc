@@ -82,7 +82,7 @@ absl::Status RocksStore::CleanUp() {
     const absl::StatusOr<CatalogRecord> record =
         parts_.catalog->Find(version->name, version->version);
     const bool published = record.ok() && record->table.state == TableState::kPublished;
-    if (published) FinishRepairs(parts_, *record);
+    if (published && !FinishRepairs(parts_, *record)) continue;
     if (published || !parts_.catalog->Knows(*version)) left_over.push_back(label);
   }
   if (error) return FromErrno(error.value(), "listing " + directory);

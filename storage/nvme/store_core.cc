@@ -17,6 +17,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <filesystem>
+#include <optional>
 #include <system_error>
 #include <utility>
 
@@ -29,6 +30,7 @@
 #include "storage/nvme/directory.h"
 #include "storage/nvme/page.h"
 #include "storage/nvme/rocks_status.h"
+#include "storage/nvme/settled.h"
 
 namespace engram {
 namespace {
@@ -186,8 +188,11 @@ absl::StatusOr<std::shared_ptr<StoreCore>> StoreCore::Open(const StoreOptions& o
   const std::shared_ptr<StoreCore> core(new StoreCore(options, internals));
   core->ChooseFileSystem();
   ENGRAM_RETURN_IF_ERROR(core->PrepareDirectories());
+  // A start, too, must go on on a full drive: without it nothing can be dropped.
+  core->GiveUpReserve();
   ENGRAM_RETURN_IF_ERROR(core->ProbeIo());
   core->MakeOptions();
+  ENGRAM_RETURN_IF_ERROR(core->CheckSettled());
   ENGRAM_ASSIGN_OR_RETURN(const std::vector<std::string> names, core->ListFamilies());
   ENGRAM_RETURN_IF_ERROR(core->OpenDb(names, families));
   GiveBackFreedMemory();
@@ -298,6 +303,42 @@ void StoreCore::MakeOptions() {
   options->stats_persist_period_sec = 0;
   options->listeners.push_back(std::make_shared<NoRecoveryByItself>());
   options_ = std::move(options);
+}
+
+std::string StoreCore::settled_file() const { return store_options_.directory + "/settled"; }
+
+void StoreCore::NoteSettled() {
+  const absl::Status status =
+      WriteSettled(*file_system_, settled_file(), db_->GetLatestSequenceNumber());
+  // The former number stays, which asks for less.
+  if (!status.ok()) ENGRAM_LOG(kWarning) << status.message();
+}
+
+absl::Status StoreCore::CheckSettled() const {
+  const std::optional<uint64_t> settled = ReadSettled(settled_file());
+  if (!settled.has_value()) return absl::OkStatus();
+  ENGRAM_ASSIGN_OR_RETURN(const bool exists, DatabaseExists(db_directory()));
+  uint64_t sequence = 0;
+  if (exists) {
+    // Only the catalog: where the files of a table cannot be opened is found out later.
+    rocksdb::Options options = *options_;
+    options.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;
+    std::vector<rocksdb::ColumnFamilyHandle*> handles;
+    rocksdb::DB* db = nullptr;
+    const rocksdb::Status status = rocksdb::DB::OpenForReadOnly(
+        options, db_directory(), Descriptors({rocksdb::kDefaultColumnFamilyName}, options),
+        &handles, &db);
+    if (!status.ok()) return absl::OkStatus();  // what ails it is found when it is opened
+    const std::unique_ptr<rocksdb::DB> closer(db);
+    for (rocksdb::ColumnFamilyHandle* handle : handles) db->DestroyColumnFamilyHandle(handle);
+    sequence = db->GetLatestSequenceNumber();
+  }
+  if (sequence >= *settled) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(
+      db_directory(), " has lost publications, switches or drops that were acknowledged (it is at ",
+      "change ", sequence, " of ", *settled, "): its MANIFEST or CURRENT is damaged or from an ",
+      "older copy. Nothing was opened or removed; restore ", store_options_.directory,
+      " from a backup, or remove it and load the tables again"));
 }
 
 absl::StatusOr<std::vector<std::string>> StoreCore::ListFamilies() const {

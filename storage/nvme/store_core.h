@@ -119,6 +119,9 @@ class StoreCore : public std::enable_shared_from_this<StoreCore> {
   void GiveUpReserve();
   void TakeReserve();
 
+  // Notes, durably, that all that was written so far has left RocksDB's log (settled.h).
+  void NoteSettled();
+
   absl::StatusOr<std::shared_ptr<ColumnFamily>> CreateFamily(const std::string& name);
   // Marks it dropped, durably; readers that hold it go on.
   absl::Status DropFamily(ColumnFamily& family);
@@ -137,6 +140,9 @@ class StoreCore : public std::enable_shared_from_this<StoreCore> {
   absl::Status ProbeIo();
   void MakeOptions();
   std::string reserve_file() const;
+  std::string settled_file() const;
+  // DataLoss: RocksDB would open an older state than was settled. Changes nothing.
+  absl::Status CheckSettled() const;
   absl::StatusOr<std::vector<std::string>> ListFamilies() const;
   absl::Status OpenDb(const std::vector<std::string>& names, FamilyMap* families);
   // Opens with the log up to its first bad record. What a power cut tears is the record that was

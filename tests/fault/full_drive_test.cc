@@ -77,6 +77,11 @@ TEST_F(FullDriveTest, ALoadStopsIsDroppedAndGoesOn) {
   // Even on a drive without a byte left it can be dropped, which gives the space back.
   Fill("rest", UINT64_MAX);
   ASSERT_LT(Free(), kMiB);
+  // After a restart, too.
+  EXPECT_EQ(daemon_->Terminate(), 0);
+  StartDaemon();
+  ASSERT_NE(client_, nullptr);
+  EXPECT_TRUE(LookupAndCompare(*client_, "small", small, {0, 7, 3999}).ok());
   EXPECT_EQ(Ctl({"activate", "small", "1"}).exit_code, 0);
   const CommandResult dropped = Ctl({"drop", "large"});
   EXPECT_EQ(dropped.exit_code, 0) << dropped.errors;

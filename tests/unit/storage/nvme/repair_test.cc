@@ -311,6 +311,36 @@ TEST_F(RepairTest, AnUncheckedFileIsNeverPutIn) {
   ExpectRows(*reader, spec_, LayerId{1}, RowsOf(chunks_[2]));
 }
 
+// A start without room to put it in keeps the only copy there is; so does the repair of another
+// chunk.
+TEST_F(RepairTest, AStagedFileStaysUntilItIsIn) {
+  LoadBoth();
+  std::string copy;
+  {
+    StoreInternals internals = SmallChunks();
+    internals.on_step = [&](const char* step) {
+      if (std::string(step) != "damaged file out") return;
+      copy = directory_ / "copy";
+      fs::copy(data_, copy, fs::copy_options::recursive);
+    };
+    std::unique_ptr<Store> store = OpenOrDie(data_, internals);
+    ASSERT_TRUE(Repair(*store, spec_, chunks_[2]).ok());
+  }
+  ASSERT_FALSE(copy.empty());
+  {
+    StoreInternals full = SmallChunks();
+    full.headroom_bytes = UINT64_MAX;
+    std::unique_ptr<Store> store = OpenOrDie(copy, full);
+    EXPECT_EQ(store->CheckChunkFile("m", VersionId{1}, chunks_[2]).code(),
+              absl::StatusCode::kDataLoss);
+    EXPECT_EQ(Repair(*store, spec_, chunks_[5]).code(), absl::StatusCode::kResourceExhausted);
+  }
+  EXPECT_TRUE(fs::exists(copy + "/load/m@1"));
+  std::unique_ptr<Store> store = OpenOrDie(copy);
+  ExpectRows(*Open(*store), spec_, LayerId{1}, RowsOf(chunks_[2]));
+  EXPECT_FALSE(fs::exists(copy + "/load/m@1"));
+}
+
 // Readers at work all the while: rows of the damaged page fail until the swap, no other row ever
 // does.
 TEST_F(RepairTest, ReadersGoOnMeanwhile) {
