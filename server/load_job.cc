@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -115,8 +116,12 @@ class ChunkWork {
                             source_.Stream(chunk.layer, chunk.first, chunk.rows, io_uring_));
     return writer_.WriteChunk(
         chunk,
-        [&stream](LayerId, uint64_t first, uint64_t rows, absl::Span<std::byte> out) {
-          return stream->Read(first, rows, out);
+        [&](LayerId, uint64_t first, uint64_t rows, absl::Span<std::byte> out) {
+          ENGRAM_RETURN_IF_ERROR(stream->Read(first, rows, out));
+          // Asked before the chunk is recorded as whole: a later attempt would not read it again,
+          // even if the checkpoint is put back by then as it was.
+          const bool last = first + rows == chunk.first + chunk.rows;
+          return last ? source_.CheckUnchanged() : absl::OkStatus();
         },
         stop_, rows_written_);
   }
@@ -138,10 +143,18 @@ absl::Status WriteChunks(const RowSource& source, BulkWriter& writer,
                          const LoadParameters& parameters, const std::atomic<bool>& cancelled,
                          const std::function<bool(uint64_t rows_written)>& progress) {
   ChunkWork work(source, writer, parameters.io_uring);
-  const size_t threads = std::max<size_t>(1, parameters.threads);
+  const size_t wanted = std::max<size_t>(1, parameters.threads);
   std::vector<std::thread> workers;
-  workers.reserve(threads);
-  for (size_t i = 0; i < threads; ++i) workers.emplace_back([&work] { work.Run(); });
+  workers.reserve(wanted);
+  // As many as there are to be had; the system may limit them.
+  try {
+    while (workers.size() < wanted) workers.emplace_back([&work] { work.Run(); });
+  } catch (const std::system_error& error) {
+    if (workers.empty()) {
+      return absl::ResourceExhaustedError(absl::StrCat("no thread can be made: ", error.what()));
+    }
+  }
+  const size_t threads = workers.size();
   bool stopped = false;
   while (!work.Finished(threads)) {
     if (!progress(work.rows_written()) || cancelled.load()) {

@@ -3,6 +3,7 @@
 #include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/resource.h>
 
 #include <atomic>
 #include <chrono>
@@ -46,6 +47,18 @@ sigset_t BlockStopSignals() {
   sigaddset(&signals, SIGINT);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   return signals;
+}
+
+// Four descriptors a file of the store, some 1,500 for a table of 189 GiB; shells and containers
+// often start a process with 1,024. The hard limit is the administrator's word.
+void RaiseFileLimit() {
+  rlimit files{};
+  if (getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur == files.rlim_max) return;
+  const rlim_t before = files.rlim_cur;
+  files.rlim_cur = files.rlim_max;
+  if (setrlimit(RLIMIT_NOFILE, &files) == 0) return;
+  ENGRAM_LOG(kWarning) << "the limit of open files stays at " << before
+                       << ": large tables may need more (ulimit -n)";
 }
 
 // Everything that serves, in the order in which it is made; destroyed the other way round.
@@ -150,6 +163,7 @@ class Daemon {
 
 int Serve(Config config) {
   const sigset_t signals = BlockStopSignals();
+  RaiseFileLimit();
   // A client that goes away in the middle of an answer is an error code, not a signal.
   signal(SIGPIPE, SIG_IGN);
   // gRPC allocates and frees large messages all the time; giving each back to the kernel costs

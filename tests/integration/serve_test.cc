@@ -1,6 +1,7 @@
 // Serving: what a worker sees of a loaded table.
 
 #include <gmock/gmock.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <atomic>
@@ -297,6 +298,19 @@ TEST_F(ServeTest, ErrorsNameTheValueAndTheDaemonServesOn) {
             absl::StatusCode::kInvalidArgument);
   EXPECT_TRUE(LookupAndCompare(*client_, "deepseek", checkpoint, {end - 1 - 100}).ok());
   EXPECT_TRUE(daemon_->Alive());
+}
+
+TEST_F(ServeTest, TakesAllOpenFilesThatTheSystemAllows) {
+  rlimit own{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &own), 0);
+  const rlimit low{.rlim_cur = 200, .rlim_max = own.rlim_max};
+  ASSERT_GT(own.rlim_max, low.rlim_cur);
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &low), 0);
+  StartDaemon();
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &own), 0);
+  rlimit daemons{};
+  ASSERT_EQ(::prlimit(daemon_->pid(), RLIMIT_NOFILE, nullptr, &daemons), 0);
+  EXPECT_EQ(daemons.rlim_cur, own.rlim_max);
 }
 
 TEST_F(ServeTest, SecondDaemonOnTheSameDirectoryOrSocketIsRefused) {

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <map>
 
 #include "server/verify_job.h"
 #include "storage/checkpoint/row_source.h"
@@ -167,6 +168,33 @@ TEST_F(LoadJobTest, ACheckpointWrittenToWhileItIsLoadedIsNotPublished) {
   for (const TableRecord& record : store_->List()) {
     EXPECT_NE(record.state, TableState::kPublished);
   }
+}
+
+// What was read meanwhile must not be taken for rows of the checkpoint as it was, once it is so
+// again.
+TEST_F(LoadJobTest, RowsOfACheckpointThatWasWrittenToAreNotKept) {
+  const auto source = OpenCheckpoint({.directory = checkpoint_, .tensors = {}});
+  ASSERT_TRUE(source.ok()) << source.status();
+  const auto before = directory_ + "/before";
+  std::filesystem::copy(checkpoint_, before);
+  std::map<std::string, std::filesystem::file_time_type> times;
+  for (const auto& entry : std::filesystem::directory_iterator(checkpoint_)) {
+    times[entry.path().filename().string()] = std::filesystem::last_write_time(entry.path());
+  }
+  ChangeRows(/*keep_times=*/false);
+  const std::atomic<bool> cancelled{false};
+  EXPECT_FALSE(RunLoadFrom(**source, *tables_,
+                           {.table = "t", .checkpoint = checkpoint_, .tensors = {}}, cancelled,
+                           [](const LoadStatus&) { return true; })
+                   .ok());
+  std::filesystem::copy(before, checkpoint_, std::filesystem::copy_options::overwrite_existing);
+  for (const auto& [name, time] : times) {
+    std::filesystem::last_write_time(checkpoint_ + "/" + name, time);
+  }
+  const auto loaded = Load();
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ(loaded->record.spec.version, VersionId{1});
+  EXPECT_EQ(loaded->status.rows_resumed, 0u);
 }
 
 TEST_F(LoadJobTest, ATableWithoutItsHashIsVerifiedAndLoadedAgain) {
