@@ -150,6 +150,22 @@ TEST_F(TierStackTest, AFillLeavesOutWhatALookUpHasBroughtMeanwhile) {
   ExpectPrefetched({.stored = 10, .used = 0, .unused = 0, .late = 60});
 }
 
+TEST_F(TierStackTest, WhatNobodyHasReadIsNotOffered) {
+  drive_->Release();
+  Answer unread(Ids(0, 10));
+  unread.batch.missing() = {3, 4, 5};  // all others as if read
+  for (uint32_t i = 0; i < 10; ++i) {
+    if (i < 3 || i > 5) DeriveRow(1, i, 1, {unread.batch.row(i), kRowBytes});
+  }
+  std::vector<uint32_t> positions(10);
+  std::iota(positions.begin(), positions.end(), 0u);
+  EXPECT_EQ(stack_->Offer(unread.batch, positions), 7u);
+  Answer answer(Ids(0, 10));
+  TierStack::ReadRest({{stack_.get(), &answer.batch}});
+  EXPECT_EQ(drive_->WaitForReads(1)[0], Ids(3, 3));
+  for (uint32_t i = 0; i < 10; ++i) answer.ExpectRow(i);
+}
+
 TEST_F(TierStackTest, APrefetchIsNotLateBehindAnother) {
   drive_->Release();
   for (int i = 0; i < 5; ++i) EXPECT_EQ(stack_->Fill(Ids(0, 20)), i == 0 ? 20u : 0u);
