@@ -174,7 +174,9 @@ absl::Status Lookup::Finish() {
 
 void Lookup::Warm() {
   for (const std::unique_ptr<Part>& part : parts_) {
-    if (!part->cold.empty()) part->stack->Offer(part->batch, part->cold);
+    // A stream ends with the first layer that fails, and leaves the later ones unread.
+    if (part->cold.empty() || !part->batch.missing().empty()) continue;
+    part->stack->Offer(part->batch, part->cold);
   }
 }
 

@@ -85,7 +85,8 @@ class Lookup {
   // and id; else OK.
   absl::Status Finish();
 
-  // Offers rows that came from NVMe to DRAM. Call it after the answer is on its way.
+  // Offers rows that came from NVMe to DRAM; of a part that was not read to its end, none. Call it
+  // after the answer is on its way.
   void Warm();
 
   // Whether a failed row fails the whole look-up.

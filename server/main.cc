@@ -121,6 +121,8 @@ class Daemon {
   void Stop() {
     ready_ = false;
     stopping_ = true;
+    // What is queued may be minutes of reading, and nobody is left to ask for it.
+    prefetcher_->Stop();
     grpc_->Shutdown(std::chrono::seconds(config_.drain_seconds));
     if (http_ != nullptr) http_->Stop();
   }

@@ -52,6 +52,7 @@ absl::StatusOr<Prefetcher::Result> Prefetcher::Prefetch(const LookupQuery& query
 
 bool Prefetcher::Enqueue(std::shared_ptr<const OpenTable> table, TierStack* stack,
                          std::vector<RowId> ids) {
+  if (stopped()) return false;
   const uint64_t rows = ids.size();
   // Relaxed: a bound on memory, and nothing else hangs on it.
   if (queued_rows_.fetch_add(rows, std::memory_order_relaxed) + rows > kMaxQueuedRows) {
@@ -60,10 +61,6 @@ bool Prefetcher::Enqueue(std::shared_ptr<const OpenTable> table, TierStack* stac
   }
   auto task = [this, table = std::move(table), stack, ids = std::move(ids)]() mutable {
     queued_rows_.fetch_sub(ids.size(), std::memory_order_relaxed);
-    if (ids.size() > kInlineRows) {
-      KeepEachOnce(ids);
-      stack->KeepCold(ids);
-    }
     Fill(*stack, ids);
   };
   if (executor_.TrySubmit(std::move(task))) return true;
@@ -71,8 +68,15 @@ bool Prefetcher::Enqueue(std::shared_ptr<const OpenTable> table, TierStack* stac
   return false;
 }
 
-void Prefetcher::Fill(TierStack& stack, const std::vector<RowId>& ids) {
-  for (size_t first = 0; first < ids.size(); first += kBlockRows) {
+void Prefetcher::Stop() { stopped_.store(true, std::memory_order_relaxed); }
+
+void Prefetcher::Fill(TierStack& stack, std::vector<RowId>& ids) {
+  if (stopped()) return;
+  if (ids.size() > kInlineRows) {
+    KeepEachOnce(ids);
+    stack.KeepCold(ids);
+  }
+  for (size_t first = 0; first < ids.size() && !stopped(); first += kBlockRows) {
     // A row that cannot be read is left to the look-up, which reports it to somebody.
     stack.Fill(absl::MakeConstSpan(ids).subspan(first, kBlockRows));
   }

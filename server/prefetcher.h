@@ -21,26 +21,37 @@ class Prefetcher {
  public:
   struct Result {
     uint64_t accepted = 0;  // warm already, or queued
-    // No DRAM tier to keep them in, or too much is queued. Of a large request all rows then count,
-    // warm ones too: nobody has looked.
+    // No DRAM tier to keep them in, too much is queued, or Stop was called. Of a large request all
+    // rows then count, warm ones too: nobody has looked.
     uint64_t skipped = 0;
   };
 
   // At most what one look-up may ask for is prefetched by one request.
   Prefetcher(const Tables* tables, int threads, size_t max_queued, LookupLimits limits = {});
+  // Fills what is queued, which may take minutes, unless Stop was called.
+  ~Prefetcher() = default;
 
   // Queues what DRAM does not hold of the rows that the look-up would ask for. Never blocks on the
   // drive. Errors as PlanRows, for the whole request.
   absl::StatusOr<Result> Prefetch(const LookupQuery& query);
 
- private:
-  // False when too much is queued.
+  // Queues these rows of one layer, in any order; `table` keeps its stack alive. False when too
+  // much is queued, or Stop was called.
   bool Enqueue(std::shared_ptr<const OpenTable> table, TierStack* stack, std::vector<RowId> ids);
-  static void Fill(TierStack& stack, const std::vector<RowId>& ids);
+
+  // Drops what is queued and takes no more: the drive sees the blocks that are being read, and none
+  // after them. Returns at once. For shutting down.
+  void Stop();
+
+ private:
+  void Fill(TierStack& stack, std::vector<RowId>& ids);
+  // Relaxed: nothing is handed over with it, and a block more or less does not matter.
+  bool stopped() const { return stopped_.load(std::memory_order_relaxed); }
 
   const Tables* const tables_;
   const LookupLimits limits_;
   std::atomic<uint64_t> queued_rows_{0};
+  std::atomic<bool> stopped_{false};
   Executor executor_;
 };
 

@@ -183,11 +183,15 @@ uint64_t TierStack::Offer(const RowBatch& batch, absl::Span<const uint32_t> posi
                           RowCache::Source source) {
   const std::shared_ptr<RowCache> cache = dram();
   if (cache == nullptr) return 0;
-  std::vector<bool> failed(batch.failures().empty() ? 0 : batch.ids().size());
-  for (const RowFailure& failure : batch.failures()) failed[failure.position] = true;
+  // A missing row's memory is whatever the buffer held before: offered, it would be served as the
+  // row, to everybody and with status OK.
+  const bool all_read = batch.failures().empty() && batch.missing().empty();
+  std::vector<bool> unread(all_read ? 0 : batch.ids().size());
+  for (const RowFailure& failure : batch.failures()) unread[failure.position] = true;
+  for (const uint32_t position : batch.missing()) unread[position] = true;
   uint64_t offered = 0;
   for (const uint32_t position : positions) {
-    if (!failed.empty() && failed[position]) continue;
+    if (!all_read && unread[position]) continue;
     cache->Offer(batch.ids().subspan(position, 1),
                  absl::MakeConstSpan(batch.row(position), batch.row_bytes()), source);
     ++offered;

@@ -52,8 +52,8 @@ class TierStack {
   // once, none of them kZeroRow. Returns how many rows were offered to DRAM. Blocks on the drive.
   uint64_t Fill(absl::Span<const RowId> ids);
 
-  // Offers the rows at these positions of a finished batch to DRAM; failed ones are left out.
-  // Returns how many were offered.
+  // Offers the rows at these positions of a batch to DRAM; failed ones, and those that nobody has
+  // read yet, are left out. Returns how many were offered.
   uint64_t Offer(const RowBatch& batch, absl::Span<const uint32_t> positions,
                  RowCache::Source source = RowCache::Source::kLookup);
   // Leaves the rows that DRAM does not hold; kZeroRow goes too.

@@ -308,6 +308,46 @@ TEST_F(RepairTest, DamageAndRepairWhileServing) {
   EXPECT_GT(calls, 0u);
 }
 
+// The layer behind the one that failed was never read; DRAM must not take its memory for rows.
+TEST_F(RepairTest, AStreamsFailedRowLeavesTheOtherLayersRight) {
+  checkpoint_ = MakeCheckpoint("ckpt", 2000, 1);
+  StartDaemon({"--dram", "0"});
+  ASSERT_TRUE(Load("t", checkpoint_.directory).ok());
+  MapFiles();
+  StopDaemon();
+  const std::string file = FileWith(1, 0);
+  ASSERT_FALSE(file.empty());
+  Apply(Damage::kFlippedData, file);
+  StartDaemon({"--dram", "64MiB"});
+
+  const std::vector<uint32_t> bad = {2 * kRowsPerPage};
+  const std::vector<uint32_t> good = {0};
+  std::vector<uint32_t> behind(200);
+  for (uint32_t i = 0; i < behind.size(); ++i) behind[i] = 7 * i;
+  std::vector<std::byte> row(kRowBytes);
+  std::vector<std::byte> rows(behind.size() * kRowBytes);
+  auto stream = client_->OpenStream();
+  ASSERT_TRUE(stream.ok()) << stream.status();
+  ASSERT_TRUE((*stream)
+                  ->Send({.table = "t",
+                          .layers = {{1, bad, absl::MakeSpan(row), {}},
+                                     {14, behind, absl::MakeSpan(rows), {}}}})
+                  .ok());
+  auto event = (*stream)->Receive();
+  ASSERT_TRUE(event.ok()) << event.status();
+  EXPECT_EQ(event->status.code(), absl::StatusCode::kDataLoss) << event->status;
+  EXPECT_TRUE(event->last);
+  // A stream's requests are worked on one after the other: once the second is answered, all that
+  // the first leaves behind is in DRAM.
+  ASSERT_TRUE((*stream)->Send({.table = "t", .layers = {{1, good, absl::MakeSpan(row), {}}}}).ok());
+  event = (*stream)->Receive();
+  ASSERT_TRUE(event.ok()) << event.status();
+  EXPECT_TRUE(event->status.ok()) << event->status;
+  ExpectRows(checkpoint_, 1, good, row);
+
+  EXPECT_EQ(LookupSome(*client_, 14, behind, Nothing), 0u);
+}
+
 TEST_F(RepairTest, OtherCheckpointsAreRefused) {
   LoadAndMap();
   const std::string file = FileWith(1, 0);

@@ -60,6 +60,29 @@ TEST_F(LookupTest, ReadsAllLayersInOrderFromNvmeThenFromDram) {
   EXPECT_EQ(stats[0].layers[0].tiers[1].usage.rows, 3u);
 }
 
+// As a stream does when its first layer fails.
+TEST_F(LookupTest, APartThatWasNotReadWarmsNothing) {
+  OpenTables(uint64_t{64} << 20);
+  Load("t", 1, 5000);
+  const std::vector<uint32_t> ids = {4, 9, 4999, 9};
+  {
+    auto lookup = Start({1, 2}, ids);
+    ASSERT_TRUE(lookup.ok()) << lookup.status();
+    EXPECT_FALSE((*lookup)->ReadMemory());
+    (*lookup)->ReadPart(0);
+    ASSERT_TRUE((*lookup)->Finish().ok());
+    (*lookup)->Warm();
+  }
+  auto lookup = Start({1, 2}, ids);
+  ASSERT_TRUE(lookup.ok()) << lookup.status();
+  EXPECT_FALSE((*lookup)->ReadMemory());
+  (*lookup)->ReadStorage();
+  ASSERT_TRUE((*lookup)->Finish().ok());
+  EXPECT_TRUE(RowsAreRight(**lookup));
+  EXPECT_EQ((*lookup)->parts()[0]->batch.served(TierKind::kDram), 2u);
+  EXPECT_EQ((*lookup)->parts()[1]->batch.served(TierKind::kNvme), 4u);
+}
+
 TEST_F(LookupTest, NamesWhatIsWrongWithARequest) {
   OpenTables(0);
   Load("t", 1, 5000);

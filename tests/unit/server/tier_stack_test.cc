@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "server/prefetcher.h"
 #include "storage/base/mutex.h"
 #include "tests/unit/server/table_fixture.h"
 
@@ -17,7 +18,7 @@ namespace engram {
 namespace {
 
 constexpr uint32_t kRowBytes = 264;
-constexpr uint64_t kRows = 1000;
+constexpr uint64_t kRows = 10000;
 
 // A drive of derived rows. Its first read is held up until Release; all reads are recorded.
 class HeldDrive final : public LayerReader {
@@ -150,10 +151,42 @@ TEST_F(TierStackTest, AFillLeavesOutWhatALookUpHasBroughtMeanwhile) {
   ExpectPrefetched({.stored = 10, .used = 0, .unused = 0, .late = 60});
 }
 
+TEST_F(TierStackTest, WhatNobodyHasReadIsNotOffered) {
+  drive_->Release();
+  Answer unread(Ids(0, 10));
+  unread.batch.missing() = {3, 4, 5};  // all others as if read
+  for (uint32_t i = 0; i < 10; ++i) {
+    if (i < 3 || i > 5) DeriveRow(1, i, 1, {unread.batch.row(i), kRowBytes});
+  }
+  std::vector<uint32_t> positions(10);
+  std::iota(positions.begin(), positions.end(), 0u);
+  EXPECT_EQ(stack_->Offer(unread.batch, positions), 7u);
+  Answer answer(Ids(0, 10));
+  TierStack::ReadRest({{stack_.get(), &answer.batch}});
+  EXPECT_EQ(drive_->WaitForReads(1)[0], Ids(3, 3));
+  for (uint32_t i = 0; i < 10; ++i) answer.ExpectRow(i);
+}
+
 TEST_F(TierStackTest, APrefetchIsNotLateBehindAnother) {
   drive_->Release();
   for (int i = 0; i < 5; ++i) EXPECT_EQ(stack_->Fill(Ids(0, 20)), i == 0 ? 20u : 0u);
   ExpectPrefetched({.stored = 20, .used = 0, .unused = 0, .late = 0});
+}
+
+TEST_F(TierStackTest, AStoppedPrefetcherReadsNothingMore) {
+  {
+    Prefetcher prefetcher(nullptr, 1, 16);
+    ASSERT_TRUE(prefetcher.Enqueue(nullptr, stack_.get(), Ids(0, 8192)));  // two blocks
+    ASSERT_TRUE(prefetcher.Enqueue(nullptr, stack_.get(), Ids(9000, 100)));
+    ASSERT_TRUE(prefetcher.Enqueue(nullptr, stack_.get(), Ids(9100, 100)));
+    drive_->WaitForReads(1);  // the first block is under way
+    prefetcher.Stop();
+    EXPECT_FALSE(prefetcher.Enqueue(nullptr, stack_.get(), Ids(9200, 100)));
+    drive_->Release();
+  }
+  const std::vector<std::vector<RowId>> reads = drive_->WaitForReads(1);
+  ASSERT_EQ(reads.size(), 1u);
+  EXPECT_EQ(reads[0], Ids(0, 4096));
 }
 
 TEST_F(TierStackTest, RepeatsThatWereNeverReadAreNoZeroRows) {
