@@ -6,6 +6,7 @@
 #include <random>
 #include <thread>
 
+#include "storage/nvme/store_internal.h"
 #include "tests/unit/server/table_fixture.h"
 
 namespace engram {
@@ -75,6 +76,77 @@ TEST_F(TablesTest, DropsOneVersionOrAll) {
   Reopen(0);
   EXPECT_EQ(*AnsweringVersion("b", kActiveVersion), 1u);
   EXPECT_EQ(store_->List().size(), 1u);
+}
+
+TEST_F(TablesTest, WhileAVersionIsLoadedTheTableIsNotDropped) {
+  OpenTables(0);
+  Load("a", 1, 2000);
+  Load("a", 2, 2000);
+  auto writer = store_->BeginLoad(Spec("a", 3, 2000));
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  const absl::Status refused = tables_->Drop("a", kActiveVersion).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("version 3 is being loaded"));
+  EXPECT_EQ(*AnsweringVersion("a", kActiveVersion), 1u);
+  EXPECT_EQ(*AnsweringVersion("a", VersionId{2}), 2u);
+  EXPECT_EQ(store_->List().size(), 3u);
+  EXPECT_TRUE(tables_->Drop("a", VersionId{2}).ok());
+  writer->reset();
+  const auto dropped = tables_->Drop("a", kActiveVersion);
+  ASSERT_TRUE(dropped.ok()) << dropped.status();
+  EXPECT_THAT(*dropped, ElementsAre(VersionId{1}, VersionId{3}));
+}
+
+TEST_F(TablesTest, WhileAVersionIsRepairedTheTableIsNotDropped) {
+  OpenTables(0);
+  Load("a", 1, 2000);
+  Load("a", 2, 2000);
+  absl::Status refused;
+  const std::atomic<bool> cancelled{false};
+  std::atomic<uint64_t> written{0};
+  const Chunk chunk = store_->Find("a", VersionId{2})->chunks.back();
+  const absl::Status stopped = store_->RepairChunk(
+      "a", VersionId{2}, chunk,
+      [&](LayerId, uint64_t, uint64_t, absl::Span<std::byte>) {
+        refused = tables_->Drop("a", kActiveVersion).status();
+        return absl::CancelledError("enough");
+      },
+      cancelled, written);
+  EXPECT_TRUE(absl::IsCancelled(stopped)) << stopped;
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(*AnsweringVersion("a", kActiveVersion), 1u);
+  EXPECT_EQ(*AnsweringVersion("a", VersionId{2}), 2u);
+}
+
+TEST_F(TablesTest, ADropThatFailsHalfWaySaysWhatIsGone) {
+  constexpr uint64_t kBudget = uint64_t{1} << 20;
+  std::unique_ptr<BulkWriter> late;  // begins between the drops
+  StoreInternals internals;
+  internals.on_step = [&](absl::string_view step) {
+    if (step != "removed from the catalog" || late != nullptr) return;
+    auto writer = store_->BeginLoad(Spec("a", 3, 2000));
+    ASSERT_TRUE(writer.ok()) << writer.status();
+    late = *std::move(writer);
+  };
+  store_.reset();
+  auto store = engram::OpenStore({.directory = directory_ + "/data"}, internals);
+  ASSERT_TRUE(store.ok()) << store.status();
+  store_ = *std::move(store);
+  OpenTables(kBudget);
+  Load("a", 1, 20000);
+  Load("a", 2, 20000);
+  Load("b", 1, 20000);
+  ASSERT_TRUE(store_->BeginLoad(Spec("a", 3, 2000)).ok());  // interrupted
+  const absl::Status failed = tables_->Drop("a", kActiveVersion).status();
+  EXPECT_EQ(failed.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(failed.message()),
+              HasSubstr("of table 'a' version 1, version 2 are dropped already"));
+  ASSERT_EQ(store_->List().size(), 2u);
+  EXPECT_EQ(store_->List()[0].spec.version, VersionId{3});
+  // What they had of the memory is b's.
+  EXPECT_GT(DramCapacity(tables_->Snapshot()), kBudget / 2);
+  EXPECT_EQ(*AnsweringVersion("b", kActiveVersion), 1u);
+  late.reset();
 }
 
 TEST_F(TablesTest, DramBudgetHoldsAcrossChanges) {
