@@ -138,6 +138,13 @@ absl::StatusOr<std::vector<VersionId>> Tables::Drop(absl::string_view name, Vers
     }
     wanted.push_back(record.spec.version);
   }
+  if (wanted.empty() && version != kActiveVersion) {
+    // The list leaves out a version whose record is damaged or of another release, and nothing but
+    // a drop of that very version gets rid of it.
+    const absl::Status status = DropOne({std::string(name), version});
+    if (status.ok()) return std::vector<VersionId>{version};
+    if (!absl::IsNotFound(status)) return status;
+  }
   if (wanted.empty()) {
     return absl::NotFoundError(absl::StrCat(
         "there is no ",

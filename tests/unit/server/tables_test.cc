@@ -6,8 +6,10 @@
 #include <random>
 #include <thread>
 
+#include "storage/nvme/catalog_record.h"
 #include "storage/nvme/store_internal.h"
 #include "tests/unit/server/table_fixture.h"
+#include "tests/unit/storage/nvme/edit_catalog.h"
 
 namespace engram {
 namespace {
@@ -147,6 +149,32 @@ TEST_F(TablesTest, ADropThatFailsHalfWaySaysWhatIsGone) {
   EXPECT_GT(DramCapacity(tables_->Snapshot()), kBudget / 2);
   EXPECT_EQ(*AnsweringVersion("b", kActiveVersion), 1u);
   late.reset();
+}
+
+TEST_F(TablesTest, AVersionWithADamagedRecordIsDroppedByItsNumber) {
+  OpenTables(0);
+  for (const char* record : {"{\"format\":1, nonsense", "{\"format\":2}"}) {
+    SCOPED_TRACE(record);
+    Load("a", 1, 2000);
+    Load("a", 2, 2000);
+    tables_.reset();
+    store_.reset();
+    EditCatalog(directory_ + "/data", TableKey("a", VersionId{2}), record);
+    OpenStore();
+    OpenTables(0);
+    ASSERT_EQ(store_->List().size(), 1u);
+    EXPECT_FALSE(store_->BeginLoad(Spec("a", 2, 2000)).ok());
+    const absl::Status missing = tables_->Drop("a", VersionId{3}).status();
+    EXPECT_EQ(missing.code(), absl::StatusCode::kNotFound);
+    EXPECT_THAT(std::string(missing.message()), HasSubstr("there is no table 'a' version 3: "));
+    const auto dropped = tables_->Drop("a", VersionId{2});
+    ASSERT_TRUE(dropped.ok()) << dropped.status();
+    EXPECT_THAT(*dropped, ElementsAre(VersionId{2}));
+    EXPECT_EQ(*AnsweringVersion("a", kActiveVersion), 1u);
+    Load("a", 2, 2000);
+    EXPECT_EQ(*AnsweringVersion("a", VersionId{2}), 2u);
+    ASSERT_TRUE(tables_->Drop("a", kActiveVersion).ok());
+  }
 }
 
 TEST_F(TablesTest, DramBudgetHoldsAcrossChanges) {
