@@ -97,8 +97,12 @@ absl::StatusOr<std::shared_ptr<const OpenTable>> Tables::Find(absl::string_view 
                                           ": `engramctl list` shows those there are"));
 }
 
-absl::Status Tables::Add(const TableRecord& record) {
+absl::Status Tables::Add(const TableRecord& published) {
   MutexLock admin(admin_mutex_);
+  // Since its publication another version may have been activated: what is active is what the
+  // catalog says now, while nobody else can change it.
+  ENGRAM_ASSIGN_OR_RETURN(const TableRecord record,
+                          store_->Find(published.spec.name, published.spec.version));
   ENGRAM_ASSIGN_OR_RETURN(std::shared_ptr<OpenTable> opened, OpenVersion(record));
   {
     MutexLock lock(mutex_);

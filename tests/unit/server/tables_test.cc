@@ -59,6 +59,25 @@ TEST_F(TablesTest, FirstVersionIsActiveLaterOnesWait) {
   EXPECT_EQ(*AnsweringVersion("a", VersionId{1}), 1u);
 }
 
+TEST_F(TablesTest, AVersionAddedLateDoesNotUndoAnActivation) {
+  OpenTables(0);
+  // Published, and active as the first one, but not yet added when the next one overtakes it.
+  std::unique_ptr<Tables> tables = std::move(tables_);
+  Load("a", 1, 2000);
+  tables_ = std::move(tables);
+  const auto first = store_->Find("a", VersionId{1});
+  ASSERT_TRUE(first.ok()) << first.status();
+  ASSERT_TRUE(first->active);
+  Load("a", 2, 2000);
+  ASSERT_TRUE(tables_->Activate("a", VersionId{2}).ok());
+  ASSERT_TRUE(tables_->Add(*first).ok());
+  EXPECT_EQ(*AnsweringVersion("a", VersionId{1}), 1u);
+  EXPECT_EQ(*AnsweringVersion("a", kActiveVersion), 2u);
+  ASSERT_TRUE(tables_->Drop("a", VersionId{1}).ok());
+  EXPECT_TRUE(absl::IsNotFound(tables_->Add(*first)));
+  EXPECT_EQ(*AnsweringVersion("a", kActiveVersion), 2u);
+}
+
 TEST_F(TablesTest, DropsOneVersionOrAll) {
   OpenTables(uint64_t{4} << 20);
   Load("a", 1, 2000);
