@@ -119,8 +119,15 @@ class Reading {
 absl::StatusOr<ChunkFindings> ReadBackChunk(
     const Store& store, const OpenTable& table, const Chunk& chunk,
     absl::FunctionRef<absl::Status(const ChunkBlock&)> each) {
-  return Reading(table, chunk)
-      .Read(store.CheckChunkFile(table.spec().name, table.spec().version, chunk), each);
+  const TableSpec& spec = table.spec();
+  const absl::Status file = store.CheckChunkFile(spec.name, spec.version, chunk);
+  // A lost file is DataLoss. But whatever the check says, of a version that has been dropped
+  // meanwhile nothing is damaged, and whoever reads on keeps its files from going.
+  if (!file.ok() && absl::IsNotFound(store.Find(spec.name, spec.version).status())) {
+    return absl::NotFoundError(absl::StrCat("table '", spec.name, "' version ", Raw(spec.version),
+                                            " was dropped while it was being checked"));
+  }
+  return Reading(table, chunk).Read(file, each);
 }
 
 }  // namespace engram

@@ -43,7 +43,7 @@ struct ChunkFindings {
 };
 
 // Blocks. `each` sees every block that is read, of some thousand rows, in order; its error ends the
-// reading and is returned. A damaged chunk is no error.
+// reading and is returned. A damaged chunk is no error. NotFound: the version has been dropped.
 absl::StatusOr<ChunkFindings> ReadBackChunk(
     const Store& store, const OpenTable& table, const Chunk& chunk,
     absl::FunctionRef<absl::Status(const ChunkBlock&)> each);

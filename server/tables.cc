@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "storage/base/log.h"
 #include "storage/base/size.h"
 #include "storage/base/status_macros.h"
@@ -96,8 +97,12 @@ absl::StatusOr<std::shared_ptr<const OpenTable>> Tables::Find(absl::string_view 
                                           ": `engramctl list` shows those there are"));
 }
 
-absl::Status Tables::Add(const TableRecord& record) {
+absl::Status Tables::Add(const TableRecord& published) {
   MutexLock admin(admin_mutex_);
+  // Since its publication another version may have been activated: what is active is what the
+  // catalog says now, while nobody else can change it.
+  ENGRAM_ASSIGN_OR_RETURN(const TableRecord record,
+                          store_->Find(published.spec.name, published.spec.version));
   ENGRAM_ASSIGN_OR_RETURN(std::shared_ptr<OpenTable> opened, OpenVersion(record));
   {
     MutexLock lock(mutex_);
@@ -123,22 +128,50 @@ absl::Status Tables::Activate(absl::string_view name, VersionId version) {
 
 absl::StatusOr<std::vector<VersionId>> Tables::Drop(absl::string_view name, VersionId version) {
   MutexLock admin(admin_mutex_);
-  std::vector<VersionId> dropped;
+  std::vector<VersionId> wanted;
   for (const TableRecord& record : store_->List()) {
-    const bool wanted = version == kActiveVersion || record.spec.version == version;
-    if (record.spec.name == name && wanted) dropped.push_back(record.spec.version);
+    if (record.spec.name != name) continue;
+    if (version != kActiveVersion && record.spec.version != version) continue;
+    // Found out before the first drop: of a table whose next version is being loaded, those that
+    // serve must not go while that one stays.
+    if (record.has_writer) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(Title(name, record.spec.version),
+                       " is being loaded or repaired right now, so nothing is dropped; cancel that "
+                       "first, or drop other versions one by one"));
+    }
+    wanted.push_back(record.spec.version);
   }
-  if (dropped.empty()) {
+  if (wanted.empty() && version != kActiveVersion) {
+    // The list leaves out a version whose record is damaged or of another release, and nothing but
+    // a drop of that very version gets rid of it.
+    const absl::Status status = DropOne({std::string(name), version});
+    if (status.ok()) return std::vector<VersionId>{version};
+    if (!absl::IsNotFound(status)) return status;
+  }
+  if (wanted.empty()) {
     return absl::NotFoundError(absl::StrCat(
         "there is no ",
         version == kActiveVersion ? absl::StrCat("table '", name, "'") : Title(name, version),
         ": `engramctl list` shows those there are"));
   }
-  for (const VersionId one : dropped) {
-    ENGRAM_RETURN_IF_ERROR(DropOne({std::string(name), one}));
+  std::vector<VersionId> dropped;
+  absl::Status status;
+  for (const VersionId one : wanted) {
+    status = DropOne({std::string(name), one});
+    if (!status.ok()) break;
+    dropped.push_back(one);
   }
   ShareOutDram();
-  return dropped;
+  if (status.ok()) return dropped;
+  if (dropped.empty()) return status;
+  // A writer may have come in between, or the drive fail; what is gone does not come back.
+  const std::string gone = absl::StrJoin(dropped, ", ", [](std::string* out, VersionId one) {
+    absl::StrAppend(out, "version ", Raw(one));
+  });
+  return absl::Status(status.code(),
+                      absl::StrCat(status.message(), " (of table '", name, "' ", gone,
+                                   dropped.size() == 1 ? " is" : " are", " dropped already)"));
 }
 
 absl::Status Tables::DropOne(const Key& key) {

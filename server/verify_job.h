@@ -43,7 +43,8 @@ inline constexpr size_t kMaxProblems = 20;
 absl::Status CheckSameShape(const TableSpec& table, const TableSpec& checkpoint);
 
 // Blocks. A table with bad rows is not an error of this call: see bad_rows and problems.
-// `progress` as for RunLoad. NotFound; FailedPrecondition: the checkpoint is of another shape.
+// `progress` as for RunLoad. NotFound, also when the version is dropped meanwhile, soon after that;
+// FailedPrecondition: the checkpoint is of another shape.
 absl::StatusOr<VerifyStatus> RunVerify(const Tables& tables, const VerifyParameters& parameters,
                                        const std::atomic<bool>& cancelled,
                                        const std::function<bool(const VerifyStatus&)>& progress);

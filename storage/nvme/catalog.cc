@@ -89,6 +89,7 @@ TableRecord Catalog::Shown(const VersionName& version, const CatalogRecord& reco
   const auto active = active_.find(version.name);
   shown.active = shown.state == TableState::kPublished && active != active_.end() &&
                  active->second == version.version;
+  shown.has_writer = writers_.contains(version);
   return shown;
 }
 

@@ -61,6 +61,7 @@ struct TableRecord {
   TableSpec spec;
   TableState state = TableState::kLoading;
   bool active = false;
+  bool has_writer = false;  // as of the call: a load or a repair is at work on it, so Drop refuses
   std::vector<Chunk> chunks;  // all chunks, by layer then index; kLoading: some without digest
   std::string table_digest;   // over spec and chunk digests; empty while loading
 };

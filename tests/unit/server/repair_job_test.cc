@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <set>
+#include <thread>
 
 #include "server/verify_job.h"
 #include "storage/checkpoint/row_source.h"
@@ -136,6 +137,36 @@ TEST_F(RepairJobTest, ALostFileIsFoundWhileItsRowsAreStillServed) {
   EXPECT_EQ(Verify().bad_rows, 0u);
   Reopen(0);
   EXPECT_EQ(Verify().bad_rows, 0u);
+}
+
+TEST_F(RepairJobTest, ADropEndsTheCheckAndIsNoDamage) {
+  for (const bool verify : {true, false}) {
+    SCOPED_TRACE(verify ? "verify" : "repair");
+    ASSERT_TRUE(Load().ok());
+    const auto version = (*tables_->Find("t", kActiveVersion))->spec().version;
+    absl::Status dropped = absl::UnknownError("not begun");
+    std::thread dropper;
+    int blocks = 0;
+    const auto drop = [&] {
+      if (++blocks > 1) return true;
+      dropper = std::thread([&] { dropped = tables_->Drop("t", version).status(); });
+      while (tables_->Find("t", version).ok()) std::this_thread::yield();
+      return true;
+    };
+    const absl::Status ended =
+        verify ? RunVerify(*tables_, {.table = "t", .checkpoint = ""}, cancelled_,
+                           [&](const VerifyStatus&) { return drop(); })
+                     .status()
+               : RunRepair(*tables_, Parameters(version), cancelled_, [&](const LoadStatus&) {
+                   return drop();
+                 }).status();
+    ASSERT_TRUE(dropper.joinable());
+    dropper.join();
+    EXPECT_TRUE(dropped.ok()) << dropped;
+    EXPECT_TRUE(absl::IsNotFound(ended)) << ended;
+    EXPECT_THAT(std::string(ended.message()), HasSubstr("version 1 was dropped"));
+    EXPECT_EQ(blocks, 1);  // of the first of two chunks
+  }
 }
 
 TEST_F(RepairJobTest, AFileThatDoesNotOpenIsNotReadPageByPage) {

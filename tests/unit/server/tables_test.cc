@@ -6,7 +6,10 @@
 #include <random>
 #include <thread>
 
+#include "storage/nvme/catalog_record.h"
+#include "storage/nvme/store_internal.h"
 #include "tests/unit/server/table_fixture.h"
+#include "tests/unit/storage/nvme/edit_catalog.h"
 
 namespace engram {
 namespace {
@@ -56,6 +59,25 @@ TEST_F(TablesTest, FirstVersionIsActiveLaterOnesWait) {
   EXPECT_EQ(*AnsweringVersion("a", VersionId{1}), 1u);
 }
 
+TEST_F(TablesTest, AVersionAddedLateDoesNotUndoAnActivation) {
+  OpenTables(0);
+  // Published, and active as the first one, but not yet added when the next one overtakes it.
+  std::unique_ptr<Tables> tables = std::move(tables_);
+  Load("a", 1, 2000);
+  tables_ = std::move(tables);
+  const auto first = store_->Find("a", VersionId{1});
+  ASSERT_TRUE(first.ok()) << first.status();
+  ASSERT_TRUE(first->active);
+  Load("a", 2, 2000);
+  ASSERT_TRUE(tables_->Activate("a", VersionId{2}).ok());
+  ASSERT_TRUE(tables_->Add(*first).ok());
+  EXPECT_EQ(*AnsweringVersion("a", VersionId{1}), 1u);
+  EXPECT_EQ(*AnsweringVersion("a", kActiveVersion), 2u);
+  ASSERT_TRUE(tables_->Drop("a", VersionId{1}).ok());
+  EXPECT_TRUE(absl::IsNotFound(tables_->Add(*first)));
+  EXPECT_EQ(*AnsweringVersion("a", kActiveVersion), 2u);
+}
+
 TEST_F(TablesTest, DropsOneVersionOrAll) {
   OpenTables(uint64_t{4} << 20);
   Load("a", 1, 2000);
@@ -75,6 +97,103 @@ TEST_F(TablesTest, DropsOneVersionOrAll) {
   Reopen(0);
   EXPECT_EQ(*AnsweringVersion("b", kActiveVersion), 1u);
   EXPECT_EQ(store_->List().size(), 1u);
+}
+
+TEST_F(TablesTest, WhileAVersionIsLoadedTheTableIsNotDropped) {
+  OpenTables(0);
+  Load("a", 1, 2000);
+  Load("a", 2, 2000);
+  auto writer = store_->BeginLoad(Spec("a", 3, 2000));
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  const absl::Status refused = tables_->Drop("a", kActiveVersion).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("version 3 is being loaded"));
+  EXPECT_EQ(*AnsweringVersion("a", kActiveVersion), 1u);
+  EXPECT_EQ(*AnsweringVersion("a", VersionId{2}), 2u);
+  EXPECT_EQ(store_->List().size(), 3u);
+  EXPECT_TRUE(tables_->Drop("a", VersionId{2}).ok());
+  writer->reset();
+  const auto dropped = tables_->Drop("a", kActiveVersion);
+  ASSERT_TRUE(dropped.ok()) << dropped.status();
+  EXPECT_THAT(*dropped, ElementsAre(VersionId{1}, VersionId{3}));
+}
+
+TEST_F(TablesTest, WhileAVersionIsRepairedTheTableIsNotDropped) {
+  OpenTables(0);
+  Load("a", 1, 2000);
+  Load("a", 2, 2000);
+  absl::Status refused;
+  const std::atomic<bool> cancelled{false};
+  std::atomic<uint64_t> written{0};
+  const Chunk chunk = store_->Find("a", VersionId{2})->chunks.back();
+  const absl::Status stopped = store_->RepairChunk(
+      "a", VersionId{2}, chunk,
+      [&](LayerId, uint64_t, uint64_t, absl::Span<std::byte>) {
+        refused = tables_->Drop("a", kActiveVersion).status();
+        return absl::CancelledError("enough");
+      },
+      cancelled, written);
+  EXPECT_TRUE(absl::IsCancelled(stopped)) << stopped;
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(*AnsweringVersion("a", kActiveVersion), 1u);
+  EXPECT_EQ(*AnsweringVersion("a", VersionId{2}), 2u);
+}
+
+TEST_F(TablesTest, ADropThatFailsHalfWaySaysWhatIsGone) {
+  constexpr uint64_t kBudget = uint64_t{1} << 20;
+  std::unique_ptr<BulkWriter> late;  // begins between the drops
+  StoreInternals internals;
+  internals.on_step = [&](absl::string_view step) {
+    if (step != "removed from the catalog" || late != nullptr) return;
+    auto writer = store_->BeginLoad(Spec("a", 3, 2000));
+    ASSERT_TRUE(writer.ok()) << writer.status();
+    late = *std::move(writer);
+  };
+  store_.reset();
+  auto store = engram::OpenStore({.directory = directory_ + "/data"}, internals);
+  ASSERT_TRUE(store.ok()) << store.status();
+  store_ = *std::move(store);
+  OpenTables(kBudget);
+  Load("a", 1, 20000);
+  Load("a", 2, 20000);
+  Load("b", 1, 20000);
+  ASSERT_TRUE(store_->BeginLoad(Spec("a", 3, 2000)).ok());  // interrupted
+  const absl::Status failed = tables_->Drop("a", kActiveVersion).status();
+  EXPECT_EQ(failed.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(failed.message()),
+              HasSubstr("of table 'a' version 1, version 2 are dropped already"));
+  ASSERT_EQ(store_->List().size(), 2u);
+  EXPECT_EQ(store_->List()[0].spec.version, VersionId{3});
+  // What they had of the memory is b's.
+  EXPECT_GT(DramCapacity(tables_->Snapshot()), kBudget / 2);
+  EXPECT_EQ(*AnsweringVersion("b", kActiveVersion), 1u);
+  late.reset();
+}
+
+TEST_F(TablesTest, AVersionWithADamagedRecordIsDroppedByItsNumber) {
+  OpenTables(0);
+  for (const char* record : {"{\"format\":1, nonsense", "{\"format\":2}"}) {
+    SCOPED_TRACE(record);
+    Load("a", 1, 2000);
+    Load("a", 2, 2000);
+    tables_.reset();
+    store_.reset();
+    EditCatalog(directory_ + "/data", TableKey("a", VersionId{2}), record);
+    OpenStore();
+    OpenTables(0);
+    ASSERT_EQ(store_->List().size(), 1u);
+    EXPECT_FALSE(store_->BeginLoad(Spec("a", 2, 2000)).ok());
+    const absl::Status missing = tables_->Drop("a", VersionId{3}).status();
+    EXPECT_EQ(missing.code(), absl::StatusCode::kNotFound);
+    EXPECT_THAT(std::string(missing.message()), HasSubstr("there is no table 'a' version 3: "));
+    const auto dropped = tables_->Drop("a", VersionId{2});
+    ASSERT_TRUE(dropped.ok()) << dropped.status();
+    EXPECT_THAT(*dropped, ElementsAre(VersionId{2}));
+    EXPECT_EQ(*AnsweringVersion("a", kActiveVersion), 1u);
+    Load("a", 2, 2000);
+    EXPECT_EQ(*AnsweringVersion("a", VersionId{2}), 2u);
+    ASSERT_TRUE(tables_->Drop("a", kActiveVersion).ok());
+  }
 }
 
 TEST_F(TablesTest, DramBudgetHoldsAcrossChanges) {

@@ -2,8 +2,6 @@
 // no wrong byte comes back.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <rocksdb/db.h>
-#include <rocksdb/options.h>
 
 #include <filesystem>
 #include <fstream>
@@ -11,6 +9,7 @@
 #include <string>
 
 #include "storage/nvme/catalog_record.h"
+#include "tests/unit/storage/nvme/edit_catalog.h"
 #include "tests/unit/storage/nvme/store_fixture.h"
 
 namespace engram {
@@ -37,21 +36,6 @@ void FlipByte(const fs::path& path, uint64_t offset) {
   file.seekp(static_cast<std::streamoff>(offset));
   file.put(byte);
   ASSERT_TRUE(file.good());
-}
-
-// Changes records below the Store, as another program or another release would.
-void EditCatalog(const std::string& directory, const std::string& key, const std::string& value) {
-  rocksdb::Options options;
-  std::vector<std::string> names;
-  ASSERT_TRUE(rocksdb::DB::ListColumnFamilies(options, directory + "/db", &names).ok());
-  std::vector<rocksdb::ColumnFamilyDescriptor> families;
-  for (const std::string& name : names) families.emplace_back(name, options);
-  std::vector<rocksdb::ColumnFamilyHandle*> handles;
-  rocksdb::DB* db = nullptr;
-  ASSERT_TRUE(rocksdb::DB::Open(options, directory + "/db", families, &handles, &db).ok());
-  const std::unique_ptr<rocksdb::DB> owner(db);
-  EXPECT_TRUE(db->Put(rocksdb::WriteOptions(), key, value).ok());
-  for (rocksdb::ColumnFamilyHandle* handle : handles) db->DestroyColumnFamilyHandle(handle);
 }
 
 class DamageTest : public testing::Test {
