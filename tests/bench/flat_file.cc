@@ -54,18 +54,21 @@ class FlatFile::Batch {
     std::vector<size_t> free;
     for (size_t slot = slots_.size(); slot-- > 0;) free.push_back(slot);
     absl::Status status;
+    const auto wait = [&](unsigned count) {
+      status.Update(ring_.Wait(count, [&](uint64_t slot, int32_t result) {
+        status.Update(Take(slots_[slot], buffer_.get() + slot * slot_bytes_, result));
+        free.push_back(slot);
+      }));
+    };
     size_t next = 0;
     while (true) {
       while (status.ok() && next < ids.all().size() && !free.empty()) {
         Queue(free.back(), next, file_.OffsetOf(layer, ids.all()[next]));
         free.pop_back();
-        ++next;
+        if (++next % kReadsPerSend == 0) wait(0);
       }
       if (ring_.in_flight() == 0) return status;
-      status.Update(ring_.Wait(1, [&](uint64_t slot, int32_t result) {
-        status.Update(Take(slots_[slot], buffer_.get() + slot * slot_bytes_, result));
-        free.push_back(slot);
-      }));
+      wait(1);
     }
   }
 

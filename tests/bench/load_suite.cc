@@ -36,7 +36,11 @@ absl::StatusOr<std::vector<std::string>> FilesIn(const std::string& directory) {
 class LoadSuite {
  public:
   LoadSuite(const BenchOptions& options, Reporter& reporter)
-      : options_(options), reporter_(reporter), rounds_(options.quick ? 2 : 3) {}
+      : options_(options),
+        reporter_(reporter),
+        rounds_(options.rounds > 0 ? options.rounds
+                : options.quick    ? 2
+                                   : 3) {}
 
   absl::Status Run() {
     ENGRAM_ASSIGN_OR_RETURN(plan_, PlanTable(options_, kTableBytes));

@@ -55,7 +55,7 @@ void Declare(CLI::App& app, Flags& flags) {
       "--table-bytes", flags.table_bytes,
       "row bytes of the table, as 512MiB; smaller than the suite's own marks the result");
   app.add_option("--rounds", flags.options.rounds,
-                 "nvme, scale: rounds of each line; more of them are steadier")
+                 "nvme, load, scale: rounds of each line; more of them are steadier")
       ->check(CLI::Range(1, 1000));
   app.add_option("--only", flags.options.only, "nvme: lines whose names begin so");
   app.add_option("--rows", flags.options.rows, "scale: rows of the tables, separated by commas")
@@ -87,7 +87,7 @@ int Measure(const Flags& flags) {
     const absl::Status status = suite.run(flags.options, reporter);
     if (status.ok()) continue;
     std::cerr << "engram_bench: " << suite.name << ": " << status.message() << "\n";
-    return 1;
+    return absl::IsInvalidArgument(status) ? 2 : 1;
   }
   return 0;
 }

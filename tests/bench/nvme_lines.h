@@ -45,6 +45,7 @@ absl::StatusOr<ServedTable> Serve(const NvmeRun& run, int depth);
 
 // Rows a second, in several ways of asking; nvme/depth_*.
 absl::Status MeasureThroughput(NvmeRun& run);
+bool WantsThroughput(const NvmeRun& run);
 // The same against rows in a flat file; nvme/flat_file.
 absl::Status MeasureFlatFile(NvmeRun& run);
 // A decode token's rows; nvme/latency_48.

@@ -2,6 +2,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "storage/base/status_macros.h"
 #include "tests/bench/nvme_lines.h"
 #include "tests/bench/suites.h"
@@ -39,6 +40,11 @@ absl::Status RunNvmeSuite(const BenchOptions& options, Reporter& reporter) {
   NvmeRun run{.reporter = reporter, .scratch = scratch, .plan = plan, .only = options.only};
   run.rounds = options.Rounds(run.rounds);
   if (options.quick) run.round_seconds = 0.1;
+  if (!WantsThroughput(run) && !run.Wanted("nvme/flat_file") && !run.Wanted("nvme/latency_48") &&
+      !run.Wanted("nvme/health")) {
+    return absl::InvalidArgumentError(absl::StrCat("no line's name begins with '", run.only,
+                                                   "': name one as it is printed, as nvme/depth"));
+  }
   ENGRAM_RETURN_IF_ERROR(scratch.CheckOnDrive());
   // The table, and at first the checkpoint, later the flat file.
   ENGRAM_RETURN_IF_ERROR(scratch.CheckSpace(plan.shape.Bytes() * 21 / 10 + (uint64_t{64} << 20)));

@@ -1,5 +1,8 @@
 // nvme/depth_*: rows a second as Lookup returns them, uniform ids, against random 4 KiB reads of
 // the same files at the same depth.
+#include <algorithm>
+#include <iterator>
+
 #include "storage/base/status_macros.h"
 #include "tests/bench/nvme_lines.h"
 
@@ -66,6 +69,11 @@ absl::Status Measure(NvmeRun& run, const Workload& workload) {
 }
 
 }  // namespace
+
+bool WantsThroughput(const NvmeRun& run) {
+  return std::any_of(std::begin(kWorkloads), std::end(kWorkloads),
+                     [&run](const Workload& workload) { return run.Wanted(workload.name); });
+}
 
 absl::Status MeasureThroughput(NvmeRun& run) {
   for (const Workload& workload : kWorkloads) {

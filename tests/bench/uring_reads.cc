@@ -85,30 +85,34 @@ class RandomReader::Slots {
 
   const absl::Status& status() const { return status_; }
 
-  // Queues a read for each free slot.
+  // Starts a read for each free slot.
   void Fill() {
-    for (const uint64_t slot : free_) {
+    filling_.swap(free_);
+    size_t queued = 0;
+    for (const uint64_t slot : filling_) {
       const uint64_t page = any_page_(random_);
       const File& file = reader_.FileOf(page);
       ring_.Read(file.fd.get(), buffer_.get() + slot * kReadBytes, kReadBytes,
                  (page - file.first_page) * kReadBytes, slot);
+      if (++queued % kReadsPerSend == 0) Wait(0);
     }
-    free_.clear();
+    filling_.clear();
   }
 
-  // Waits for `count` reads, or for all; gives how many came.
-  uint64_t Wait(unsigned count) {
-    const size_t before = free_.size();
+  // Waits for `count` reads more, or for all.
+  void Wait(unsigned count) {
     const absl::Status& ring = ring_.Wait(count, [this](uint64_t slot, int32_t result) {
       if (result != static_cast<int32_t>(kReadBytes)) {
         status_ = Failed("random read", result < 0 ? -result : EIO);
       }
       free_.push_back(slot);
+      ++done_;
     });
     if (!ring.ok()) status_ = ring;
-    return free_.size() - before;
   }
-  uint64_t WaitForAll() { return Wait(ring_.in_flight()); }
+  void WaitForAll() { Wait(ring_.in_flight()); }
+  // Reads that have come so far.
+  uint64_t done() const { return done_; }
 
  private:
   const RandomReader& reader_;
@@ -117,6 +121,8 @@ class RandomReader::Slots {
   std::mt19937_64 random_;
   std::uniform_int_distribution<uint64_t> any_page_;
   std::vector<uint64_t> free_;
+  std::vector<uint64_t> filling_;
+  uint64_t done_ = 0;
   absl::Status status_;
 };
 
@@ -126,9 +132,10 @@ absl::Status RandomReader::ReadFor(int depth, double seconds, uint64_t seed,
   const Clock::time_point start = Clock::now();
   while (slots.status().ok() && !Interrupted() && SecondsSince(start) < seconds) {
     slots.Fill();
-    *reads += slots.Wait(1);
+    slots.Wait(1);
   }
-  if (slots.status().ok()) *reads += slots.WaitForAll();
+  if (slots.status().ok()) slots.WaitForAll();
+  *reads = slots.done();
   return slots.status();
 }
 

@@ -41,7 +41,8 @@ class RandomReader {
   // Requires that `threads` divides `depth`. Reads for about `seconds`.
   absl::StatusOr<Outcome> Run(int depth, int threads, double seconds, uint64_t seed) const;
 
-  // Microseconds from handing in `reads` reads at once until all are there, `bursts` times.
+  // Microseconds from handing in `reads` reads, kReadsPerSend at a time without waiting for any,
+  // until all are there; `bursts` times.
   absl::StatusOr<std::vector<double>> Bursts(int reads, int bursts, uint64_t seed) const;
 
  private:
@@ -59,6 +60,10 @@ class RandomReader {
   std::vector<File> files_;
   uint64_t pages_ = 0;
 };
+
+// So many reads are handed in by one system call. Of 48 reads the last is there 8 to 10 % sooner
+// than when all are handed in together.
+inline constexpr size_t kReadsPerSend = 8;
 
 // Copies files into an empty directory with 1 MiB reads and writes, `depth` blocks under way at
 // once, and syncs each. FailedPrecondition when direct I/O is refused.
