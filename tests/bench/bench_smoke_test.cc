@@ -213,7 +213,8 @@ TEST(BenchSmokeTest, OneLine) {
   EXPECT_EQ(outcome.exit_code, 0);
   ASSERT_EQ(outcome.lines.size(), 1u);
   EXPECT_EQ(outcome.lines[0]["name"], "nvme/latency_48");
-  EXPECT_EQ(RunBench("nvme --only latency --quick --dir '" + scratch.path() + "'").exit_code, 2);
+  EXPECT_EQ(RunBench("nvme --only latency --quick --json --dir '" + scratch.path() + "'").exit_code,
+            2);
 }
 
 TEST(BenchSmokeTest, Hash) {
