@@ -63,6 +63,7 @@ class ThreadReads {
 
  private:
   void Queue(AsyncRead& read);
+  void GoOn(AsyncRead& read);
   void Answer(AsyncRead& read, int32_t result);
 
   IoRing ring_{kMaxReadsInFlight};
@@ -171,6 +172,16 @@ void ThreadReads::Queue(AsyncRead& read) {
              reinterpret_cast<uintptr_t>(&read));
 }
 
+// Asks for the rest of a read. A ring that has broken waits for what the kernel had taken before,
+// and for ever were anything queued in it meanwhile.
+void ThreadReads::GoOn(AsyncRead& read) {
+  if (ring_.status().ok()) {
+    Queue(read);
+  } else {
+    read.file->ReadNow(read);
+  }
+}
+
 void ThreadReads::Answer(AsyncRead& read, int32_t result) {
   FSReadRequest& request = read.request;
   if (result < 0 && !ring_.status().ok()) {
@@ -178,7 +189,7 @@ void ThreadReads::Answer(AsyncRead& read, int32_t result) {
     return;
   }
   if (result == -EINTR || result == -EAGAIN) {
-    Queue(read);
+    GoOn(read);
     return;
   }
   if (result < 0) {
@@ -190,7 +201,7 @@ void ThreadReads::Answer(AsyncRead& read, int32_t result) {
   // A direct read that ends off the alignment has met the end of the file.
   const bool end_of_file = result == 0 || read.done % read.file->alignment() != 0;
   if (read.done < request.len && !end_of_file) {
-    Queue(read);
+    GoOn(read);
     return;
   }
   request.result = Slice(request.scratch, read.done);
