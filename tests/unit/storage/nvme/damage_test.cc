@@ -156,6 +156,27 @@ TEST_F(DamageTest, TruncatedFile) {
             2u);
 }
 
+// The footer and the properties of such a file can be read.
+TEST_F(DamageTest, DamagedIndexIsSaidUntilItIsGone) {
+  LoadBoth();
+  const TableSpec third = MakeSpec("third", 1, {{1, 15 * 20, 264}}, 5);
+  {
+    std::unique_ptr<Store> store = OpenOrDie(directory_.path(), OneChunk());
+    ASSERT_TRUE(Load(*store, third).ok());
+  }
+  const fs::path file = SstFiles(directory_.path())[0];
+  ApplyDamage(file, Damage::kFlippedIndex, 401, 0);
+  std::unique_ptr<Store> store = OpenOrDie(directory_.path());
+  ASSERT_NE(store, nullptr);
+  EXPECT_THAT(store->Describe(), HasSubstr("damaged: "));
+  ExpectWholeTable(*store, big_);  // by their offsets, which need no index
+  ASSERT_TRUE(store->Drop("third", VersionId{1}).ok());
+  EXPECT_THAT(store->Describe(), HasSubstr("damaged: "));
+  ASSERT_TRUE(store->Drop("big", VersionId{1}).ok());
+  EXPECT_THAT(store->Describe(), testing::Not(HasSubstr("damaged")));
+  ExpectWholeTable(*store, other_);
+}
+
 // As a restore does that mixes up its copies: nothing in the blocks of the two tells them apart.
 TEST_F(DamageTest, FilesOfTwoVersionsExchanged) {
   LoadBoth();
