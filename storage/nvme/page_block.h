@@ -2,8 +2,10 @@
 //
 // RocksDB writes it (block-based table, format 5, one entry a block, no compression, XXH3), and the
 // NVMe tier reads it past RocksDB, by its offset. What is checked here is all that RocksDB would
-// check and more: the checksum, and that the entry is this very page's, of this very size, so that
-// neither damage nor a wrong offset can give another row. FORMAT.md draws it. Pure functions.
+// check of a block and more: the checksum, and that the entry is of this page's number and size, so
+// that neither damage nor a wrong offset within the layer's files can give another row. A block
+// names no table, version or layer: that the file is the right one is for whoever opened it to know
+// (page_files.h). FORMAT.md draws it. Pure functions.
 #ifndef ENGRAM_STORAGE_NVME_PAGE_BLOCK_H_
 #define ENGRAM_STORAGE_NVME_PAGE_BLOCK_H_
 

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "storage/base/log.h"
 #include "storage/base/status_macros.h"
@@ -43,6 +44,22 @@ absl::StatusOr<std::shared_ptr<const rocksdb::TableProperties>> Properties(
   return absl::NotFoundError("RocksDB has no properties of it");
 }
 
+// RocksDB refuses a file whose unique id is not the manifest's, such as another version's under
+// this one's name, which no look at its blocks tells apart. It compares the two when it opens the
+// file for a look-up, and not for its properties. Only this refusal counts here: the pages of a
+// file whose index is damaged are good.
+absl::Status CheckIdentity(const PageFiles::Source& source, const rocksdb::SstFileMetaData& file) {
+  rocksdb::ReadOptions options;
+  options.verify_checksums = true;
+  options.fill_cache = false;
+  rocksdb::PinnableSlice value;
+  const rocksdb::Status status = source.db->Get(options, source.family, file.smallestkey, &value);
+  if (status.IsCorruption() && absl::StrContains(status.ToString(), "unique ID")) {
+    return FromRocks(status, "it is another file");
+  }
+  return absl::OkStatus();
+}
+
 // Whether the file's pages lie at multiples of the block size, from its beginning on: it has one
 // entry for each page of its key range, each in a block of its own, and all its blocks together
 // take what that many blocks take that are no larger than they must be.
@@ -72,6 +89,7 @@ absl::StatusOr<PageFile> OpenFile(const PageFiles::Source& source,
   file.pages = Raw(last) - Raw(file.first) + 1;
   ENGRAM_ASSIGN_OR_RETURN(const auto properties, Properties(source, metadata));
   ENGRAM_RETURN_IF_ERROR(CheckMake(*properties, file, geometry, rows));
+  ENGRAM_RETURN_IF_ERROR(CheckIdentity(source, metadata));
   rocksdb::FileOptions options;
   options.use_direct_reads = source.direct_io;
   ENGRAM_RETURN_IF_ERROR(FromRocks(

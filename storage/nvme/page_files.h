@@ -3,9 +3,10 @@
 // The files that the loader writes hold runs of pages, one page a block, and no block before them,
 // so page k of a file lies at k × block bytes. RocksDB stays owner and writer of the files; reading
 // by offset needs no index and no look-up a page. Each file is asked, when it is opened here,
-// whether it is of that make (its properties, and the keys that the manifest has); what is not, or
-// cannot be opened, has no entry, and its pages are read through RocksDB. Every page read is
-// checked all the same (page_block.h).
+// whether it is of that make (its properties, and the keys that the manifest has) and whether it is
+// the file that the manifest means (its unique id, which RocksDB compares); what is not, or cannot
+// be opened, has no entry, and its pages are read through RocksDB. Every page read is checked all
+// the same (page_block.h).
 //
 // Immutable; safe from any thread. Holds the files open: they can be read as long as this lives,
 // whatever becomes of their names.

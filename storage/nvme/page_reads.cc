@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
+#include <new>
 #include <utility>
 #include <vector>
 
@@ -34,12 +35,20 @@ class Window {
         block_bytes_(block_bytes),
         memory_(memory),
         slots_(slots) {
+    idle_.reserve(slots);
+    finished_.reserve(slots);
     handles_.reserve(slots);
     for (size_t i = 0; i < slots; ++i) {
       slots_[i].window = this;
       idle_.push_back(slots - 1 - i);
     }
   }
+
+  // What is still under way, because something has thrown, is aborted: the kernel is not to write
+  // into memory that is gone, nor the file system to answer into this.
+  ~Window();
+  Window(const Window&) = delete;
+  Window& operator=(const Window&) = delete;
 
   bool HasRoom() const { return !idle_.empty(); }
   bool HasFinished() const { return !finished_.empty(); }
@@ -55,6 +64,7 @@ class Window {
     Window* window = nullptr;
     size_t index = 0;  // of the block
     void* handle = nullptr;
+    bool answered = false;  // and to be handed over
     rocksdb::IOHandleDeleter deleter;
     FSReadRequest answer;
   };
@@ -63,7 +73,7 @@ class Window {
     static_cast<Slot*>(slot)->window->Finish(*static_cast<Slot*>(slot), request.result,
                                              request.status);
   }
-  void Finish(Slot& slot, const rocksdb::Slice& result, const IOStatus& status);
+  void Finish(Slot& slot, const rocksdb::Slice& result, const IOStatus& status) noexcept;
   void Poll(size_t finished);
   void GiveUp(const IOStatus& status);
 
@@ -82,6 +92,7 @@ void Window::Start(size_t index, const BlockRead& block) {
   idle_.pop_back();
   Slot& slot = slots_[number];
   slot.index = index;
+  slot.answered = false;
   FSReadRequest request;
   request.offset = block.offset;
   request.len = block.bytes;
@@ -92,10 +103,28 @@ void Window::Start(size_t index, const BlockRead& block) {
   if (!status.ok()) Finish(slot, rocksdb::Slice(), status);
 }
 
-void Window::Finish(Slot& slot, const rocksdb::Slice& result, const IOStatus& status) {
+Window::~Window() {
+  handles_.clear();
+  for (const Slot& slot : slots_) {
+    if (slot.handle != nullptr && !slot.answered) handles_.push_back(slot.handle);
+  }
+  if (!handles_.empty() && !file_system_.AbortIO(handles_).ok()) std::abort();
+  for (Slot& slot : slots_) {
+    if (slot.handle != nullptr) slot.deleter(slot.handle);
+  }
+  while (batch_.in_flight() > 0) batch_.Finished();
+}
+
+// Called by the file system in the middle of its own work, so it must not throw.
+void Window::Finish(Slot& slot, const rocksdb::Slice& result, const IOStatus& status) noexcept {
   batch_.Finished();
+  slot.answered = true;
   slot.answer.result = result;
-  slot.answer.status = status;
+  try {
+    slot.answer.status = status;
+  } catch (const std::bad_alloc&) {
+    slot.answer.status = IOStatus::IOError();  // without a text, which takes memory
+  }
   finished_.push_back(static_cast<size_t>(&slot - slots_.data()));
 }
 
@@ -111,11 +140,8 @@ void Window::Poll(size_t finished) {
 // Fails all that is under way. Their memory must not go before the file system has let go of it.
 void Window::GiveUp(const IOStatus& status) {
   if (!file_system_.AbortIO(handles_).ok()) std::abort();
-  std::vector<bool> answered(slots_.size());
-  for (const size_t number : finished_) answered[number] = true;
-  for (size_t number = 0; number < slots_.size(); ++number) {
-    if (slots_[number].handle == nullptr || answered[number]) continue;
-    Finish(slots_[number], rocksdb::Slice(), status);
+  for (Slot& slot : slots_) {
+    if (slot.handle != nullptr && !slot.answered) Finish(slot, rocksdb::Slice(), status);
   }
 }
 
@@ -166,21 +192,23 @@ void ReadBlocks(rocksdb::FileSystem& file_system, ReadBudget& budget, size_t cou
   // Twice the depth: as many may be under way as wait to be handed over.
   const size_t slots = std::min<size_t>(count, 2 * size_t{budget.depth()});
   ReadBudget::Memory memory = budget.Take(slots * max_block_bytes);
-  Window window(file_system, batch, memory.data.get(), slots, max_block_bytes);
-  size_t next = 0;
-  while (next < count || batch.in_flight() > 0 || window.HasFinished()) {
-    // The drive gets new work first, and is busy with it while the rows are copied.
-    const size_t first = next;
-    while (next < count && window.HasRoom() && batch.MayStart()) {
-      window.Start(next, block(next));
-      ++next;
-      if ((next - first) % kReadsPerSend == 0) window.Send();
-    }
-    if (window.HasFinished()) {
-      if ((next - first) % kReadsPerSend != 0) window.Send();
-      window.HandOver(done);
-    } else if (batch.in_flight() > 0) {
-      window.Wait();
+  {
+    Window window(file_system, batch, memory.data.get(), slots, max_block_bytes);
+    size_t next = 0;
+    while (next < count || batch.in_flight() > 0 || window.HasFinished()) {
+      // The drive gets new work first, and is busy with it while the rows are copied.
+      const size_t first = next;
+      while (next < count && window.HasRoom() && batch.MayStart()) {
+        window.Start(next, block(next));
+        ++next;
+        if ((next - first) % kReadsPerSend == 0) window.Send();
+      }
+      if (window.HasFinished()) {
+        if ((next - first) % kReadsPerSend != 0) window.Send();
+        window.HandOver(done);
+      } else if (batch.in_flight() > 0) {
+        window.Wait();
+      }
     }
   }
   budget.GiveBack(std::move(memory));

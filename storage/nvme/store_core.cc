@@ -375,7 +375,7 @@ absl::Status StoreCore::OpenDb(const std::vector<std::string>& names, FamilyMap*
     std::string damage = status.ToString();
     std::replace(damage.begin(), damage.end(), '\n', ' ');
     ENGRAM_LOG(kError) << db_directory() << " is damaged: " << damage
-                       << "; rows of those files fail, all others are served. Repair the table "
+                       << "; rows of those files may fail, all others are served. Repair the table "
                           "with `engramctl load NAME --checkpoint DIR --repair`.";
     MutexLock lock(damage_mutex_);
     damage_ = std::move(damage);

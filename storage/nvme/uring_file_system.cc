@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "storage/base/io_ring.h"
@@ -47,8 +48,8 @@ struct AsyncRead {
   FSReadRequest request;
   ReadCallback callback;
   void* argument = nullptr;
-  size_t done = 0;  // bytes that have come
-  bool finished = false;
+  size_t done = 0;         // bytes that have come
+  bool under_way = false;  // the ring has it
   bool aborted = false;
 };
 
@@ -63,6 +64,7 @@ class ThreadReads {
 
  private:
   void Queue(AsyncRead& read);
+  void GoOn(AsyncRead& read);
   void Answer(AsyncRead& read, int32_t result);
 
   IoRing ring_{kMaxReadsInFlight};
@@ -100,11 +102,15 @@ class UringFile final : public rocksdb::FSRandomAccessFileOwnerWrapper {
     read->callback = std::move(callback);
     read->argument = argument;
     *deleter = [](void* handle) { delete static_cast<AsyncRead*>(handle); };
-    *io_handle = read.get();
-    if (use_ring()) {
-      Reads().Start(*read.release());
+    // Whatever is thrown from here on, the caller has the handle, and it is safe to abort. Making
+    // the thread's ring may throw, so that comes before.
+    ThreadReads* const reads = use_ring() ? &Reads() : nullptr;
+    AsyncRead& started = *read.release();
+    *io_handle = &started;
+    if (reads != nullptr) {
+      reads->Start(started);
     } else {
-      ReadNow(*read.release());
+      ReadNow(started);
     }
     return IOStatus::OK();
   }
@@ -133,7 +139,6 @@ class UringFile final : public rocksdb::FSRandomAccessFileOwnerWrapper {
 
   void Finish(AsyncRead& read, bool by_ring) const {
     Count(by_ring);
-    read.finished = true;
     if (!read.aborted) read.callback(read.request, read.argument);
   }
 
@@ -166,19 +171,31 @@ void ThreadReads::Start(AsyncRead& read) {
 }
 
 void ThreadReads::Queue(AsyncRead& read) {
+  read.under_way = true;
   ring_.Read(read.file->fd(), read.request.scratch + read.done,
              static_cast<uint32_t>(read.request.len - read.done), read.request.offset + read.done,
              reinterpret_cast<uintptr_t>(&read));
 }
 
+// Asks for the rest of a read. A ring that has broken waits for what the kernel had taken before,
+// and for ever were anything queued in it meanwhile.
+void ThreadReads::GoOn(AsyncRead& read) {
+  if (ring_.status().ok()) {
+    Queue(read);
+  } else {
+    read.file->ReadNow(read);
+  }
+}
+
 void ThreadReads::Answer(AsyncRead& read, int32_t result) {
+  read.under_way = false;
   FSReadRequest& request = read.request;
   if (result < 0 && !ring_.status().ok()) {
     read.file->ReadNow(read);
     return;
   }
   if (result == -EINTR || result == -EAGAIN) {
-    Queue(read);
+    GoOn(read);
     return;
   }
   if (result < 0) {
@@ -190,7 +207,7 @@ void ThreadReads::Answer(AsyncRead& read, int32_t result) {
   // A direct read that ends off the alignment has met the end of the file.
   const bool end_of_file = result == 0 || read.done % read.file->alignment() != 0;
   if (read.done < request.len && !end_of_file) {
-    Queue(read);
+    GoOn(read);
     return;
   }
   request.result = Slice(request.scratch, read.done);
@@ -200,14 +217,14 @@ void ThreadReads::Answer(AsyncRead& read, int32_t result) {
 bool ThreadReads::Wait(unsigned count) {
   if (ring_.in_flight() == 0) return false;
   answering_ = true;
+  const absl::Cleanup answered = [this] { answering_ = false; };
   ring_.Wait(count, [this](uint64_t tag, int32_t result) {
     Answer(*reinterpret_cast<AsyncRead*>(static_cast<uintptr_t>(tag)), result);
   });
-  answering_ = false;
   return true;
 }
 
-// Waits until `wanted` of these reads are finished; 0 only sends them.
+// Waits until the ring has done with `wanted` of these reads; 0 only sends them.
 IOStatus WaitFor(const std::vector<void*>& handles, size_t wanted) {
   if (wanted == 0) Reads().Wait(0);
   for (;;) {
@@ -215,7 +232,7 @@ IOStatus WaitFor(const std::vector<void*>& handles, size_t wanted) {
     for (size_t i = 0; i < handles.size() && finished < wanted; ++i) {
       // Null: the base has done that read at once.
       const auto* read = static_cast<const AsyncRead*>(handles[i]);
-      finished += read == nullptr || read->finished;
+      finished += read == nullptr || !read->under_way;
     }
     if (finished >= wanted) return IOStatus::OK();
     if (!Reads().Wait(1)) {

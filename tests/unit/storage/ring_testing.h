@@ -52,9 +52,11 @@ inline std::vector<int> RingDescriptors() {
   return found;
 }
 
-// From now on every call on the descriptor of the process's only ring fails.
-inline void BreakTheRing() {
-  const std::vector<int> rings = RingDescriptors();
+// From now on every call on the descriptor of the process's only ring, but for those of `others`,
+// fails.
+inline void BreakTheRing(const std::vector<int>& others = {}) {
+  std::vector<int> rings = RingDescriptors();
+  for (const int other : others) std::erase(rings, other);
   ASSERT_EQ(rings.size(), 1u);
   const int null = ::open("/dev/null", O_RDWR | O_CLOEXEC);
   EXPECT_EQ(::dup2(null, rings[0]), rings[0]);

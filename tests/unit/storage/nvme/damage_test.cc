@@ -9,6 +9,7 @@
 #include <string>
 
 #include "storage/nvme/catalog_record.h"
+#include "tests/unit/storage/nvme/damaged_files.h"
 #include "tests/unit/storage/nvme/edit_catalog.h"
 #include "tests/unit/storage/nvme/store_fixture.h"
 
@@ -138,6 +139,64 @@ TEST_F(DamageTest, TruncatedFile) {
                              return status.code() == absl::StatusCode::kDataLoss;
                            }),
             2u);
+}
+
+// The footer and the properties of such a file can be read.
+TEST_F(DamageTest, DamagedIndexIsSaidUntilItIsGone) {
+  LoadBoth();
+  const TableSpec third = MakeSpec("third", 1, {{1, 15 * 20, 264}}, 5);
+  {
+    std::unique_ptr<Store> store = OpenOrDie(directory_.path(), OneChunk());
+    ASSERT_TRUE(Load(*store, third).ok());
+  }
+  const fs::path file = SstFiles(directory_.path())[0];
+  ApplyDamage(file, Damage::kFlippedIndex, 401, 0);
+  std::unique_ptr<Store> store = OpenOrDie(directory_.path());
+  ASSERT_NE(store, nullptr);
+  EXPECT_THAT(store->Describe(), HasSubstr("damaged: "));
+  ExpectWholeTable(*store, big_);  // by their offsets, which need no index
+  ASSERT_TRUE(store->Drop("third", VersionId{1}).ok());
+  EXPECT_THAT(store->Describe(), HasSubstr("damaged: "));
+  ASSERT_TRUE(store->Drop("big", VersionId{1}).ok());
+  EXPECT_THAT(store->Describe(), testing::Not(HasSubstr("damaged")));
+  ExpectWholeTable(*store, other_);
+}
+
+// As a restore does that mixes up its copies: nothing in the blocks of the two tells them apart.
+TEST_F(DamageTest, FilesOfTwoVersionsExchanged) {
+  LoadBoth();
+  TableSpec next = big_;
+  next.version = VersionId{2};
+  next.checkpoint_digest = "5";
+  fs::path files[2];
+  {
+    std::unique_ptr<Store> store = OpenOrDie(directory_.path(), OneChunk());
+    ASSERT_TRUE(Load(*store, next).ok());
+    files[0] = FileOf(directory_.path(), big_, store->Find("big", VersionId{1})->chunks[0]);
+    files[1] = FileOf(directory_.path(), next, store->Find("big", VersionId{2})->chunks[0]);
+  }
+  ASSERT_EQ(fs::file_size(files[0]), fs::file_size(files[1]));
+  const fs::path aside = directory_ / "aside";
+  fs::rename(files[0], aside);
+  fs::rename(files[1], files[0]);
+  fs::rename(aside, files[1]);
+
+  std::unique_ptr<Store> store = OpenOrDie(directory_.path());
+  ASSERT_NE(store, nullptr);
+  EXPECT_THAT(store->Describe(), HasSubstr("damaged: "));
+  for (const TableSpec* spec : {&big_, static_cast<const TableSpec*>(&next)}) {
+    auto reader = store->OpenLayer("big", spec->version, LayerId{1});
+    ASSERT_TRUE(reader.ok());
+    EXPECT_EQ(ReadAndCompare(**reader, *spec, LayerId{1}, AllRows(spec->layers[0]),
+                             [](RowId, const absl::Status& status) {
+                               return status.code() == absl::StatusCode::kDataLoss;
+                             }),
+              spec->layers[0].rows);
+    const Chunk chunk = store->Find("big", spec->version)->chunks[0];
+    EXPECT_EQ(store->CheckChunkFile("big", spec->version, chunk).code(),
+              absl::StatusCode::kDataLoss);
+  }
+  ExpectWholeTable(*store, other_);
 }
 
 TEST_F(DamageTest, DamagedCatalogOpensNothing) {

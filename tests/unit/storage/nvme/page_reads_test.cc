@@ -9,6 +9,7 @@
 #include <deque>
 #include <fstream>
 #include <memory>
+#include <new>
 #include <random>
 #include <string>
 #include <thread>
@@ -157,6 +158,34 @@ TEST_P(PageReadsTest, AReadThatCannotBeStartedFailsAlone) {
     expected += random() % kBlocks == 7;
   }
   EXPECT_EQ(ReadAndCompare(budget, 3000, TestSeed()), expected);
+}
+
+// Were one of its reads left in the thread's ring, it would be answered while the next batch waits,
+// into what is gone.
+TEST_P(PageReadsTest, ABatchThatThrowsLeavesNothingUnderWay) {
+  constexpr unsigned kDepth = 64;
+  ReadBudget budget(kDepth);
+  for (size_t round = 0; round < 20; ++round) {
+    size_t answers = 0;
+    size_t asked = 0;
+    const auto block = [&](size_t i) {
+      // In one half of the rounds it is the queueing that fails.
+      if (round % 2 == 1 && ++asked == 70 + round) throw std::bad_alloc();
+      return BlockRead{files_[i % kFiles].get(), i % kBlocks * kBlock, kBlock};
+    };
+    const auto done = [&](size_t, const absl::Status&, absl::Span<const std::byte>) {
+      if (round % 2 == 0 && ++answers == 1 + 7 * round) throw std::bad_alloc();
+    };
+    EXPECT_THROW(ReadBlocks(*file_system_, budget, 700, kBlock, block, done), std::bad_alloc);
+    {
+      ReadBudget::Batch next(budget);
+      unsigned started = 0;
+      for (; started < 2 * kDepth && next.MayStart(); ++started) next.Started();
+      EXPECT_EQ(started, kDepth);
+      while (next.in_flight() > 0) next.Finished();
+    }
+    EXPECT_EQ(ReadAndCompare(budget, 200, TestSeed() + round), 0u);
+  }
 }
 
 // A drive that does not answer a read before somebody waits for it, and then one at a time.

@@ -14,6 +14,7 @@
 
 #include "storage/base/io_ring.h"
 #include "tests/unit/storage/nvme/store_fixture.h"
+#include "tests/unit/storage/ring_testing.h"
 
 namespace engram {
 namespace {
@@ -188,6 +189,42 @@ TEST_P(UringFileSystemTest, AnotherThreadsReadsAreNotToBeWaitedFor) {
   ASSERT_TRUE(file_system_->Poll(handles, 1).ok());
   EXPECT_EQ(request.result.ToString(), content_.substr(0, 4096));
   deleter(handles[0]);
+}
+
+// A direct read over the end of a file of whole sectors comes short, and is asked to go on.
+TEST_P(UringFileSystemTest, ARingBreaksWhileReadsComeShort) {
+  constexpr size_t kReads = 256;
+  std::ofstream(directory_ / "whole.sst", std::ios::binary) << content_.substr(0, 300 * 4096);
+  const auto file = Open("whole.sst");
+  const std::vector<int> others = testing_ring::RingDescriptors();
+  // On a thread of its own, which takes its broken ring along.
+  std::thread([&] {
+    void* memory = nullptr;
+    ASSERT_EQ(::posix_memalign(&memory, 4096, kReads * 8192), 0);
+    const std::unique_ptr<void, decltype(&std::free)> buffer(memory, &std::free);
+    std::vector<FSReadRequest> requests(kReads);
+    std::vector<void*> handles(kReads, nullptr);
+    rocksdb::IOHandleDeleter deleter;
+    for (size_t i = 0; i < kReads; ++i) {
+      requests[i].offset = 299 * 4096;
+      requests[i].len = 8192;
+      requests[i].scratch = static_cast<char*>(buffer.get()) + i * 8192;
+      requests[i].status = rocksdb::IOStatus::Busy("not answered");
+      ASSERT_TRUE(file->ReadAsync(requests[i], rocksdb::IOOptions(), &UringFileSystemTest::Answer,
+                                  &requests[i], &handles[i], &deleter, nullptr)
+                      .ok());
+    }
+    // The kernel has them when the ring breaks.
+    ASSERT_TRUE(file_system_->Poll(handles, 0).ok());
+    testing_ring::BreakTheRing(others);
+    ASSERT_TRUE(file_system_->Poll(handles, kReads).ok());
+    for (size_t i = 0; i < kReads; ++i) {
+      ASSERT_TRUE(requests[i].status.ok()) << requests[i].status.ToString();
+      ASSERT_EQ(requests[i].result.ToString(), content_.substr(299 * 4096, 4096));
+      deleter(handles[i]);
+    }
+    ReadAndCompare(*Open("a.sst"), 20, TestSeed());
+  }).join();
 }
 
 TEST_P(UringFileSystemTest, MissingFileIsAnError) {
