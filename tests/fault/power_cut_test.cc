@@ -265,5 +265,9 @@ TEST(PowerCutTest, FindsAManifestThatIsNotSynced) {
   ExpectFound([](const std::string& path) { return path.find("/MANIFEST-") != std::string::npos; });
 }
 
+TEST(PowerCutTest, FindsALogThatIsNotSynced) {
+  ExpectFound([](const std::string& path) { return EndsWith(path, ".log"); });
+}
+
 }  // namespace
 }  // namespace engram
