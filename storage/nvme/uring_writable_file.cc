@@ -260,7 +260,10 @@ void UringWritableFile::WriteOut() {
 
 IOStatus UringWritableFile::SyncBy(int (*sync)(int)) {
   WriteOut();
-  if (status_.ok() && sync(fd_.get()) != 0) Fail(errno, "while syncing " + name_);
+  if (!status_.ok()) return status_;
+  int result = sync(fd_.get()) == 0 ? 0 : -errno;
+  if (options_.on_sync) result = options_.on_sync(result);
+  if (result != 0) Fail(-result, "while syncing " + name_);
   return status_;
 }
 

@@ -38,6 +38,8 @@ struct UringWriteOptions {
   // What a write is taken to have answered, given what it did answer (bytes, or a negated errno); a
   // test puts faults here.
   std::function<int32_t(uint64_t offset, size_t bytes, int32_t result)> on_write;
+  // Likewise of a sync: 0, or a negated errno.
+  std::function<int(int result)> on_sync = nullptr;
 };
 
 // Makes the file, or empties it. NotSupported: its file system takes no direct writes; nothing is

@@ -8,6 +8,8 @@
 #include <gtest/gtest-spi.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <filesystem>
 #include <functional>
 #include <optional>
 #include <set>
@@ -245,6 +247,61 @@ bool EndsWith(const std::string& path, const std::string& end) {
   return path.size() >= end.size() && path.compare(path.size() - end.size(), end.size(), end) == 0;
 }
 
+// From the last chunk on, as `load --repair` does it.
+absl::Status RepairAll(Store& store, const TableSpec& spec) {
+  const absl::StatusOr<TableRecord> record = store.Find(spec.name, spec.version);
+  if (!record.ok()) return record.status();
+  const std::atomic<bool> cancelled{false};
+  std::atomic<uint64_t> rows{0};
+  for (auto chunk = record->chunks.rbegin(); chunk != record->chunks.rend(); ++chunk) {
+    const absl::Status status =
+        store.RepairChunk(spec.name, spec.version, *chunk, RowGenerator{spec}, cancelled, rows);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+// Opens the store and repairs each of its chunks, as far as the power lasts.
+void RunRepair(PowerCutDisk& disk, const TableSpec& spec) {
+  const absl::StatusOr<std::unique_ptr<Store>> store = OpenOn(disk);
+  const absl::Status status = store.ok() ? RepairAll(**store, spec) : store.status();
+  ASSERT_TRUE(status.ok() || disk.cut()) << status;
+}
+
+// Between the removal of a chunk's old file and the entry of its new one, the new one in the
+// staging folder is the only copy of its rows.
+TEST(PowerCutTest, RepairLosesNoRow) {
+  const TableSpec spec = MakeSpec("m", 1, {{1, 700, 264}, {14, 300, 160}});
+  const TestDirectory loaded;
+  ASSERT_TRUE(Load(*OpenOrDie(loaded / "data"), spec).ok());
+  uint64_t changes = 0;
+  for (uint64_t round = 0; round <= Rounds(40) && !testing::Test::HasFailure(); ++round) {
+    const uint64_t seed = TestSeed() + round;
+    std::mt19937_64 random(seed);
+    const TestDirectory first;
+    std::filesystem::copy(loaded.path(), first / "disk", std::filesystem::copy_options::recursive);
+    PowerCutDisk disk(first.path());
+    // The first round counts the changes and is not cut.
+    const uint64_t at = round == 0 ? 0 : 1 + random() % changes;
+    if (at > 0) disk.CutAt(at, random() % 2 == 0);
+    RunRepair(disk, spec);
+    if (round == 0) {
+      changes = disk.changes();
+      ASSERT_GT(changes, 50u);
+      continue;
+    }
+    const TestDirectory second;
+    disk.Recover(second / "disk", random());
+    PowerCutDisk back(second.path());
+    SCOPED_TRACE("seed " + std::to_string(seed) + ", cut at change " + std::to_string(at) + " of " +
+                 std::to_string(changes) + ": " + disk.cut_point());
+    const absl::StatusOr<std::unique_ptr<Store>> store = OpenOn(back);
+    ASSERT_TRUE(store.ok()) << store.status();
+    EXPECT_THAT((*store)->Describe(), testing::Not(testing::HasSubstr("damaged")));
+    ExpectWholeTable(**store, spec);
+  }
+}
+
 TEST(PowerCutTest, FindsAChunkThatIsNotSynced) {
   ExpectFound([](const std::string& path) {
     return path.find("/load/") != std::string::npos && EndsWith(path, ".sst");
@@ -263,6 +320,10 @@ TEST(PowerCutTest, FindsADirectoryThatIsNotSynced) {
 
 TEST(PowerCutTest, FindsAManifestThatIsNotSynced) {
   ExpectFound([](const std::string& path) { return path.find("/MANIFEST-") != std::string::npos; });
+}
+
+TEST(PowerCutTest, FindsALogThatIsNotSynced) {
+  ExpectFound([](const std::string& path) { return EndsWith(path, ".log"); });
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // Damaged files under the real daemon: the rows in them fail and all others are served, `engramctl
 // verify` finds it, `engramctl load --repair` heals it, and nothing else is touched.
 #include <gmock/gmock.h>
+#include <httplib.h>
 #include <sys/stat.h>
 
 #include <atomic>
@@ -8,6 +9,8 @@
 #include <fstream>
 #include <map>
 #include <set>
+#include <sstream>
+#include <string>
 #include <thread>
 
 #include "tests/integration/daemon_fixture.h"
@@ -17,6 +20,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using ::testing::AllOf;
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -165,6 +169,33 @@ class RepairTest : public DaemonFixture {
 
   static bool Nothing(int, uint32_t) { return false; }
 
+  // What the daemon's /metrics says, of all tables and layers together.
+  uint64_t Metric(const std::string& name) {
+    httplib::Client http("127.0.0.1", daemon_->PortFromLog("http on port "));
+    const auto answer = http.Get("/metrics");
+    EXPECT_TRUE(answer && answer->status == 200);
+    if (!answer) return 0;
+    uint64_t sum = 0;
+    size_t samples = 0;
+    std::istringstream lines(answer->body);
+    for (std::string line; std::getline(lines, line);) {
+      if (line.rfind(name + "{", 0) != 0) continue;
+      sum += std::stoull(line.substr(line.rfind(' ') + 1));
+      ++samples;
+    }
+    EXPECT_GT(samples, 0u) << "no " << name << " in " << answer->body;
+    return sum;
+  }
+
+  // What an operator's alert goes by, and where it sends the operator. Of layer 1 the log, which
+  // takes one line a second from a layer, may name the one file or the other.
+  void ExpectReported(const std::string& file_of_layer_14) {
+    EXPECT_GT(Metric("engram_nvme_pages_failed_total"), 0u);
+    EXPECT_EQ(Metric("engram_nvme_pages_retried_total"), 0u);
+    EXPECT_THAT(daemon_->Log(), ContainsRegex("rows are lost: [^\n]*" + file_of_layer_14 + " at " +
+                                              std::to_string(2 * kPageBytes) + "[^0-9]"));
+  }
+
   CommandResult Ctl(std::vector<std::string> arguments) {
     arguments.insert(arguments.begin(), {"--server", daemon_->target()});
     return RunTool("engramctl", arguments);
@@ -231,12 +262,13 @@ TEST_P(RepairKindTest, FoundAtAStartAndHealed) {
   LoadAndMap();
   StopDaemon();
   // Two neighbours of one layer, and the last file of the other.
+  const std::string last = FileWith(14, checkpoint_.RowsOf(14) - 1);
   const std::set<std::string> damaged = {FileWith(1, 0), FileWith(1, files_[FileWith(1, 0)].end),
-                                         FileWith(14, checkpoint_.RowsOf(14) - 1)};
+                                         last};
   ASSERT_EQ(damaged.size(), 3u);
   for (const std::string& file : damaged) Apply(GetParam(), file);
 
-  StartDaemon({"--dram", "0"});
+  StartDaemon({"--dram", "0", "--http", "127.0.0.1:0"});
   const bool in_data = GetParam() == Damage::kFlippedData;
   // Pages are read by their offsets, without the index: no row hangs on it.
   const bool in_index = GetParam() == Damage::kFlippedIndex;
@@ -248,6 +280,7 @@ TEST_P(RepairKindTest, FoundAtAStartAndHealed) {
   const uint64_t failed = LookupEverything(*client_, is_damaged);
   if (in_data) {
     EXPECT_EQ(failed, damaged.size() * kRowsPerPage);
+    ExpectReported(last);
   }
   EXPECT_EQ(failed > 0, !in_index);
   ExpectFoundAndHealed(damaged);

@@ -119,7 +119,6 @@ void SwitchTest::Stream(uint64_t seed) {
 }
 
 void SwitchTest::SwitchOften(int rounds) {
-  std::mt19937_64 random(TestSeed());
   uint64_t active = 1;
   for (int round = 0; round < rounds && !HasFailure(); ++round) {
     const uint64_t other = 3 - active;

@@ -14,6 +14,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <thread>
+#include <utility>
 
 extern char** environ;
 
@@ -77,9 +78,10 @@ TestDaemon::TestDaemon(const std::string& directory, std::vector<std::string> fl
     : directory_(directory), target_("unix:" + directory + "/s") {
   std::vector<std::string> arguments = {"--data-dir", directory + "/data", "--listen"};
   std::string listen = target_;
-  std::vector<std::string> rest = {"--http", ""};
-  if (std::find(flags.begin(), flags.end(), "--dram") == flags.end()) {
-    flags.insert(flags.end(), {"--dram", "64MiB"});
+  std::vector<std::string> rest;
+  for (const auto& [flag, value] : {std::pair{"--http", ""}, std::pair{"--dram", "64MiB"}}) {
+    if (std::find(flags.begin(), flags.end(), flag) != flags.end()) continue;
+    flags.insert(flags.end(), {flag, value});
   }
   for (size_t i = 0; i < flags.size(); ++i) {
     if (flags[i] == "--also-listen") {

@@ -11,8 +11,10 @@
 
 #include "server/verify_job.h"
 #include "storage/checkpoint/row_source.h"
+#include "storage/nvme/catalog_record.h"
 #include "tests/integration/test_checkpoint.h"
 #include "tests/unit/server/table_fixture.h"
+#include "tests/unit/storage/nvme/edit_catalog.h"
 
 namespace engram {
 namespace {
@@ -137,6 +139,39 @@ TEST_F(RepairJobTest, ALostFileIsFoundWhileItsRowsAreStillServed) {
   EXPECT_EQ(Verify().bad_rows, 0u);
   Reopen(0);
   EXPECT_EQ(Verify().bad_rows, 0u);
+}
+
+// Every page matches its checksum and the file is whole: only the digest tells.
+TEST_F(RepairJobTest, RowsOfAnotherDigestAreFound) {
+  ASSERT_TRUE(Load().ok());
+  CatalogRecord record;
+  record.table = *store_->Find("t", VersionId{1});
+  const auto layout = store_->Layout("t", VersionId{1});
+  ASSERT_TRUE(layout.ok()) << layout.status();
+  for (const LayerLayout& layer : *layout) {
+    const uint32_t row_bytes = record.table.spec.FindLayer(layer.layer)->row_bytes;
+    record.geometry.push_back({row_bytes, layer.rows_per_page, layer.block_bytes});
+  }
+  ASSERT_EQ(record.table.chunks.size(), 2u);
+  Chunk& chunk = record.table.chunks[1];
+  const std::string loaded = chunk.digest;
+  char& digit = chunk.digest[3];
+  digit = digit == '0' ? '1' : '0';
+  record.table.table_digest = TableDigest(TableSpecToJson(record.table.spec), record.table.chunks);
+  tables_.reset();
+  store_.reset();
+  EditCatalog(directory_ + "/data", TableKey("t", VersionId{1}), EncodeTableRecord(record));
+  OpenStore();
+  OpenTables(0);
+
+  const VerifyStatus found = Verify();
+  EXPECT_EQ(found.bad_rows, chunk.rows);
+  EXPECT_THAT(found.problems,
+              ElementsAre("layer 14 rows 0 to " + std::to_string(chunk.rows - 1) + ": digest " +
+                          loaded + " is not the stored " + chunk.digest));
+  const absl::Status refused = Repair().status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("holds other rows"));
 }
 
 TEST_F(RepairJobTest, ADropEndsTheCheckAndIsNoDamage) {

@@ -6,8 +6,10 @@
 #include <filesystem>
 #include <map>
 #include <string>
+#include <system_error>
 #include <thread>
 
+#include "storage/nvme/page_read_counters.h"
 #include "tests/unit/storage/nvme/damaged_files.h"
 #include "tests/unit/storage/nvme/store_fixture.h"
 
@@ -16,6 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::AllOf;
+using testing::EndsWith;
 using testing::HasSubstr;
 using testing::Not;
 
@@ -149,6 +152,28 @@ TEST_F(RepairTest, DamageWhileTheStoreIsOpen) {
   ExpectDamaged(*reader, chunks_[5]);
   ASSERT_TRUE(Repair(*store, spec_, chunks_[5]).ok());
   ExpectWholeTable(*store, spec_);
+}
+
+// A reader that kept the replaced file would serve its rows all the same, by reading each damaged
+// page twice, and the space of the file would not come back.
+TEST_F(RepairTest, ReadersLetGoOfTheReplacedFile) {
+  LoadBoth();
+  std::unique_ptr<Store> store = OpenOrDie(data_);
+  PageReadCounters counters;
+  auto reader = store->OpenLayer("m", VersionId{1}, LayerId{1}, &counters);
+  ASSERT_TRUE(reader.ok()) << reader.status();
+  DamageChunk(chunks_[3], Damage::kFlippedData);
+  ExpectDamaged(**reader, chunks_[3]);
+  EXPECT_GT(counters.failed.load(), 0u);
+  ASSERT_TRUE(Repair(*store, spec_, chunks_[3]).ok());
+  counters.failed = 0;
+  ExpectRows(**reader, spec_, LayerId{1}, RowsOf(chunks_[3]));
+  EXPECT_EQ(counters.failed.load(), 0u);
+  EXPECT_EQ(counters.retried.load(), 0u);
+  for (const auto& entry : fs::directory_iterator("/proc/self/fd")) {
+    std::error_code gone;  // the fd that lists the directory
+    EXPECT_THAT(fs::read_symlink(entry, gone).string(), Not(EndsWith(".sst (deleted)")));
+  }
 }
 
 TEST_F(RepairTest, EverythingLostIsRepairedFromTheEnd) {

@@ -1,20 +1,26 @@
 #include "storage/nvme/uring_writable_file.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <rocksdb/file_system.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <memory>
 #include <random>
 #include <string>
+#include <system_error>
 
 #include "storage/base/io_ring.h"
+#include "storage/base/unique_fd.h"
 #include "storage/nvme/rocks_status.h"
 #include "storage/nvme/uring_file_system.h"
 #include "tests/unit/storage/nvme/store_fixture.h"
@@ -201,6 +207,63 @@ TEST_F(UringWritableFileTest, TheSystemsOwnErrorComesOut) {
   std::signal(SIGXFSZ, handler);
   EXPECT_TRUE(status.IsIOError());
   EXPECT_THAT(status.ToString(), HasSubstr("File too large"));
+}
+
+TEST_F(UringWritableFileTest, SyncsOnceAllIsWrittenAndCut) {
+  uint64_t answered = 0;  // the end of what is
+  size_t appended = 0;
+  int syncs = 0;
+  const auto file = Make({.expected_bytes = 2 * kBytes,
+                          .on_write =
+                              [&](uint64_t offset, size_t bytes, int32_t result) {
+                                answered = std::max(answered, offset + bytes);
+                                return result;
+                              },
+                          .on_sync =
+                              [&](int result) {
+                                ++syncs;
+                                EXPECT_GE(answered, appended);
+                                EXPECT_EQ(std::filesystem::file_size(path()), appended);
+                                return result;
+                              }});
+  for (const size_t end : {kBuffer + 5, 3 * kBuffer, kBytes}) {
+    ASSERT_TRUE(Append(*file, appended, end).ok());
+    appended = end;
+    ASSERT_TRUE(Sync(*file).ok());
+  }
+  EXPECT_EQ(syncs, 3);
+  ASSERT_TRUE(file->Fsync(IOOptions(), nullptr).ok());
+  EXPECT_EQ(syncs, 4);
+  EXPECT_TRUE(Close(*file).ok());
+}
+
+TEST_F(UringWritableFileTest, ReportsAFailedSync) {
+  const auto file =
+      Make({.expected_bytes = kBytes, .on_write = nullptr, .on_sync = [](int) { return -EIO; }});
+  ASSERT_TRUE(Append(*file, 0, kBuffer + 5).ok());
+  for (const IOStatus& status : {Sync(*file), Close(*file)}) {
+    EXPECT_TRUE(status.IsIOError());
+    EXPECT_THAT(status.ToString(),
+                AllOf(HasSubstr("syncing " + path()), HasSubstr("Input/output error")));
+  }
+}
+
+// Nothing else tells whether the system was asked: the file is swapped for one that cannot sync.
+TEST_F(UringWritableFileTest, ReportsWhatTheSystemSaysOfASync) {
+  const auto file = Make();
+  ASSERT_TRUE(Append(*file, 0, kBuffer + 5).ok());
+  ASSERT_TRUE(Sync(*file).ok());
+  const UniqueFd null(::open("/dev/null", O_WRONLY | O_CLOEXEC));
+  int swapped = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    std::error_code gone;  // the fd that lists the directory
+    if (std::filesystem::read_symlink(entry, gone) != path()) continue;
+    ASSERT_GE(::dup3(null.get(), std::stoi(entry.path().filename()), O_CLOEXEC), 0);
+    ++swapped;
+  }
+  ASSERT_EQ(swapped, 1);
+  EXPECT_TRUE(Sync(*file).IsIOError());
+  EXPECT_TRUE(Close(*file).IsIOError());
 }
 
 TEST_F(UringWritableFileTest, WithoutARingItWritesAllTheSame) {
