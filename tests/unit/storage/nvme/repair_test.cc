@@ -67,6 +67,19 @@ class RepairTest : public testing::Test {
   }
   // Some rows of the chunk fail, no wrong one comes back. Only those of a damaged index are all
   // served: pages are read by their offsets, without it.
+  // The data directory as a crash leaves it when the old file is out and the new one not yet in.
+  std::string CopyOfAnInterruptedRepair(const Chunk& chunk) {
+    std::string copy;
+    StoreInternals internals = SmallChunks();
+    internals.on_step = [&](const char* step) {
+      if (std::string(step) != "damaged file out") return;
+      copy = directory_ / "copy";
+      fs::copy(data_, copy, fs::copy_options::recursive);
+    };
+    std::unique_ptr<Store> store = OpenOrDie(data_, internals);
+    EXPECT_TRUE(Repair(*store, spec_, chunk).ok());
+    return copy;
+  }
   void ExpectDamaged(LayerReader& reader, const Chunk& chunk,
                      Damage damage = Damage::kFlippedData) {
     const size_t failed =
@@ -308,17 +321,7 @@ TEST_F(RepairTest, CrashesBetweenTheSteps) {
 // A chunk that has no file any more, and a staged one that was not proved right: it stays missing.
 TEST_F(RepairTest, AnUncheckedFileIsNeverPutIn) {
   LoadBoth();
-  std::string copy;
-  {
-    StoreInternals internals = SmallChunks();
-    internals.on_step = [&](const char* step) {
-      if (std::string(step) != "damaged file out") return;
-      copy = directory_ / "copy";
-      fs::copy(data_, copy, fs::copy_options::recursive);
-    };
-    std::unique_ptr<Store> store = OpenOrDie(data_, internals);
-    ASSERT_TRUE(Repair(*store, spec_, chunks_[2]).ok());
-  }
+  const std::string copy = CopyOfAnInterruptedRepair(chunks_[2]);
   ASSERT_FALSE(copy.empty());
   for (const auto& entry : fs::directory_iterator(copy + "/load/m@1")) {
     fs::rename(entry.path(), entry.path().string() + ".new");
@@ -340,17 +343,7 @@ TEST_F(RepairTest, AnUncheckedFileIsNeverPutIn) {
 // chunk.
 TEST_F(RepairTest, AStagedFileStaysUntilItIsIn) {
   LoadBoth();
-  std::string copy;
-  {
-    StoreInternals internals = SmallChunks();
-    internals.on_step = [&](const char* step) {
-      if (std::string(step) != "damaged file out") return;
-      copy = directory_ / "copy";
-      fs::copy(data_, copy, fs::copy_options::recursive);
-    };
-    std::unique_ptr<Store> store = OpenOrDie(data_, internals);
-    ASSERT_TRUE(Repair(*store, spec_, chunks_[2]).ok());
-  }
+  const std::string copy = CopyOfAnInterruptedRepair(chunks_[2]);
   ASSERT_FALSE(copy.empty());
   {
     StoreInternals full = SmallChunks();
