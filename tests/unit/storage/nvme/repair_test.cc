@@ -65,8 +65,6 @@ class RepairTest : public testing::Test {
     EXPECT_TRUE(reader.ok()) << reader.status();
     return reader.ok() ? *std::move(reader) : nullptr;
   }
-  // Some rows of the chunk fail, no wrong one comes back. Only those of a damaged index are all
-  // served: pages are read by their offsets, without it.
   // The data directory as a crash leaves it when the old file is out and the new one not yet in.
   std::string CopyOfAnInterruptedRepair(const Chunk& chunk) {
     std::string copy;
@@ -80,6 +78,8 @@ class RepairTest : public testing::Test {
     EXPECT_TRUE(Repair(*store, spec_, chunk).ok());
     return copy;
   }
+  // Some rows of the chunk fail, no wrong one comes back. Only those of a damaged index are all
+  // served: pages are read by their offsets, without it.
   void ExpectDamaged(LayerReader& reader, const Chunk& chunk,
                      Damage damage = Damage::kFlippedData) {
     const size_t failed =
