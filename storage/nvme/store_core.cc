@@ -314,24 +314,29 @@ void StoreCore::NoteSettled() {
   if (!status.ok()) ENGRAM_LOG(kWarning) << status.message();
 }
 
+absl::StatusOr<uint64_t> StoreCore::CatalogSequence(const rocksdb::Options& options) const {
+  std::vector<rocksdb::ColumnFamilyHandle*> handles;
+  rocksdb::DB* db = nullptr;
+  const rocksdb::Status status = rocksdb::DB::OpenForReadOnly(
+      options, db_directory(), Descriptors({rocksdb::kDefaultColumnFamilyName}, options), &handles,
+      &db);
+  if (!status.ok()) return FromRocks(status, "opening " + db_directory());
+  const std::unique_ptr<rocksdb::DB> closer(db);
+  for (rocksdb::ColumnFamilyHandle* handle : handles) db->DestroyColumnFamilyHandle(handle);
+  return db->GetLatestSequenceNumber();
+}
+
 absl::Status StoreCore::CheckSettled() const {
   const std::optional<uint64_t> settled = ReadSettled(settled_file());
   if (!settled.has_value()) return absl::OkStatus();
   ENGRAM_ASSIGN_OR_RETURN(const bool exists, DatabaseExists(db_directory()));
   uint64_t sequence = 0;
   if (exists) {
-    // Only the catalog: where the files of a table cannot be opened is found out later.
     rocksdb::Options options = *options_;
     options.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;
-    std::vector<rocksdb::ColumnFamilyHandle*> handles;
-    rocksdb::DB* db = nullptr;
-    const rocksdb::Status status = rocksdb::DB::OpenForReadOnly(
-        options, db_directory(), Descriptors({rocksdb::kDefaultColumnFamilyName}, options),
-        &handles, &db);
-    if (!status.ok()) return absl::OkStatus();  // what ails it is found when it is opened
-    const std::unique_ptr<rocksdb::DB> closer(db);
-    for (rocksdb::ColumnFamilyHandle* handle : handles) db->DestroyColumnFamilyHandle(handle);
-    sequence = db->GetLatestSequenceNumber();
+    const absl::StatusOr<uint64_t> found = CatalogSequence(options);
+    if (!found.ok()) return absl::OkStatus();  // what ails it is found when it is opened
+    sequence = *found;
   }
   if (sequence >= *settled) return absl::OkStatus();
   return absl::DataLossError(absl::StrCat(
@@ -408,26 +413,14 @@ absl::Status StoreCore::OpenDamagedDb(const std::vector<std::string>& names,
   // of it fail one by one. But it also skips damaged records of its log, and the log is where the
   // catalog lies: so first open the catalog alone, read-only, with every check on. If that fails,
   // the catalog itself is damaged and nothing is opened.
-  const std::string what = "opening " + db_directory();
-  {
-    std::vector<rocksdb::ColumnFamilyHandle*> catalog;
-    rocksdb::DB* read_only = nullptr;
-    const rocksdb::Status status = rocksdb::DB::OpenForReadOnly(
-        *options_, db_directory(), Descriptors({rocksdb::kDefaultColumnFamilyName}, *options_),
-        &catalog, &read_only);
-    if (!status.ok()) return FromRocks(status, what);
-    const std::unique_ptr<rocksdb::DB> closer(read_only);
-    for (rocksdb::ColumnFamilyHandle* handle : catalog) {
-      read_only->DestroyColumnFamilyHandle(handle);
-    }
-  }
+  ENGRAM_RETURN_IF_ERROR(CatalogSequence(*options_).status());
   rocksdb::Options lenient = *options_;
   lenient.paranoid_checks = false;
   const std::vector<rocksdb::ColumnFamilyDescriptor> descriptors = Descriptors(names, lenient);
   rocksdb::DB* db = nullptr;
   const rocksdb::Status status =
       rocksdb::DB::Open(lenient, db_directory(), descriptors, handles, &db);
-  if (!status.ok()) return FromRocks(status, what);
+  if (!status.ok()) return FromRocks(status, "opening " + db_directory());
   db_.reset(db);
   return absl::OkStatus();
 }

@@ -141,6 +141,9 @@ class StoreCore : public std::enable_shared_from_this<StoreCore> {
   void MakeOptions();
   std::string reserve_file() const;
   std::string settled_file() const;
+  // The number of RocksDB's last change, by opening the catalog alone, read-only and with all
+  // checks: files of tables that cannot be opened do not matter, and nothing is changed.
+  absl::StatusOr<uint64_t> CatalogSequence(const rocksdb::Options& options) const;
   // DataLoss: RocksDB would open an older state than was settled. Changes nothing.
   absl::Status CheckSettled() const;
   absl::StatusOr<std::vector<std::string>> ListFamilies() const;

@@ -18,19 +18,6 @@
 namespace engram {
 namespace {
 
-absl::Status RepairAll(Store& store, const TableSpec& spec) {
-  const absl::StatusOr<TableRecord> record = store.Find(spec.name, spec.version);
-  if (!record.ok()) return record.status();
-  const std::atomic<bool> cancelled{false};
-  std::atomic<uint64_t> rows{0};
-  for (auto chunk = record->chunks.rbegin(); chunk != record->chunks.rend(); ++chunk) {
-    const absl::Status status =
-        store.RepairChunk(spec.name, spec.version, *chunk, RowGenerator{spec}, cancelled, rows);
-    if (!status.ok()) return status;
-  }
-  return absl::OkStatus();
-}
-
 absl::Status Do(Store& store, const std::string& verb) {
   const TableSpec spec = KillSpec();
   if (verb == "repair") return RepairAll(store, spec);

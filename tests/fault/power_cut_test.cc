@@ -8,7 +8,6 @@
 #include <gtest/gtest-spi.h>
 #include <gtest/gtest.h>
 
-#include <atomic>
 #include <filesystem>
 #include <functional>
 #include <optional>
@@ -245,20 +244,6 @@ void ExpectFound(const Swallow& swallow) {
 
 bool EndsWith(const std::string& path, const std::string& end) {
   return path.size() >= end.size() && path.compare(path.size() - end.size(), end.size(), end) == 0;
-}
-
-// From the last chunk on, as `load --repair` does it.
-absl::Status RepairAll(Store& store, const TableSpec& spec) {
-  const absl::StatusOr<TableRecord> record = store.Find(spec.name, spec.version);
-  if (!record.ok()) return record.status();
-  const std::atomic<bool> cancelled{false};
-  std::atomic<uint64_t> rows{0};
-  for (auto chunk = record->chunks.rbegin(); chunk != record->chunks.rend(); ++chunk) {
-    const absl::Status status =
-        store.RepairChunk(spec.name, spec.version, *chunk, RowGenerator{spec}, cancelled, rows);
-    if (!status.ok()) return status;
-  }
-  return absl::OkStatus();
 }
 
 // Opens the store and repairs each of its chunks, as far as the power lasts.

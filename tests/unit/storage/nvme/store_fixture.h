@@ -149,6 +149,20 @@ inline absl::StatusOr<TableRecord> Load(Store& store, const TableSpec& spec) {
   return (*writer)->Publish();
 }
 
+// Every chunk, from the last one on, as `load --repair` does it.
+inline absl::Status RepairAll(Store& store, const TableSpec& spec) {
+  const absl::StatusOr<TableRecord> record = store.Find(spec.name, spec.version);
+  if (!record.ok()) return record.status();
+  const std::atomic<bool> cancelled{false};
+  std::atomic<uint64_t> rows{0};
+  for (auto chunk = record->chunks.rbegin(); chunk != record->chunks.rend(); ++chunk) {
+    const absl::Status status =
+        store.RepairChunk(spec.name, spec.version, *chunk, RowGenerator{spec}, cancelled, rows);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
 // One batch through one reader.
 struct ReadResult {
   std::vector<std::byte> rows;
