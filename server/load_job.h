@@ -44,6 +44,9 @@ struct LoadResult {
   bool already_loaded = false;
 };
 
+// A checkpoint that is loaded already is compared in a few rows of each layer: FailedPrecondition
+// if they differ.
+//
 // `progress` is called now and then from this thread; returning false cancels the load, as does
 // `cancelled`. Errors: those of OpenCheckpoint, Store::BeginLoad and BulkWriter; Cancelled.
 absl::StatusOr<LoadResult> RunLoad(Tables& tables, const LoadParameters& parameters,

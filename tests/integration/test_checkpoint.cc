@@ -1,5 +1,6 @@
 #include "tests/integration/test_checkpoint.h"
 
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <numeric>
@@ -101,6 +102,11 @@ TestCheckpoint WriteCheckpoint(const std::string& directory, uint64_t base_size,
              "\":\"model-" + layer + ".safetensors\"";
     }
     WriteShard(checkpoint, checkpoint.layers[i], checkpoint.rows.back());
+    // A kernel's clock for files ticks every few milliseconds, and a digest covers no rows: two
+    // checkpoints of one shape are told apart by their times alone.
+    const std::string shard = checkpoint.ShardPath(checkpoint.layers[i]);
+    std::filesystem::last_write_time(
+        shard, std::filesystem::last_write_time(shard) + std::chrono::microseconds(salt % 1000));
   }
   std::ofstream(directory + "/config.json")
       << "{\"model_type\":\"deepseek_v41\",\"text_config\":{\"engram_layer_ids\":[1,14],"

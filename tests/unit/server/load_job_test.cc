@@ -197,6 +197,24 @@ TEST_F(LoadJobTest, RowsOfACheckpointThatWasWrittenToAreNotKept) {
   EXPECT_EQ(loaded->status.rows_resumed, 0u);
 }
 
+TEST_F(LoadJobTest, ACheckpointReplacedUnderItsTimesDoesNotPassForTheLoadedOne) {
+  ASSERT_TRUE(Load().ok());
+  const auto again = Load();
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_TRUE(again->already_loaded);
+  ChangeRows(/*keep_times=*/true);
+  const absl::Status replaced = Load().status();
+  EXPECT_EQ(replaced.code(), absl::StatusCode::kFailedPrecondition) << replaced;
+  EXPECT_THAT(std::string(replaced.message()), HasSubstr("version 1 was loaded from files of"));
+  EXPECT_EQ(Load(VersionId{1}).status(), replaced);
+  ChangeRows(/*keep_times=*/true);  // back again
+  EXPECT_TRUE(Load().ok());
+  ChangeRows(/*keep_times=*/false);
+  const auto newer = Load();
+  ASSERT_TRUE(newer.ok()) << newer.status();
+  EXPECT_EQ(newer->record.spec.version, VersionId{2});
+}
+
 TEST_F(LoadJobTest, ATableWithoutItsHashIsVerifiedAndLoadedAgain) {
   const TableSpec old = OldSpec();
   {
