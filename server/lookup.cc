@@ -108,6 +108,11 @@ absl::StatusOr<std::vector<LayerRowIds>> PlanRows(const OpenTable& table,
   return rows;
 }
 
+// A stream ends with the first layer that fails, and leaves the later ones unread.
+bool Lookup::HasColdRows(const Part& part) {
+  return !part.cold.empty() && part.batch.missing().empty();
+}
+
 absl::StatusOr<std::unique_ptr<Lookup>> Lookup::Start(const Tables& tables, BufferPool& pool,
                                                       const LookupLimits& limits,
                                                       const LookupQuery& query) {
@@ -174,10 +179,20 @@ absl::Status Lookup::Finish() {
 
 void Lookup::Warm() {
   for (const std::unique_ptr<Part>& part : parts_) {
-    // A stream ends with the first layer that fails, and leaves the later ones unread.
-    if (part->cold.empty() || !part->batch.missing().empty()) continue;
-    part->stack->Offer(part->batch, part->cold);
+    if (HasColdRows(*part)) part->stack->Offer(part->batch, part->cold);
   }
+}
+
+bool Lookup::CanWarm() const {
+  return std::any_of(parts_.begin(), parts_.end(), [](const std::unique_ptr<Part>& part) {
+    return HasColdRows(*part) && part->stack->HasDram();
+  });
+}
+
+size_t Lookup::cold_rows() const {
+  size_t count = 0;
+  for (const std::unique_ptr<Part>& part : parts_) count += part->cold.size();
+  return count;
 }
 
 size_t Lookup::row_count() const {

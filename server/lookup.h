@@ -75,6 +75,8 @@ class Lookup {
 
   // The tiers in memory, layer by layer; never waits for the drive. True when nothing is missing.
   bool ReadMemory();
+  // Rows that ReadMemory has left for the drive.
+  size_t cold_rows() const;
   // What is still missing, from the drive or with the prefetch that is fetching it, in the order
   // of layers.
   void ReadStorage();
@@ -88,6 +90,8 @@ class Lookup {
   // Offers rows that came from NVMe to DRAM; of a part that was not read to its end, none. Call it
   // after the answer is on its way.
   void Warm();
+  // Whether Warm has anything to do.
+  bool CanWarm() const;
 
   // Whether a failed row fails the whole look-up.
   bool fails() const { return fail_on_row_error_; }
@@ -97,6 +101,8 @@ class Lookup {
 
  private:
   Lookup(std::shared_ptr<const OpenTable> table, const LookupQuery& query);
+  // That have been read.
+  static bool HasColdRows(const Part& part);
 
   const std::shared_ptr<const OpenTable> table_;
   const bool fail_on_row_error_;

@@ -3,6 +3,7 @@
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/support/byte_buffer.h>
 
+#include <atomic>
 #include <deque>
 #include <memory>
 #include <set>
@@ -20,6 +21,9 @@ namespace {
 // More rows than this are gathered on the executor, so that one large batch does not hold up the
 // small ones behind it on gRPC's thread. 8,192 rows of 264 bytes take about half a millisecond.
 constexpr size_t kInlineRows = 8192;
+// So many rows may be read from the drive on gRPC's thread, while DriveSeat is free: those of a few
+// decoded tokens.
+constexpr size_t kInlineColdRows = 256;
 
 // A stream's window: requests read ahead, and answers waiting to be sent.
 constexpr size_t kMaxRequestsAhead = 8;
@@ -38,6 +42,32 @@ absl::Status Unreadable(absl::string_view message) {
       absl::StrCat("the message cannot be read as engram.v1.", message));
 }
 
+// At most one of gRPC's threads reads from the drive: to wake one of the executor's takes 30 µs or
+// more, and a decoded token's rows some 500. gRPC 1.51 calls back on half as many threads as there
+// are processors, two at least (CallbackAlternativeCQ in src/cpp/common/completion_queue_cc.cc), so
+// that there is always one for rows in memory, whatever the drive does.
+class DriveSeat {
+ public:
+  class Hold {
+   public:
+    explicit Hold(DriveSeat& seat)
+        : seat_(seat.taken_.exchange(true, std::memory_order_acquire) ? nullptr : &seat) {}
+    ~Hold() {
+      if (seat_ != nullptr) seat_->taken_.store(false, std::memory_order_release);
+    }
+    Hold(const Hold&) = delete;
+    Hold& operator=(const Hold&) = delete;
+
+    explicit operator bool() const { return seat_ != nullptr; }
+
+   private:
+    DriveSeat* const seat_;
+  };
+
+ private:
+  std::atomic<bool> taken_{false};
+};
+
 class StreamSet;
 
 // One StreamLookup. Requests are worked on one at a time and in order: on the calling thread while
@@ -48,7 +78,8 @@ class StreamSet;
 // the object may be gone when it returns.
 class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
-  StreamCall(const StoreService::Parts& parts, InFlight::Token token, StreamSet* set);
+  StreamCall(const StoreService::Parts& parts, InFlight::Token token, StreamSet* set,
+             DriveSeat* seat);
 
   // To be called once, after construction.
   void Begin();
@@ -75,6 +106,7 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
   const StoreService::Parts parts_;
   const InFlight::Token token_;
   StreamSet* const set_;
+  DriveSeat* const seat_;
   Mutex mutex_;
   grpc::ByteBuffer incoming_;  // gRPC's while reading_
   grpc::ByteBuffer outgoing_;  // gRPC's while writing_
@@ -114,8 +146,9 @@ class StreamSet {
   std::set<StreamCall*> calls_ ABSL_GUARDED_BY(mutex_);
 };
 
-StreamCall::StreamCall(const StoreService::Parts& parts, InFlight::Token token, StreamSet* set)
-    : parts_(parts), token_(std::move(token)), set_(set) {}
+StreamCall::StreamCall(const StoreService::Parts& parts, InFlight::Token token, StreamSet* set,
+                       DriveSeat* seat)
+    : parts_(parts), token_(std::move(token)), set_(set), seat_(seat) {}
 
 void StreamCall::Begin() {
   {
@@ -260,6 +293,12 @@ bool StreamCall::Process(grpc::ByteBuffer buffer) {
     Answer(*lookup, request_id, /*memory_read=*/true);
     return true;
   }
+  if (small && lookup->cold_rows() <= kInlineColdRows) {
+    if (const DriveSeat::Hold hold(*seat_); hold) {
+      Answer(*lookup, request_id, /*memory_read=*/true);
+      return true;
+    }
+  }
   const bool submitted = parts_.executor->TrySubmit([this, lookup, request_id, small] {
     Answer(*lookup, request_id, small);
     Work();
@@ -383,6 +422,15 @@ class StoreServiceImpl final : public StoreService, private BaseService {
       Reply(*lookup, reactor, response);
       return absl::OkStatus();
     }
+    if (small && ReadHere(*lookup)) {
+      Reply(*lookup, reactor, response);
+      // gRPC sends the answer when this thread is given back to it. With a full queue the rows stay
+      // cold.
+      if (lookup->CanWarm()) {
+        parts_.executor->TrySubmit([lookup, token = std::move(token)] { lookup->Warm(); });
+      }
+      return absl::OkStatus();
+    }
     const bool submitted =
         parts_.executor->TrySubmit([lookup, small, reactor, response, token = std::move(token)] {
           if (small || !lookup->ReadMemory()) lookup->ReadStorage();
@@ -390,6 +438,14 @@ class StoreServiceImpl final : public StoreService, private BaseService {
           lookup->Warm();
         });
     return submitted ? absl::OkStatus() : Overloaded(*parts_.executor);
+  }
+
+  // False when the drive is to be left to another thread.
+  bool ReadHere(engram::Lookup& lookup) {
+    if (lookup.cold_rows() > kInlineColdRows) return false;
+    const DriveSeat::Hold hold(seat_);
+    if (hold) lookup.ReadStorage();
+    return static_cast<bool>(hold);
   }
 
   // Neither `reactor` nor `response` may be used afterwards.
@@ -405,13 +461,14 @@ class StoreServiceImpl final : public StoreService, private BaseService {
     // A stream that comes too late has no token and is ended by Drain. Deletes itself in OnDone.
     InFlight::Token token = parts_.in_flight->Enter();
     const bool late = token == nullptr;
-    auto* call = new StreamCall(parts_, std::move(token), &streams_);
+    auto* call = new StreamCall(parts_, std::move(token), &streams_, &seat_);
     call->Begin();
     if (late) call->Drain();
     return call;
   }
 
   const Parts parts_;
+  DriveSeat seat_;
   StreamSet streams_;
 };
 

@@ -1,8 +1,8 @@
 // The EngramStore service: Describe, Lookup, StreamLookup, Prefetch.
 //
-// Small look-ups whose rows are all in memory are answered on gRPC's own thread; what needs the
-// drive, or is large, goes to `executor`. Answers are raw byte buffers whose rows are sent from
-// the memory that they were gathered into.
+// Small look-ups whose rows are all in memory are answered on gRPC's own thread, and so is one at a
+// time that needs a few rows of the drive; what else needs it, or is large, goes to `executor`.
+// Answers are raw byte buffers whose rows are sent from the memory that they were gathered into.
 #ifndef ENGRAM_SERVER_STORE_SERVICE_H_
 #define ENGRAM_SERVER_STORE_SERVICE_H_
 

@@ -62,10 +62,15 @@ class FlatFile::Batch {
     };
     size_t next = 0;
     while (true) {
+      size_t queued = 0;
       while (status.ok() && next < ids.all().size() && !free.empty()) {
         Queue(free.back(), next, file_.OffsetOf(layer, ids.all()[next]));
         free.pop_back();
-        if (++next % kReadsPerSend == 0) wait(0);
+        ++next;
+        if (IsTimeToSend(++queued, ring_.in_flight())) {
+          queued = 0;
+          wait(0);
+        }
       }
       if (ring_.in_flight() == 0) return status;
       wait(1);

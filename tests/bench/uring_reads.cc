@@ -94,7 +94,10 @@ class RandomReader::Slots {
       const File& file = reader_.FileOf(page);
       ring_.Read(file.fd.get(), buffer_.get() + slot * kReadBytes, kReadBytes,
                  (page - file.first_page) * kReadBytes, slot);
-      if (++queued % kReadsPerSend == 0) Wait(0);
+      if (IsTimeToSend(++queued, ring_.in_flight())) {
+        queued = 0;
+        Wait(0);
+      }
     }
     filling_.clear();
   }
