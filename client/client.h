@@ -241,6 +241,8 @@ class LookupStream {
   virtual void CloseSend() = 0;
 };
 
+// Debian builds Abseil so that each lock of gRPC is checked against the order of all others. A
+// program that counts microseconds turns that off: absl::SetMutexDeadlockDetectionMode(kIgnore).
 class Client {
  public:
   // Connects. Unavailable, naming the target, when nobody answers within connect_timeout.
