@@ -63,7 +63,8 @@ class RandomReader {
 
 // Whether `queued` of the reads that are queued or under way are handed in now, in a system call of
 // their own: when they are as many as the drive has, two at least. An idle drive then begins at
-// once: of 48 reads the last is there 10 % sooner than when all are handed in together.
+// once: of 48 reads the last is there 2 % sooner than in eights, which took 8 to 10 % less than all
+// together.
 inline bool IsTimeToSend(size_t queued, size_t in_flight) {
   return queued >= 2 && 2 * queued >= in_flight;
 }

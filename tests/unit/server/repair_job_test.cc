@@ -126,6 +126,16 @@ TEST_F(RepairJobTest, OnlyTheDamagedChunkIsRewritten) {
   EXPECT_EQ(Verify().bad_rows, 0u);
 }
 
+// Its unreadable rows are not taken for those of another checkpoint.
+TEST_F(RepairJobTest, ALoadOfADamagedTableFindsItLoaded) {
+  ASSERT_TRUE(Load().ok());
+  FlipByte(FileOf(14), 4096 + 50);
+  const auto again = Load();
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_TRUE(again->already_loaded);
+  EXPECT_EQ(Verify().bad_rows, 15u);
+}
+
 TEST_F(RepairJobTest, ALostFileIsFoundWhileItsRowsAreStillServed) {
   ASSERT_TRUE(Load().ok());
   const fs::path lost = FileOf(1);
