@@ -24,6 +24,9 @@ struct Config {
   std::vector<std::string> listen = {"unix:/run/engramd/engramd.sock"};
   std::string http = "127.0.0.1:9404";  // empty: off
   uint64_t dram_bytes = uint64_t{4} << 30;
+  bool shared_memory = true;
+  std::string shm_dir = "/dev/shm";
+  bool warm_restart = true;
   uint64_t hbm_bytes = 0;
   bool admin_tcp = false;
   int nvme_depth = 128;

@@ -27,7 +27,7 @@ constexpr uint64_t kTiB = uint64_t{1} << 40;
 // gRPC counts a message's bytes in an int.
 constexpr uint64_t kMaxMessage = 2047 * kMiB;
 
-const std::array<ConfigKey, 17> kKeys = {{
+const std::array<ConfigKey, 20> kKeys = {{
     {"data_dir", KeyType::kPath, "", 0, 0, true, &Config::data_dir,
      "The directory of the tables: the NVMe tier. It is made if it is not there. One engramd at a "
      "time may use it; put it on the fastest local drive."},
@@ -41,6 +41,15 @@ const std::array<ConfigKey, 17> kKeys = {{
     {"dram", KeyType::kSize, "", 0, 64 * kTiB, true, &Config::dram_bytes,
      "The budget of the DRAM tier, index included, shared by the active tables; 0 turns the tier "
      "off."},
+    {"shared_memory", KeyType::kBoolean, "", 0, 0, true, &Config::shared_memory,
+     "Whether clients on this host may map the DRAM tier read-only and read rows there themselves. "
+     "They find it through the Unix sockets of `listen`; whoever may connect to those may read."},
+    {"shm_dir", KeyType::kPath, "", 0, 0, true, &Config::shm_dir,
+     "A directory in memory for the shared DRAM tier, of a tmpfs or (for huge pages reserved by "
+     "the administrator) a hugetlbfs. It needs room for all of `dram`."},
+    {"warm_restart", KeyType::kBoolean, "", 0, 0, true, &Config::warm_restart,
+     "Whether the shared DRAM tier stays in `shm_dir` when engramd ends, so that the next one "
+     "begins with it. When `false`, SIGTERM gives its memory back."},
     {"hbm", KeyType::kSize, "", 0, 64 * kTiB, true, &Config::hbm_bytes,
      "The budget of the HBM tier (GPU memory); 0 turns the tier off. Where it is not to be had, it "
      "is off all the same: the log, `engramctl stats` and the status page say why."},

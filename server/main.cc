@@ -12,13 +12,17 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "server/admin_service.h"
 #include "server/buffer_pool.h"
 #include "server/config.h"
+#include "server/dram_setup.h"
 #include "server/executor.h"
 #include "server/grpc_server.h"
+#include "server/handover_server.h"
 #include "server/hbm_tier.h"
 #include "server/http.h"
 #include "server/in_flight.h"
@@ -86,11 +90,15 @@ class Daemon {
                                                  .use_io_uring = config_.io_uring,
                                                  .use_direct_io = config_.direct_io}));
     ENGRAM_LOG(kInfo) << "nvme tier in " << config_.data_dir << ": " << store_->Describe();
+    // Behind the store, whose lock sees to it that the directory in memory has one daemon too.
+    ENGRAM_ASSIGN_OR_RETURN(dram_, SetUpDram(config_));
     ENGRAM_ASSIGN_OR_RETURN(tables_,
-                            Tables::Open(store_.get(), {.dram_budget_bytes = config_.dram_bytes,
+                            Tables::Open(store_.get(), {.dram_budget_bytes = dram_.budget_bytes,
+                                                        .segments = dram_.segments.get(),
                                                         .hbm_note = hbm_note_,
                                                         .gather_helpers = &gather_helpers_}));
-    ENGRAM_LOG(kInfo) << "dram tier " << FormatSize(config_.dram_bytes);
+    ENGRAM_LOG(kInfo) << "dram tier " << FormatSize(dram_.budget_bytes) << " in " << dram_.note;
+    const Sharing sharing = PlanSharing();
     prefetcher_ =
         std::make_unique<Prefetcher>(tables_.get(), kPrefetchThreads, config_.max_queued_batches,
                                      LookupLimits{.max_answer_bytes = config_.max_answer});
@@ -99,7 +107,8 @@ class Daemon {
                                            .executor = &executor_,
                                            .in_flight = &in_flight_,
                                            .prefetcher = prefetcher_.get(),
-                                           .limits = {.max_answer_bytes = config_.max_answer}});
+                                           .limits = {.max_answer_bytes = config_.max_answer},
+                                           .sharing = sharing});
     admin_service_ = AdminService::Create({.tables = tables_.get(),
                                            .in_flight = &in_flight_,
                                            .stopping = &stopping_,
@@ -114,6 +123,11 @@ class Daemon {
     for (const std::string& address : grpc_->addresses()) {
       ENGRAM_LOG(kInfo) << "grpc on " << address;
     }
+    if (sharing.instance != 0) {
+      ENGRAM_ASSIGN_OR_RETURN(handover_, HandoverServer::Start({.instance = sharing.instance,
+                                                                .grpc_sockets = UnixSockets(),
+                                                                .tables = tables_.get()}));
+    }
     ready_ = true;
     return absl::OkStatus();
   }
@@ -124,10 +138,27 @@ class Daemon {
     // What is queued may be minutes of reading, and nobody is left to ask for it.
     prefetcher_->Stop();
     grpc_->Shutdown(std::chrono::seconds(config_.drain_seconds));
+    handover_.reset();
+    if (!config_.warm_restart) tables_->GiveUpDram();
     if (http_ != nullptr) http_->Stop();
   }
 
  private:
+  std::vector<std::string> UnixSockets() const {
+    std::vector<std::string> paths;
+    for (absl::string_view address : config_.listen) {
+      if (absl::ConsumePrefix(&address, "unix:")) paths.emplace_back(address);
+    }
+    return paths;
+  }
+
+  Sharing PlanSharing() const {
+    if (!dram_.segments->shared()) return {.note = dram_.note};
+    if (dram_.budget_bytes == 0) return {.note = "the DRAM tier is off"};
+    if (UnixSockets().empty()) return {.note = "it listens on no Unix socket"};
+    return {.instance = HandoverServer::NewInstance(), .note = ""};
+  }
+
   DaemonSnapshot Snapshot() const {
     DaemonSnapshot snapshot;
     snapshot.daemon_version = std::string(EngramVersion());
@@ -140,6 +171,7 @@ class Daemon {
     snapshot.ready = ready_.load(std::memory_order_acquire);
     if (snapshot.ready || stopping_.load(std::memory_order_acquire)) {
       snapshot.nvme_io = store_->Describe();
+      snapshot.dram_budget_bytes = dram_.budget_bytes;
       snapshot.tables = tables_->Snapshot();
     }
     return snapshot;
@@ -154,12 +186,14 @@ class Daemon {
   BufferPool pool_;
   WorkPool gather_helpers_;
   std::unique_ptr<Store> store_;
+  DramSetup dram_;
   std::unique_ptr<Tables> tables_;
   std::unique_ptr<Prefetcher> prefetcher_;
   Executor executor_;
   std::unique_ptr<StoreService> store_service_;
   std::unique_ptr<AdminService> admin_service_;
   std::unique_ptr<GrpcServer> grpc_;
+  std::unique_ptr<HandoverServer> handover_;
   std::unique_ptr<HttpServer> http_;
 };
 

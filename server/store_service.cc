@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engram/v1/store.grpc.pb.h"
+#include "server/attach.h"
 #include "server/wire.h"
 #include "storage/base/mutex.h"
 #include "storage/base/status_macros.h"
@@ -339,7 +340,8 @@ void StreamCall::Send(grpc::ByteBuffer answer) {
 using BaseService = v1::EngramStore::WithRawCallbackMethod_Lookup<
     v1::EngramStore::WithRawCallbackMethod_StreamLookup<
         v1::EngramStore::WithRawCallbackMethod_Describe<
-            v1::EngramStore::WithRawCallbackMethod_Prefetch<v1::EngramStore::Service>>>>;
+            v1::EngramStore::WithRawCallbackMethod_Prefetch<
+                v1::EngramStore::WithRawCallbackMethod_Attach<v1::EngramStore::Service>>>>>;
 
 class StoreServiceImpl final : public StoreService, private BaseService {
  public:
@@ -391,6 +393,23 @@ class StoreServiceImpl final : public StoreService, private BaseService {
     v1::PrefetchResponse answer;
     answer.set_accepted(result.accepted);
     answer.set_skipped(result.skipped);
+    response = Encode(answer);
+    return absl::OkStatus();
+  }
+
+  grpc::ServerUnaryReactor* Attach(grpc::CallbackServerContext* context,
+                                   const grpc::ByteBuffer* request,
+                                   grpc::ByteBuffer* response) override {
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    reactor->Finish(ToGrpc(AnswerAttach(*request, *response)));
+    return reactor;
+  }
+
+  absl::Status AnswerAttach(const grpc::ByteBuffer& buffer, grpc::ByteBuffer& response) {
+    v1::AttachRequest request;
+    if (!Decode(buffer, request)) return Unreadable("AttachRequest");
+    ENGRAM_ASSIGN_OR_RETURN(const v1::AttachResponse answer,
+                            DescribeSharedDram(*parts_.tables, parts_.sharing, request));
     response = Encode(answer);
     return absl::OkStatus();
   }

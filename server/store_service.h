@@ -10,6 +10,7 @@
 
 #include "server/buffer_pool.h"
 #include "server/executor.h"
+#include "server/handover_server.h"
 #include "server/in_flight.h"
 #include "server/lookup.h"
 #include "server/prefetcher.h"
@@ -31,6 +32,7 @@ class StoreService {
     InFlight* in_flight = nullptr;
     Prefetcher* prefetcher = nullptr;
     LookupLimits limits;
+    Sharing sharing;
   };
   static std::unique_ptr<StoreService> Create(Parts parts);
   virtual ~StoreService() = default;

@@ -48,6 +48,12 @@ absl::StatusOr<std::unique_ptr<Tables>> Tables::Open(Store* store, Options optio
   return tables;
 }
 
+Tables::Tables(Store* store, Options options)
+    : store_(store),
+      options_(std::move(options)),
+      own_segments_(options_.segments == nullptr ? SegmentStore::Anonymous() : nullptr),
+      segments_(options_.segments == nullptr ? own_segments_.get() : options_.segments) {}
+
 absl::StatusOr<std::shared_ptr<OpenTable>> Tables::OpenVersion(const TableRecord& record) {
   auto table = std::make_shared<OpenTable>();
   table->record = record;
@@ -206,25 +212,46 @@ absl::Status Tables::DropOne(const Key& key) {
   return absl::OkStatus();
 }
 
+Tables::Shares Tables::PlanShares() const {
+  Shares shares;
+  uint64_t total = 0;
+  MutexLock lock(mutex_);
+  for (const auto& [key, table] : open_) {
+    const auto active = active_.find(key.first);
+    if (active == active_.end() || active->second != key.second) continue;
+    for (const std::unique_ptr<TierStack>& layer : table->layers) {
+      shares[layer.get()] = {layer->spec().bytes(), table->record.table_digest};
+      total += layer->spec().bytes();
+    }
+  }
+  for (auto& [stack, share] : shares) {
+    const double part = static_cast<double>(share.bytes) / static_cast<double>(total);
+    share.bytes = static_cast<uint64_t>(part * static_cast<double>(options_.dram_budget_bytes));
+  }
+  return shares;
+}
+
+// What an earlier daemon left is kept where it is wanted, within the shares.
+void Tables::TrimLeftovers(const Shares& shares) {
+  std::map<std::pair<std::string, int32_t>, uint64_t> room;
+  for (const auto& [stack, share] : shares) {
+    if (dram_shares_.contains(stack)) continue;
+    room[{share.table_digest, Raw(stack->spec().id)}] = share.bytes;
+  }
+  segments_->TrimLeftovers([&](const dram::SegmentHeader& header, uint64_t bytes) {
+    const auto left = room.find({std::string(header.table_digest), header.layer});
+    if (left == room.end() || left->second < bytes) return false;
+    left->second -= bytes;
+    return true;
+  });
+}
+
 void Tables::ShareOutDram() {
-  std::map<TierStack*, uint64_t> wanted;
+  const Shares wanted = PlanShares();
   std::vector<std::shared_ptr<OpenTable>> all;
   {
     MutexLock lock(mutex_);
-    uint64_t total = 0;
-    for (const auto& [key, table] : open_) {
-      all.push_back(table);
-      const auto active = active_.find(key.first);
-      if (active == active_.end() || active->second != key.second) continue;
-      for (const std::unique_ptr<TierStack>& layer : table->layers) {
-        wanted[layer.get()] = layer->spec().bytes();
-        total += layer->spec().bytes();
-      }
-    }
-    for (auto& [stack, share] : wanted) {
-      const double part = static_cast<double>(share) / static_cast<double>(total);
-      share = static_cast<uint64_t>(part * static_cast<double>(options_.dram_budget_bytes));
-    }
+    for (const auto& [key, table] : open_) all.push_back(table);
   }
   // First everything that shrinks or goes gives its memory back, then the new shares are taken:
   // the budget holds at every moment.
@@ -233,20 +260,51 @@ void Tables::ShareOutDram() {
       const auto share = dram_shares_.find(layer.get());
       const auto want = wanted.find(layer.get());
       if (share == dram_shares_.end()) continue;
-      if (want != wanted.end() && want->second == share->second) continue;
+      if (want != wanted.end() && want->second.bytes == share->second) continue;
       layer->RemoveDram();
       dram_shares_.erase(share);
     }
   }
+  TrimLeftovers(wanted);
   for (const auto& [stack, share] : wanted) {
     if (dram_shares_.contains(stack)) continue;
-    if (const absl::Status status = stack->InstallDram(share, options_.gather_helpers);
+    if (const absl::Status status = stack->InstallDram({.budget_bytes = share.bytes,
+                                                        .segments = segments_,
+                                                        .table_digest = share.table_digest,
+                                                        .helpers = options_.gather_helpers});
         !status.ok()) {
       ENGRAM_LOG(kError) << "layer " << Raw(stack->spec().id) << " gets no DRAM tier of "
-                         << FormatSize(share) << ": " << status.message();
+                         << FormatSize(share.bytes) << ": " << status.message();
     }
-    dram_shares_[stack] = share;
+    dram_shares_[stack] = share.bytes;
   }
+  // Also for a switch that moves no memory: clients that follow the active version look again.
+  segments_->Advance();
+}
+
+void Tables::GiveUpDram() {
+  MutexLock admin(admin_mutex_);
+  std::vector<std::shared_ptr<OpenTable>> all;
+  {
+    MutexLock lock(mutex_);
+    for (const auto& [key, table] : open_) all.push_back(table);
+  }
+  for (const std::shared_ptr<OpenTable>& table : all) {
+    for (const std::unique_ptr<TierStack>& layer : table->layers) {
+      layer->RemoveDram();
+      dram_shares_.erase(layer.get());
+    }
+  }
+}
+
+Tables::SharedStack Tables::FindStack(uint32_t stack_id) const {
+  MutexLock lock(mutex_);
+  for (const auto& [key, table] : open_) {
+    for (const std::unique_ptr<TierStack>& layer : table->layers) {
+      if (layer->id() == stack_id) return {table, layer.get()};
+    }
+  }
+  return {};
 }
 
 std::vector<TableSnapshot> Tables::Snapshot() const {

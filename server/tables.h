@@ -43,6 +43,8 @@ class Tables {
  public:
   struct Options {
     uint64_t dram_budget_bytes = 0;
+    // Where DRAM lies; outlives the Tables. Null: in anonymous memory that they make themselves.
+    SegmentStore* segments = nullptr;
     std::string hbm_note;
     WorkPool* gather_helpers = nullptr;  // outlives the Tables; null: batches are gathered alone
   };
@@ -64,19 +66,39 @@ class Tables {
   absl::StatusOr<std::vector<VersionId>> Drop(absl::string_view name, VersionId version);
 
   std::vector<TableSnapshot> Snapshot() const;
+
+  // The stack of this id, and the table that keeps it alive; null if it is gone.
+  struct SharedStack {
+    std::shared_ptr<const OpenTable> table;
+    TierStack* stack = nullptr;
+  };
+  SharedStack FindStack(uint32_t stack_id) const;
+  SegmentStore& segments() const { return *segments_; }
+
+  // Takes all DRAM away, so that nothing of it outlives the daemon.
+  void GiveUpDram();
   Store* store() const { return store_; }
   const Options& options() const { return options_; }
 
  private:
   using Key = std::pair<std::string, VersionId>;
 
-  Tables(Store* store, Options options) : store_(store), options_(std::move(options)) {}
+  Tables(Store* store, Options options);
   absl::StatusOr<std::shared_ptr<OpenTable>> OpenVersion(const TableRecord& record);
   void ShareOutDram() ABSL_EXCLUSIVE_LOCKS_REQUIRED(admin_mutex_);
+  struct Share {
+    uint64_t bytes = 0;
+    std::string table_digest;
+  };
+  using Shares = std::map<TierStack*, Share>;
+  Shares PlanShares() const;
+  void TrimLeftovers(const Shares& shares) ABSL_EXCLUSIVE_LOCKS_REQUIRED(admin_mutex_);
   absl::Status DropOne(const Key& key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(admin_mutex_);
 
   Store* const store_;
   const Options options_;
+  const std::unique_ptr<SegmentStore> own_segments_;  // before the stacks, whose memory it is
+  SegmentStore* const segments_;
   Mutex admin_mutex_;    // one change at a time; taken before mutex_
   mutable Mutex mutex_;  // held only to read or write the maps
   std::map<Key, std::shared_ptr<OpenTable>> open_ ABSL_GUARDED_BY(mutex_);

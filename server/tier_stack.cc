@@ -1,6 +1,7 @@
 #include "server/tier_stack.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <string>
 #include <thread>
@@ -12,9 +13,17 @@
 
 namespace engram {
 
+namespace {
+
+// 0 is nobody. Relaxed: only the numbers matter.
+std::atomic<uint32_t> next_stack_id{1};
+
+}  // namespace
+
 TierStack::TierStack(LayerSpec spec, std::unique_ptr<LayerReader> nvme,
                      std::unique_ptr<HbmTier> hbm, LayerProbe* probe)
     : spec_(std::move(spec)),
+      id_(next_stack_id.fetch_add(1, std::memory_order_relaxed)),
       nvme_(std::move(nvme)),
       hbm_(std::move(hbm)),
       probe_(probe),
@@ -212,29 +221,52 @@ bool TierStack::PeekDram(RowId id, absl::Span<std::byte> out) const {
 
 void TierStack::RemoveDram() {
   std::shared_ptr<RowCache> gone;
+  SegmentStore* segments = nullptr;
   {
     MutexLock lock(mutex_);
     gone = std::move(dram_);
+    segments = segments_;
     dram_note_ = "off: only the active version of a table has DRAM";
   }
   // Nobody can take a new pointer. Being the last holder, this thread frees the memory, outside of
   // every lock.
   while (gone.use_count() > 1) std::this_thread::sleep_for(std::chrono::microseconds(200));
+  if (gone == nullptr) return;
+  segments->Advance();
+  gone->Discard();
   gone.reset();
 }
 
-absl::Status TierStack::InstallDram(uint64_t budget_bytes, WorkPool* helpers) {
+absl::Status TierStack::InstallDram(const DramGrant& grant) {
   absl::StatusOr<std::unique_ptr<RowCache>> cache =
-      RowCache::Create(budget_bytes, spec_.row_bytes, spec_.rows, helpers, &probe_->prefetch);
+      RowCache::Create({.budget_bytes = grant.budget_bytes,
+                        .row_bytes = spec_.row_bytes,
+                        .layer_rows = spec_.rows,
+                        .table_digest = grant.table_digest,
+                        .layer = Raw(spec_.id),
+                        .segments = grant.segments,
+                        .helpers = grant.helpers,
+                        .counters = &probe_->prefetch});
   MutexLock lock(mutex_);
   if (cache.ok()) {
     dram_ = *std::move(cache);
+    segments_ = grant.segments;
     dram_note_.clear();
     return absl::OkStatus();
   }
   dram_note_ = absl::StrCat("off: ", cache.status().message());
   // A budget that holds not even one set is the operator's choice (0 turns the tier off).
   return absl::IsInvalidArgument(cache.status()) ? absl::OkStatus() : cache.status();
+}
+
+void TierStack::CountShared(uint64_t rows, absl::Span<const RowId> sample) {
+  if (rows > 0) {
+    probe_->hits[static_cast<size_t>(TierKind::kDram)].fetch_add(rows, std::memory_order_relaxed);
+  }
+  if (sample.empty()) return;
+  const std::shared_ptr<RowCache> cache = dram();
+  if (cache == nullptr) return;
+  for (const RowId id : sample) cache->Touch(id);
 }
 
 std::array<TierSnapshot, kTierCount> TierStack::Snapshot() const {

@@ -62,12 +62,25 @@ class TierStack {
   // A copy of the row as DRAM holds it; false if it does not.
   bool PeekDram(RowId id, absl::Span<std::byte> out) const;
 
-  // Takes the DRAM cache away and waits until its last reader is done and its memory is given
-  // back. Blocks, for about as long as one batch.
+  // Takes the DRAM cache away, waits until its last reader is done, tells clients, and gives its
+  // memory back. Blocks, for about as long as one batch.
   void RemoveDram();
-  // Makes a new, empty cache of at most `budget_bytes`; none if the budget is below one set.
-  // Requires that there is none. `helpers` as for RowCache::Create.
-  absl::Status InstallDram(uint64_t budget_bytes, WorkPool* helpers = nullptr);
+  // Makes a cache of at most `budget_bytes`, with what `segments` has left of an earlier one; none
+  // if the budget is below one set. Requires that there is none. All as for RowCache::Create.
+  struct DramGrant {
+    uint64_t budget_bytes = 0;
+    SegmentStore* segments = nullptr;  // outlives the stack
+    std::string table_digest = {};
+    WorkPool* helpers = nullptr;
+  };
+  absl::Status InstallDram(const DramGrant& grant);
+
+  // For clients that read DRAM themselves. To be let go of soon: RemoveDram waits for it.
+  std::shared_ptr<const RowCache> SharedDram() const { return dram(); }
+  // Names the stack towards them; never used again while the daemon lives.
+  uint32_t id() const { return id_; }
+  // What a client says that it has read there itself; a sample of the rows.
+  void CountShared(uint64_t rows, absl::Span<const RowId> sample);
 
   std::array<TierSnapshot, kTierCount> Snapshot() const;
   const LayerProbe& probe() const { return *probe_; }
@@ -96,11 +109,13 @@ class TierStack {
   static void ReadTier(Tier& tier, RowBatch& batch);
 
   const LayerSpec spec_;
+  const uint32_t id_;
   const std::unique_ptr<LayerReader> nvme_;
   const std::unique_ptr<HbmTier> hbm_;
   LayerProbe* const probe_;
   mutable Mutex mutex_;
   std::shared_ptr<RowCache> dram_ ABSL_GUARDED_BY(mutex_);
+  SegmentStore* segments_ ABSL_GUARDED_BY(mutex_) = nullptr;
   std::string dram_note_ ABSL_GUARDED_BY(mutex_);
 
   mutable Mutex flights_mutex_;

@@ -1,13 +1,21 @@
-// The layout of a row cache in memory: where tags, set states and rows lie, and how a row id finds
-// its set. Nothing here allocates or synchronises; reader.h and row_cache.cc do.
+// The layout of one layer's DRAM tier: which segments it is made of, what lies where in a segment,
+// and how a row id finds its place. FORMAT.md beside this file has the same in pictures. Nothing
+// here allocates or synchronises; reader.h, segment.cc and row_cache.cc do.
 //
-//   offset 0             sets × TagLine                     one cache line each
-//   StateOffset()        sets × uint64                      used-bits, clock hand, prefetch marks
-//   RowsOffset()         sets × kWays × RowStride() bytes   row slots, 8-byte aligned
-//   MappedBytes()        the end, a multiple of kPageBytes
+// A segment is one stretch of memory, mapped by the daemon and read-only by clients on its host:
 //
-// Memory filled with zeros is an empty cache: tags are stored inverted, so that 0 means "no row".
-// All numbers are in host byte order; the memory is shared between processes of one host only.
+//   offset 0               SegmentHeader         kHeaderBytes
+//   kCache, sets of rows, each SetBytes():
+//     0                    TagLine               one cache line
+//     kStateOffset         uint64                used-bits, clock hand, prefetch marks
+//     SlotsOffset()        kWays row slots       near their tags: one page to look up, not two
+//   kResident, every row of the layer has its place:
+//     kHeaderBytes         per_segment bits      whether the row is there
+//     RowsOffset()         row slots             row r of the layer in slot r mod per_segment
+//
+// A row slot is RowStride() bytes. Memory filled with zeros behind the header is an empty segment:
+// tags are stored inverted, so that 0 means "no row". All numbers are in host byte order; the
+// memory is shared between processes of one host only.
 // Only the standard library: gpu_cache and clients include this header too.
 #ifndef ENGRAM_STORAGE_DRAM_LAYOUT_H_
 #define ENGRAM_STORAGE_DRAM_LAYOUT_H_
@@ -18,11 +26,13 @@
 namespace engram::dram {
 
 // Changes whenever a reader of the old layout would misread the new one.
-inline constexpr uint32_t kLayoutVersion = 2;
+inline constexpr uint32_t kLayoutVersion = 3;
 
 inline constexpr uint32_t kWays = 15;  // with the version, the tags fill one cache line
 inline constexpr uint64_t kLineBytes = 64;
 inline constexpr uint64_t kPageBytes = 4096;
+inline constexpr uint64_t kHugePageBytes = uint64_t{2} << 20;
+inline constexpr uint64_t kHeaderBytes = kPageBytes;
 
 // Row ids are 0 … 2^32 − 2; 2^32 − 1 names no row and is never stored.
 inline constexpr uint32_t kNoRowId = 0xFFFFFFFFu;
@@ -41,64 +51,163 @@ static_assert(sizeof(TagLine) == kLineBytes);
 
 // A set's state word: bit w says that way w was read since the clock hand last passed it; the hand
 // (0 … kWays − 1) lies above; bit kPrefetchedShift + w marks a row that a prefetch brought and
-// nobody has read. Readers set used-bits and take marks away; all else is changed by the set's
-// writer.
+// nobody has read. The daemon's readers set used-bits and take marks away; all else is changed by
+// the set's writer.
 inline constexpr uint64_t kUsedMask = (uint64_t{1} << kWays) - 1;
 inline constexpr int kHandShift = 16;
 inline constexpr int kPrefetchedShift = 32;
 
-// A well mixed 32-bit hash of a row id: ids of one column are consecutive, and hot ids may be
-// regular, so one multiplication is not enough.
-constexpr uint32_t HashRowId(uint32_t row_id) {
+// A well mixed 64-bit hash of a row id: ids of one column are consecutive, and hot ids may be
+// regular, so one multiplication is not enough. (Two rounds of xor-shift and multiplication, as in
+// Vigna's splitmix64.) The upper 12 bits choose a bucket, the lower 32 a set: disjoint bits.
+constexpr uint64_t HashRowId(uint32_t row_id) {
   uint64_t x = row_id * 0x9E3779B97F4A7C15ull;
   x = (x ^ (x >> 32)) * 0xD6E8FEB86659FD93ull;
-  return static_cast<uint32_t>(x >> 32);
+  return x ^ (x >> 32);
 }
 
-// Maps a hash evenly to 0 … buckets − 1 (Lemire's fast range). Requires buckets > 0.
-constexpr uint32_t BucketOf(uint32_t hash, uint32_t buckets) {
-  return static_cast<uint32_t>((uint64_t{hash} * buckets) >> 32);
+// In kCache a segment holds the rows of some of these buckets. When the tier shrinks, the buckets
+// of the segments given up go to the others; rows of all other buckets stay where they are.
+inline constexpr uint32_t kBucketBits = 12;
+inline constexpr uint32_t kBuckets = 1u << kBucketBits;
+constexpr uint32_t BucketOf(uint64_t hash) {
+  return static_cast<uint32_t>(hash >> (64 - kBucketBits));
+}
+// Maps a hash evenly to 0 … sets − 1 (Lemire's fast range). Requires sets > 0.
+constexpr uint32_t SetOf(uint64_t hash, uint32_t sets) {
+  return static_cast<uint32_t>((uint64_t{static_cast<uint32_t>(hash)} * sets) >> 32);
 }
 
-// The numbers that fix a layout. A plain value.
-struct Geometry {
+enum class Mode : uint32_t {
+  kCache = 1,     // sets of rows, chosen by frequency
+  kResident = 2,  // room for every row of the layer: no tags, no versions, nothing is evicted
+};
+
+// Segments of one layer are at most so many, so that each has a bucket of its own.
+inline constexpr uint32_t kMaxSegments = kBuckets;
+
+// The numbers that fix one layer's layout. A plain value.
+struct LayerShape {
+  Mode mode = Mode::kCache;
   uint32_t row_bytes = 0;
-  uint32_t sets = 0;
-  // There is a slot for every row of the layer: row r belongs to set r / kWays, no set ever
-  // overflows and nothing is evicted. Otherwise the set is chosen by hash.
-  bool resident = false;
+  uint64_t layer_rows = 0;
+  uint32_t segments = 0;     // 0: no memory at all
+  uint32_t per_segment = 0;  // kCache: sets; kResident: rows, of the last segment maybe fewer
+  uint64_t page_bytes = kPageBytes;  // segments are whole pages
 
   // Slots are whole 8-byte words: a row is copied word by word.
   constexpr uint64_t RowStride() const { return (uint64_t{row_bytes} + 7) / 8 * 8; }
-  constexpr uint64_t StateOffset() const { return sets * sizeof(TagLine); }
+  // Sets or rows of this segment.
+  constexpr uint32_t UnitsOf(uint32_t segment) const {
+    if (mode == Mode::kCache || segment + 1 < segments) return per_segment;
+    return static_cast<uint32_t>(layer_rows - uint64_t{per_segment} * segment);
+  }
+  // Within a set. Rows of whole cache lines begin on one.
+  static constexpr uint64_t kStateOffset = sizeof(TagLine);
+  constexpr uint64_t SlotsOffset() const {
+    return RowStride() % kLineBytes == 0 ? 2 * kLineBytes : kStateOffset + sizeof(uint64_t);
+  }
+  constexpr uint64_t SetBytes() const {
+    return (SlotsOffset() + kWays * RowStride() + kLineBytes - 1) / kLineBytes * kLineBytes;
+  }
+  // Where the sets (kCache) or the row slots (kResident) begin.
   constexpr uint64_t RowsOffset() const {
-    return (StateOffset() + sets * sizeof(uint64_t) + kLineBytes - 1) / kLineBytes * kLineBytes;
+    if (mode == Mode::kCache) return kHeaderBytes;
+    const uint64_t end = kHeaderBytes + (uint64_t{per_segment} + 63) / 64 * 8;
+    return (end + kLineBytes - 1) / kLineBytes * kLineBytes;
   }
-  constexpr uint64_t MappedBytes() const {
-    const uint64_t end = RowsOffset() + sets * kWays * RowStride();
-    return (end + kPageBytes - 1) / kPageBytes * kPageBytes;
+  constexpr uint64_t SegmentBytes(uint32_t segment) const {
+    const uint64_t unit_bytes = mode == Mode::kCache ? SetBytes() : RowStride();
+    return (RowsOffset() + UnitsOf(segment) * unit_bytes + page_bytes - 1) / page_bytes *
+           page_bytes;
   }
-  // Always below `sets`, also for an id that the layer does not have.
-  constexpr uint32_t SetOf(uint32_t row_id) const {
-    if (!resident) return BucketOf(HashRowId(row_id), sets);
-    const uint32_t set = row_id / kWays;
-    return set < sets ? set : sets - 1;
+  constexpr uint64_t TotalBytes() const {
+    if (segments == 0) return 0;
+    return SegmentBytes(0) * (segments - 1) + SegmentBytes(segments - 1);
   }
+  // What the daemon keeps beside the segments: a mark a row, or the segments of the buckets, twice.
+  constexpr uint64_t HeapBytes() const {
+    if (mode == Mode::kResident) return (layer_rows + 63) / 64 * 8;
+    return segments > 1 ? 2 * kBuckets * sizeof(uint16_t) : 0;
+  }
+  bool operator==(const LayerShape&) const = default;
 };
 
-// The largest geometry whose MappedBytes() is within `budget_bytes`, with no more sets than
-// `max_rows` rows fill; sets is 0 if the budget is too small for one. Requires row_bytes > 0.
-constexpr Geometry FitGeometry(uint64_t budget_bytes, uint32_t row_bytes, uint64_t max_rows) {
-  Geometry geometry{.row_bytes = row_bytes};
-  const uint64_t set_bytes = sizeof(TagLine) + sizeof(uint64_t) + kWays * geometry.RowStride();
-  const uint64_t pages_bytes = budget_bytes / kPageBytes * kPageBytes;
-  const uint64_t all_sets = max_rows == 0 ? 1 : (max_rows + kWays - 1) / kWays;
-  const uint64_t sets = pages_bytes / set_bytes;
-  geometry.sets = static_cast<uint32_t>(sets < all_sets ? sets : all_sets);
-  // Rounding the state words up to a line costs less than one set.
-  if (geometry.sets > 0 && geometry.MappedBytes() > pages_bytes) --geometry.sets;
-  geometry.resident = geometry.sets == all_sets;
-  return geometry;
+// The largest layout within `budget_bytes`, HeapBytes() included: kResident when that holds all
+// rows of the layer, else kCache; without segments when the budget is too small for one set.
+// Segments of large tiers are whole huge pages, some 64 of them, and 1 GiB at most until there are
+// 256: so that a tier can give up a small part, and a client has few to map. Requires row_bytes >
+// 0, layer_rows > 0 and page_bytes a multiple of kPageBytes.
+constexpr LayerShape FitShape(uint64_t budget_bytes, uint32_t row_bytes, uint64_t layer_rows,
+                              uint64_t page_bytes = kPageBytes) {
+  constexpr auto segment_bytes = [](uint64_t bytes) -> uint64_t {
+    uint64_t size = bytes / 64;
+    constexpr uint64_t kLarge = uint64_t{1} << 30;
+    if (size > kLarge) size = bytes / 256 > kLarge ? bytes / 256 : kLarge;
+    return (size + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
+  };
+  LayerShape shape{.mode = Mode::kResident,
+                   .row_bytes = row_bytes,
+                   .layer_rows = layer_rows,
+                   .page_bytes = page_bytes};
+  const uint64_t stride = shape.RowStride();
+  // A bit and a slot a row, behind a header; up to two lines are lost to alignment.
+  uint64_t size = segment_bytes(layer_rows * stride);
+  if (size < page_bytes) size = page_bytes;
+  uint64_t rows = (size - kHeaderBytes - 2 * kLineBytes) * 8 / (8 * stride + 1);
+  if (rows == 0) rows = 1;
+  shape.per_segment = static_cast<uint32_t>(rows < layer_rows ? rows : layer_rows);
+  shape.segments = static_cast<uint32_t>((layer_rows + shape.per_segment - 1) / shape.per_segment);
+  if (shape.segments <= kMaxSegments && shape.TotalBytes() + shape.HeapBytes() <= budget_bytes) {
+    return shape;
+  }
+  shape.mode = Mode::kCache;
+  constexpr uint64_t kBucketBytes = 2 * kBuckets * sizeof(uint16_t);
+  if (budget_bytes >= 2 * kHugePageBytes + kBucketBytes) budget_bytes -= kBucketBytes;
+  size = segment_bytes(budget_bytes);
+  if (size < page_bytes) size = page_bytes;
+  // A small tier is one segment, as large as the budget.
+  if (budget_bytes < 2 * size) size = budget_bytes / page_bytes * page_bytes;
+  shape.per_segment =
+      size < kHeaderBytes ? 0 : static_cast<uint32_t>((size - kHeaderBytes) / shape.SetBytes());
+  shape.segments = shape.per_segment == 0 ? 0 : static_cast<uint32_t>(budget_bytes / size);
+  if (shape.segments > kMaxSegments) shape.segments = kMaxSegments;
+  return shape;
+}
+
+inline constexpr uint64_t kSegmentMagic = 0x474553'4D415247'4Eull;  // "NGRAMSEG"
+inline constexpr size_t kMaxDigest = 127;
+
+// What a segment says of itself, so that a daemon can take over what an earlier one left. The
+// fields up to `checksum` never change once the segment is in use.
+struct SegmentHeader {
+  uint64_t magic;
+  uint32_t layout_version;
+  Mode mode;
+  uint32_t row_bytes;
+  int32_t layer;
+  uint64_t layer_rows;
+  uint64_t page_bytes;
+  uint32_t per_segment;
+  uint32_t index;  // kResident: which of the layer's segments it is; kCache: 0
+  char table_digest[kMaxDigest + 1];
+  uint64_t checksum;  // HeaderChecksum of the above
+
+  // kResident: 1 once every row is there; only ever set.
+  uint32_t complete;
+  uint32_t reserved;
+  uint64_t buckets[kBuckets / 64];  // kCache: bit b: bucket b's rows are sought here
+};
+static_assert(sizeof(SegmentHeader) <= kHeaderBytes);
+
+// FNV-1a, 64 bits (Fowler, Noll, Vo), over the bytes before `checksum`.
+inline uint64_t HeaderChecksum(const SegmentHeader& header) {
+  const auto* bytes = reinterpret_cast<const unsigned char*>(&header);
+  uint64_t hash = 0xCBF29CE484222325ull;
+  for (size_t i = 0; i < offsetof(SegmentHeader, checksum); ++i) {
+    hash = (hash ^ bytes[i]) * 0x100000001B3ull;
+  }
+  return hash;
 }
 
 }  // namespace engram::dram

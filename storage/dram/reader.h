@@ -1,23 +1,29 @@
-// The read side of a row cache: find a row's way, copy the row, and check that nobody changed the
-// set meanwhile (a sequence lock; Boehm, "Can seqlocks get along with programming language memory
-// models?", MSPC 2012).
+// The read side of a layer's DRAM tier: find a row, copy it, and check that nobody changed its set
+// meanwhile (a sequence lock; Boehm, "Can seqlocks get along with programming language memory
+// models?", MSPC 2012). A resident row never changes once its bit is set, so nothing is checked.
 //
-// View borrows memory laid out as layout.h says. Any number of threads may read while others
+// View borrows segments laid out as layout.h says. Any number of threads may read while others
 // write; a reader never waits and never writes, except for a used-bit where MarkUsed is called.
-// Only the standard library: a process that maps the memory read-only can use it as well.
+// Only the standard library: a process that maps the memory read-only can use it as well. Such a
+// one has to make sure besides that no segment was given up while it read (control.h).
 //
 //   const Found found = view.Find(id);
-//   if (found.way >= 0) {
+//   if (found.row != nullptr) {
 //     view.Copy(found, out);
 //     if (view.Unchanged(found)) … out holds the row; otherwise out holds garbage: try again.
 //   }
+//
+// gather.h does this for whole batches.
 #ifndef ENGRAM_STORAGE_DRAM_READER_H_
 #define ENGRAM_STORAGE_DRAM_READER_H_
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <utility>
+#include <vector>
 
 #include "storage/dram/layout.h"
 
@@ -43,62 +49,124 @@
 
 namespace engram::dram {
 
-// Where a row was found, and the version of its set at that time.
+// Where a row was found.
 struct Found {
-  uint32_t set = 0;
-  uint32_t version = 0;
-  int way = -1;  // −1: not held
+  std::byte* set = nullptr;  // kCache: the row's set, held or not
+  std::byte* row = nullptr;  // its slot; null: not held
+  uint32_t version = 0;      // kCache: of the set at that time
+  int way = 0;               // kCache, if held
 };
 
 class View {
  public:
   View() = default;
-  // `memory` is geometry.MappedBytes() long, aligned to kPageBytes, and outlives the view.
-  View(std::byte* memory, const Geometry& geometry)
-      : geometry_(geometry),
-        stride_(geometry.RowStride()),
-        lines_(reinterpret_cast<TagLine*>(memory)),
-        states_(reinterpret_cast<uint64_t*>(memory + geometry.StateOffset())),
-        rows_(memory + geometry.RowsOffset()) {}
+  // segments[i] is shape.SegmentBytes(i) long, aligned to kPageBytes, and outlives the view.
+  // `bucket_segments` has, for kCache with several segments, the segment of each of the kBuckets;
+  // else it is empty. Every entry is below shape.segments.
+  View(const LayerShape& shape, std::vector<std::byte*> segments,
+       std::vector<uint16_t> bucket_segments)
+      : shape_(shape),
+        resident_(shape.mode == Mode::kResident),
+        stride_(shape.RowStride()),
+        row_lines_(LinesOf(shape.row_bytes)),
+        set_bytes_(shape.SetBytes()),
+        slots_offset_(shape.SlotsOffset()),
+        rows_offset_(shape.RowsOffset()),
+        // Lemire, Kaser, Kurz, "Faster remainder by direct computation", 2019: with this factor
+        // the quotient of any 32-bit number is exact.
+        reciprocal_(shape.per_segment > 1 ? ~uint64_t{0} / shape.per_segment + 1 : 0),
+        segments_(std::move(segments)),
+        bucket_segments_(std::move(bucket_segments)) {}
 
-  const Geometry& geometry() const { return geometry_; }
-  uint32_t SetOf(uint32_t row_id) const { return geometry_.SetOf(row_id); }
-  TagLine& line(uint32_t set) const { return lines_[set]; }
-  uint64_t& state(uint32_t set) const { return states_[set]; }
-  uint64_t* row(uint32_t set, int way) const {
-    return reinterpret_cast<uint64_t*>(rows_ + (uint64_t{set} * kWays + way) * stride_);
+  const LayerShape& shape() const { return shape_; }
+  const std::vector<std::byte*>& segments() const { return segments_; }
+  SegmentHeader& header(uint32_t segment) const {
+    return *reinterpret_cast<SegmentHeader*>(segments_[segment]);
+  }
+  bool resident() const { return resident_; }
+
+  // Requires row_id != kNoRowId. A set that a writer has gives an odd version, and its row means
+  // nothing. In kResident a row that the layer does not have is not held.
+  Found Find(uint32_t row_id) const {
+    if (!resident_) return FindInSet(SetOf(row_id), TagOf(row_id));
+    Found found;
+    if (row_id < shape_.layer_rows && IsThere(row_id)) found.row = SlotOf(row_id);
+    return found;
   }
 
-  // always_inline: g++ 12 takes a function of prefetches alone for one without effect, and drops
-  // calls of it.
-  __attribute__((always_inline)) void PrefetchSet(uint32_t set) const {
-    __builtin_prefetch(&lines_[set]);
-    if (!geometry_.resident) __builtin_prefetch(&states_[set]);
+  // Of kCache: where the row's set begins. Any id.
+  std::byte* SetOf(uint32_t row_id) const {
+    const uint64_t hash = HashRowId(row_id);
+    const size_t segment = bucket_segments_.empty() ? 0 : bucket_segments_[BucketOf(hash)];
+    return SetAt(segment, dram::SetOf(hash, shape_.per_segment));
   }
-  // The first lines of a row; the processor itself runs ahead in what is longer.
-  __attribute__((always_inline)) void PrefetchRow(const Found& found) const {
-    constexpr uint64_t kMostBytes = 16 * kLineBytes;
-    const auto begin = reinterpret_cast<uintptr_t>(row(found.set, found.way));
-    const uintptr_t end = begin + (stride_ < kMostBytes ? stride_ : kMostBytes);
-    for (uintptr_t at = begin & ~(kLineBytes - 1); at < end; at += kLineBytes) {
-      // Into the second-level cache: some 14 % faster than into the first (AMD EPYC, 264-byte rows,
-      // mean of seven runs in turns).
-      __builtin_prefetch(reinterpret_cast<const void*>(at), 0, 2);
-    }
+  std::byte* SetAt(size_t segment, uint32_t set) const {
+    return segments_[segment] + rows_offset_ + set * set_bytes_;
   }
-
-  // Requires set == SetOf(row_id) and row_id != kNoRowId. A set that a writer has gives an odd
-  // version, and its way means nothing.
-  Found Find(uint32_t row_id, uint32_t set) const {
+  static TagLine& line(std::byte* set) { return *reinterpret_cast<TagLine*>(set); }
+  static uint64_t& state(std::byte* set) {
+    return *reinterpret_cast<uint64_t*>(set + LayerShape::kStateOffset);
+  }
+  std::byte* SlotIn(std::byte* set, int way) const {
+    return set + slots_offset_ + static_cast<uint64_t>(way) * stride_;
+  }
+  Found FindInSet(std::byte* set, uint32_t tag) const {
     // Acquire: what is read of the set from here on is at least as new as this version.
-    const uint32_t version = Word(lines_[set].version).load(std::memory_order_acquire);
-    return {set, version, MatchWay(lines_[set], TagOf(row_id))};
+    const uint32_t version = Word(line(set).version).load(std::memory_order_acquire);
+    const int way = MatchWay(line(set), tag);
+    return {set, way < 0 ? nullptr : SlotIn(set, way), version, way};
   }
 
-  // Copies the row's row_bytes bytes to `out`, any alignment. Requires found.way >= 0.
-  void Copy(const Found& found, std::byte* out) const {
-    uint64_t* source = row(found.set, found.way);
-    uint64_t left = geometry_.row_bytes;
+  // Of kResident; require row_id < shape().layer_rows.
+  uint32_t SegmentOf(uint32_t row_id) const {
+    if (reciprocal_ == 0) return row_id;
+    return static_cast<uint32_t>((static_cast<unsigned __int128>(reciprocal_) * row_id) >> 64);
+  }
+  std::byte* SlotOf(uint32_t row_id) const {
+    const uint32_t segment = SegmentOf(row_id);
+    return segments_[segment] + rows_offset_ +
+           uint64_t{row_id - segment * shape_.per_segment} * stride_;
+  }
+  // The word with the row's bit, and the bit.
+  uint64_t& BitWord(uint32_t row_id) const {
+    const uint32_t segment = SegmentOf(row_id);
+    return reinterpret_cast<uint64_t*>(segments_[segment] +
+                                       kHeaderBytes)[(row_id - segment * shape_.per_segment) / 64];
+  }
+  uint64_t BitOf(uint32_t row_id) const {
+    return uint64_t{1} << ((row_id - SegmentOf(row_id) * shape_.per_segment) % 64);
+  }
+  // Acquire: the row's bytes were stored before its bit.
+  bool IsThere(uint32_t row_id) const {
+    return (Word(BitWord(row_id)).load(std::memory_order_acquire) & BitOf(row_id)) != 0;
+  }
+  // Whether every row of a resident layer is there, so that nobody need look at bits any more.
+  bool Complete() const {
+    if (!resident_) return false;
+    for (uint32_t i = 0; i < segments_.size(); ++i) {
+      // Acquire: all rows were stored before.
+      if (Word(header(i).complete).load(std::memory_order_acquire) == 0) return false;
+    }
+    return true;
+  }
+
+  // The lines that a row may lie on. `kRowBytes` as for Copy. always_inline: g++ 12 takes a
+  // function of prefetches alone for one without effect, and drops calls of it.
+  template <uint32_t kRowBytes = 0>
+  __attribute__((always_inline)) void PrefetchRow(const std::byte* row) const {
+    const std::byte* const begin = row - reinterpret_cast<uintptr_t>(row) % kLineBytes;
+    const uint64_t lines = kRowBytes == 0 ? row_lines_ : LinesOf(kRowBytes);
+    // Into the second-level cache: some 14 % faster than into the first.
+    for (uint64_t i = 0; i < lines; ++i) __builtin_prefetch(begin + i * kLineBytes, 0, 2);
+  }
+
+  // Copies the row's bytes to `out`, any alignment. Requires found.row. `kRowBytes` is
+  // shape().row_bytes where the caller knows it while it is compiled, which makes gathers a sixth
+  // faster; else 0.
+  template <uint32_t kRowBytes = 0>
+  __attribute__((always_inline)) void Copy(const Found& found, std::byte* out) const {
+    auto* source = reinterpret_cast<uint64_t*>(found.row);
+    uint64_t left = kRowBytes == 0 ? shape_.row_bytes : kRowBytes;
 #ifdef ENGRAM_DRAM_VECTOR
     // Four at a time: with fewer instructions a row the core sees more rows at once.
     for (; left >= 128; left -= 128, source += 16, out += 128) {
@@ -128,6 +196,7 @@ class View {
 
   // Whether all that was read since Find belongs to one state of the set.
   bool Unchanged(const Found& found) const {
+    if (resident_) return true;
 #ifdef ENGRAM_PLANT_RACE
     return (found.version & 1) == 0;  // only in a test that proves that it would notice
 #else
@@ -135,28 +204,26 @@ class View {
     // hence after its odd version, which the load below then sees.
     std::atomic_thread_fence(std::memory_order_acquire);
     return (found.version & 1) == 0 &&
-           Word(lines_[found.set].version).load(std::memory_order_relaxed) == found.version;
+           Word(line(found.set).version).load(std::memory_order_relaxed) == found.version;
 #endif
   }
 
-  // Sets the row's used-bit and takes its prefetch mark, and returns whether it had one. Requires
-  // writable memory. Relaxed: used-bits only guide eviction, marks are only counted. Where every
-  // row has its slot nothing is evicted, so the word is looked at only for the marks' sake.
-  bool MarkUsed(const Found& found, bool marks_are_set) const {
-    if (geometry_.resident && !marks_are_set) return false;
+  // kCache only: sets the row's used-bit and takes its prefetch mark, and returns whether it had
+  // one. Requires writable memory. Relaxed: used-bits only guide eviction, marks are only counted.
+  bool MarkUsed(const Found& found) const {
     const uint64_t used = uint64_t{1} << found.way;
     const uint64_t mark = used << kPrefetchedShift;
-    const auto state = Word(states_[found.set]);
+    const auto state = Word(View::state(found.set));
     // Most reads find it as they want it and leave the line shared between cores.
     const uint64_t seen = state.load(std::memory_order_relaxed);
     if ((seen & used) == 0) state.fetch_or(used, std::memory_order_relaxed);
     return (seen & mark) != 0 && (state.fetch_and(~mark, std::memory_order_relaxed) & mark) != 0;
   }
 
-  // Whether the row has a prefetch mark.
+  // kCache only: whether the row has a prefetch mark.
   bool IsMarked(const Found& found) const {
     const uint64_t mark = uint64_t{1} << (kPrefetchedShift + found.way);
-    return (Word(states_[found.set]).load(std::memory_order_relaxed) & mark) != 0;
+    return (Word(state(found.set)).load(std::memory_order_relaxed) & mark) != 0;
   }
 
   // The way that holds `tag`, or −1.
@@ -195,11 +262,21 @@ class View {
     return std::atomic_ref<T>(word);
   }
 
-  Geometry geometry_;
+  // Rows begin at multiples of 8 bytes. Beyond 16 lines the processor itself runs ahead.
+  static constexpr uint64_t LinesOf(uint64_t row_bytes) {
+    return std::min<uint64_t>((row_bytes + 2 * kLineBytes - 9) / kLineBytes, 16);
+  }
+
+  LayerShape shape_;
+  bool resident_ = false;
   uint64_t stride_ = 0;
-  TagLine* lines_ = nullptr;
-  uint64_t* states_ = nullptr;
-  std::byte* rows_ = nullptr;
+  uint64_t row_lines_ = 0;
+  uint64_t set_bytes_ = 0;
+  uint64_t slots_offset_ = 0;
+  uint64_t rows_offset_ = 0;
+  uint64_t reciprocal_ = 0;
+  std::vector<std::byte*> segments_;
+  std::vector<uint16_t> bucket_segments_;
 };
 
 }  // namespace engram::dram

@@ -1,109 +1,35 @@
 #include "storage/dram/row_cache.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <bit>
 #include <cassert>
-#include <cerrno>
 #include <cstring>
-#include <fstream>
+#include <memory>
+#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "storage/base/size.h"
 #include "storage/base/status_macros.h"
+#include "storage/dram/gather.h"
 #include "storage/dram/layout.h"
 #include "storage/dram/reader.h"
+#include "storage/dram/segment_set.h"
 #include "storage/table/spec.h"
 
 namespace engram {
 namespace {
 
 using dram::Found;
-using dram::Geometry;
 using dram::kWays;
-
-constexpr uint64_t kHugePageBytes = uint64_t{2} << 20;
-
-// How far the stages of Read run ahead of the copy, in rows. At 264 bytes a row, 8 rows are 40
-// cache lines: more than a core keeps in flight, so the memory never waits for us. Measured: 8/16,
-// 16/32 and 24/48 differ by less than 5 %.
-constexpr size_t kFindAhead = 8;
-constexpr size_t kTagsAhead = 16;
 
 // A batch is gathered by several threads in stretches of this many rows: some 40 µs of work each,
 // which is what waking a thread costs.
 constexpr size_t kRowsPerStretch = 512;
-
-// A set is taken for about the time of one row copy. Beyond this many looks its writer has lost
-// its processor, and the row is served by the next tier.
-constexpr int kReadAttempts = 32;
-
-// Anonymous memory on a huge-page boundary, unmapped with its owner.
-class Mapping {
- public:
-  Mapping() = default;
-  ~Mapping() {
-    if (data_ != nullptr) ::munmap(data_, bytes_);
-  }
-  Mapping(const Mapping&) = delete;
-  Mapping& operator=(const Mapping&) = delete;
-
-  absl::Status Map(uint64_t bytes) {
-    const uint64_t align = bytes >= kHugePageBytes ? kHugePageBytes : 0;
-    void* raw =
-        ::mmap(nullptr, bytes + align, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (raw == MAP_FAILED) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat("cannot map ", bytes, " bytes for the DRAM tier: ", std::strerror(errno),
-                       "; lower the dram budget"));
-    }
-    auto* begin = static_cast<std::byte*>(raw);
-    if (align > 0) {
-      const uint64_t head = -reinterpret_cast<uintptr_t>(begin) % align;
-      if (head > 0) ::munmap(begin, head);
-      if (align > head) ::munmap(begin + head + bytes, align - head);
-      begin += head;
-    }
-    data_ = begin;
-    bytes_ = bytes;
-    // A core dump of the daemon must not be as large as its cache. Refusal does no harm.
-    (void)::madvise(data_, bytes_, MADV_DONTDUMP);
-    note_ = AskForHugePages();
-    return absl::OkStatus();
-  }
-
-  std::byte* data() const { return data_; }
-  uint64_t bytes() const { return bytes_; }
-  const std::string& note() const { return note_; }
-
- private:
-  // Returns how the memory is paged, in words.
-  std::string AskForHugePages() const {
-    if (bytes_ < kHugePageBytes) return "4 KiB pages (smaller than one huge page)";
-    if (::madvise(data_, bytes_, MADV_HUGEPAGE) != 0) {
-      return absl::StrCat("4 KiB pages (no transparent huge pages: ", std::strerror(errno), ")");
-    }
-    // madvise succeeds even where the administrator has turned them off.
-    constexpr char kSwitch[] = "/sys/kernel/mm/transparent_hugepage/enabled";
-    std::ifstream file(kSwitch);
-    std::string setting;
-    std::getline(file, setting);
-    if (setting.find("[never]") != std::string::npos) {
-      return absl::StrCat("4 KiB pages (", kSwitch, " is never)");
-    }
-    return "transparent huge pages";
-  }
-
-  std::byte* data_ = nullptr;
-  uint64_t bytes_ = 0;
-  std::string note_;
-};
 
 }  // namespace
 
@@ -112,41 +38,106 @@ enum class Stored { kNo, kInsteadOfAnother, kOneMore };
 
 class RowCache::Impl {
  public:
-  Impl(WorkPool* helpers, PrefetchCounters* counters)
-      : helpers_(helpers), counters_(counters != nullptr ? counters : &own_counters_) {}
-  ~Impl() { counters_->unused.fetch_add(MarksLeft(), std::memory_order_relaxed); }
-  absl::Status Init(const Geometry& geometry) {
-    ENGRAM_RETURN_IF_ERROR(mapping_.Map(geometry.MappedBytes()));
-    view_ = dram::View(mapping_.data(), geometry);
-    return absl::OkStatus();
+  Impl(const Options& options, SegmentSet set);
+  ~Impl() {
+    if (!discarded_) CountMarksLeft();
   }
 
-  uint32_t row_bytes() const { return view_.geometry().row_bytes; }
+  const dram::View& view() const { return view_; }
+  const SegmentSet& set() const { return set_; }
+  uint32_t row_bytes() const { return view_.shape().row_bytes; }
 
   void Read(RowBatch& batch) const;
   void Offer(absl::Span<const RowId> ids, const std::byte* rows, bool prefetched);
-  // The way that held the row; −1 if none does.
-  Found ReadOne(uint32_t row_id, std::byte* out) const;
   Presence Look(uint32_t row_id) const;
+  void Touch(uint32_t row_id) const;
   TierUsage Usage() const;
+  void Discard();
 
  private:
+  // What dram::Gather wants of a batch.
+  struct GatherBatch;
+
   size_t Gather(const RowBatch& batch, absl::Span<uint32_t> positions) const;
-  Found ReadFound(const Found& found, uint32_t row_id, std::byte* out) const;
-  Stored StoreOne(uint32_t row_id, const std::byte* row, bool prefetched);
-  int Evict(uint32_t set);
-  // Prefetched rows that nobody has read, in the memory itself.
-  uint64_t MarksLeft() const;
-  void WriteRow(uint32_t set, int way, const std::byte* row);
+  bool TakePlaceMark(uint32_t row_id) const;
+  bool IsMarked(const Found& found, uint32_t row_id) const;
+  bool Complete() const;
+  Stored StoreInSet(uint32_t row_id, const std::byte* row, bool prefetched);
+  Stored StoreInPlace(uint32_t row_id, const std::byte* row, bool prefetched);
+  int Evict(std::byte* set);
+  // Prefetched rows that nobody has read, in the memory itself: they are going.
+  void CountMarksLeft() const;
+  void WriteRow(std::byte* slot, const std::byte* row) const;
+  uint64_t& MarkWord(uint32_t row_id) const { return marks_[row_id / 64]; }
 
   WorkPool* const helpers_;
   PrefetchCounters own_counters_;
   PrefetchCounters* const counters_;
-  Mapping mapping_;
+  SegmentSet set_;
   dram::View view_;
+  // Of a resident layer, a bit a row: a prefetch brought it, and nobody has read it.
+  mutable std::vector<uint64_t> marks_;
+  // Relaxed: once it is true, what made it so has been seen by whoever stored it, and rows are
+  // found through their bits until then.
+  mutable std::atomic<bool> complete_{false};
   // Statistics only, so relaxed is enough.
   std::atomic<uint64_t> rows_held_{0};
+  bool discarded_ = false;
+  std::vector<std::atomic<uint64_t>> segment_rows_;  // of a resident layer, acquire and release
 };
+
+RowCache::Impl::Impl(const Options& options, SegmentSet set)
+    : helpers_(options.helpers),
+      counters_(options.counters != nullptr ? options.counters : &own_counters_),
+      set_(std::move(set)),
+      segment_rows_(set_.shape.segments) {
+  std::vector<std::byte*> bases;
+  for (const std::shared_ptr<Segment>& segment : set_.segments) bases.push_back(segment->data());
+  view_ = dram::View(set_.shape, std::move(bases), set_.bucket_segments);
+  if (view_.resident()) marks_.resize((options.layer_rows + 63) / 64);
+  for (uint32_t i = 0; i < set_.shape.segments; ++i) {
+    segment_rows_[i].store(set_.rows_held[i], std::memory_order_relaxed);
+    rows_held_.fetch_add(set_.rows_held[i], std::memory_order_relaxed);
+    if (view_.resident() && set_.rows_held[i] == set_.shape.UnitsOf(i)) {
+      std::atomic_ref<uint32_t>(view_.header(i).complete).store(1, std::memory_order_release);
+    }
+  }
+}
+
+struct RowCache::Impl::GatherBatch {
+  static constexpr bool kReadsState = true;
+
+  const Impl& impl;
+  const RowBatch& batch;
+  const RowId* const ids = batch.ids().data();
+  const uint32_t* const positions;
+  const bool marks_are_set;
+  uint64_t first_uses = 0;
+
+  uint32_t position(size_t i) const { return positions[i]; }
+  uint32_t id(uint32_t position) const { return Raw(ids[position]); }
+  std::byte* row(uint32_t position) const { return batch.row(position); }
+  void HitInSet(uint32_t /*position*/, const Found& found) {
+    first_uses += impl.view_.MarkUsed(found);
+  }
+  void HitResident(uint32_t position) {
+    if (marks_are_set) first_uses += impl.TakePlaceMark(id(position));
+  }
+};
+
+bool RowCache::Impl::TakePlaceMark(uint32_t row_id) const {
+  const std::atomic_ref<uint64_t> word(MarkWord(row_id));
+  const uint64_t mark = uint64_t{1} << (row_id % 64);
+  return (word.load(std::memory_order_relaxed) & mark) != 0 &&
+         (word.fetch_and(~mark, std::memory_order_relaxed) & mark) != 0;
+}
+
+bool RowCache::Impl::Complete() const {
+  if (complete_.load(std::memory_order_acquire)) return true;
+  if (!view_.Complete()) return false;
+  complete_.store(true, std::memory_order_release);
+  return true;
+}
 
 void RowCache::Impl::Read(RowBatch& batch) const {
   std::vector<uint32_t>& missing = batch.missing();
@@ -171,76 +162,24 @@ void RowCache::Impl::Read(RowBatch& batch) const {
 
 // Fills the rows at these positions, leaves those that are not held at the front of `positions`, in
 // their order, and returns how many those are.
-//
-// Three stages run over the batch, each so far ahead of the next that its memory has arrived by
-// then: fetch tags, find the way and fetch the row, copy.
 size_t RowCache::Impl::Gather(const RowBatch& batch, absl::Span<uint32_t> positions) const {
-  const absl::Span<const RowId> ids = batch.ids();
-  const size_t count = positions.size();
-  std::array<uint32_t, kTagsAhead> sets;
-  std::array<Found, kFindAhead> found;
-  size_t kept = 0;
-  const bool marks_are_set = counters_->Waiting() > 0;
-  uint64_t first_uses = 0;
-  // A slot of a ring is read before it is written again in the same step, hence the order.
-  for (size_t step = 0; step < count + kTagsAhead; ++step) {
-    if (step >= kTagsAhead) {
-      const size_t at = step - kTagsAhead;
-      const uint32_t position = positions[at];
-      const Found read = ReadFound(found[at % kFindAhead], Raw(ids[position]), batch.row(position));
-      if (read.way < 0) {
-        positions[kept++] = position;
-      } else if (view_.MarkUsed(read, marks_are_set)) {
-        ++first_uses;
-      }
-    }
-    if (const size_t at = step - (kTagsAhead - kFindAhead);
-        step >= kTagsAhead - kFindAhead && at < count) {
-      Found& place = found[at % kFindAhead];
-      place = view_.Find(Raw(ids[positions[at]]), sets[at % kTagsAhead]);
-      if (place.way >= 0) view_.PrefetchRow(place);
-    }
-    if (step < count) {
-      const uint32_t set = view_.SetOf(Raw(ids[positions[step]]));
-      sets[step % kTagsAhead] = set;
-      view_.PrefetchSet(set);
-    }
+  GatherBatch rows{.impl = *this,
+                   .batch = batch,
+                   .positions = positions.data(),
+                   .marks_are_set = counters_->Waiting() > 0};
+  const size_t kept = dram::Gather(view_, rows, positions.size(), positions.data(), Complete());
+  if (rows.first_uses > 0) {
+    counters_->used.fetch_add(rows.first_uses, std::memory_order_relaxed);
   }
-  if (first_uses > 0) counters_->used.fetch_add(first_uses, std::memory_order_relaxed);
   return kept;
 }
 
-// The copying stage for one row: where it was found, or nowhere.
-Found RowCache::Impl::ReadFound(const Found& found, uint32_t row_id, std::byte* out) const {
-  if ((found.version & 1) == 0) {
-    if (found.way < 0) return found;
-    view_.Copy(found, out);
-    if (view_.Unchanged(found)) return found;
-  }
-  return ReadOne(row_id, out);
-}
-
-Found RowCache::Impl::ReadOne(uint32_t row_id, std::byte* out) const {
-  const uint32_t set = view_.SetOf(row_id);
-  for (int attempt = 0; attempt < kReadAttempts; ++attempt) {
-    const Found found = view_.Find(row_id, set);
-    if ((found.version & 1) == 0) {
-      if (found.way < 0) return found;
-      view_.Copy(found, out);
-      if (view_.Unchanged(found)) return found;
-    }
-    __builtin_ia32_pause();
-  }
-  return {};
-}
-
 RowCache::Presence RowCache::Impl::Look(uint32_t row_id) const {
-  const uint32_t set = view_.SetOf(row_id);
-  for (int attempt = 0; attempt < kReadAttempts; ++attempt) {
-    const Found found = view_.Find(row_id, set);
-    const bool unread = found.way >= 0 && view_.IsMarked(found);
+  for (int attempt = 0; attempt < dram::kReadAttempts; ++attempt) {
+    const Found found = view_.Find(row_id);
+    const bool unread = found.row != nullptr && IsMarked(found, row_id);
     if (view_.Unchanged(found)) {
-      if (found.way < 0) return Presence::kAbsent;
+      if (found.row == nullptr) return Presence::kAbsent;
       return unread ? Presence::kUnread : Presence::kHeld;
     }
     __builtin_ia32_pause();
@@ -248,14 +187,29 @@ RowCache::Presence RowCache::Impl::Look(uint32_t row_id) const {
   return Presence::kAbsent;
 }
 
+bool RowCache::Impl::IsMarked(const Found& found, uint32_t row_id) const {
+  if (!view_.resident()) return view_.IsMarked(found);
+  const std::atomic_ref<uint64_t> word(MarkWord(row_id));
+  return (word.load(std::memory_order_relaxed) >> (row_id % 64) & 1) != 0;
+}
+
+void RowCache::Impl::Touch(uint32_t row_id) const {
+  if (row_id == dram::kNoRowId) return;
+  const Found found = view_.Find(row_id);
+  // A set that is changing meanwhile may get a used-bit too many, which is not worth a check.
+  if (found.row == nullptr) return;
+  const bool first = view_.resident() ? TakePlaceMark(row_id) : view_.MarkUsed(found);
+  if (first) counters_->used.fetch_add(1, std::memory_order_relaxed);
+}
+
 void RowCache::Impl::Offer(absl::Span<const RowId> ids, const std::byte* rows, bool prefetched) {
-  constexpr size_t kAhead = 8;
   uint64_t added = 0;
   uint64_t stored = 0;
   for (size_t i = 0; i < ids.size(); ++i) {
-    if (i + kAhead < ids.size()) view_.PrefetchSet(view_.SetOf(Raw(ids[i + kAhead])));
     if (ids[i] == kZeroRow) continue;
-    const Stored result = StoreOne(Raw(ids[i]), rows + i * row_bytes(), prefetched);
+    const std::byte* const row = rows + i * row_bytes();
+    const Stored result = view_.resident() ? StoreInPlace(Raw(ids[i]), row, prefetched)
+                                           : StoreInSet(Raw(ids[i]), row, prefetched);
     stored += result != Stored::kNo;
     added += result == Stored::kOneMore;
   }
@@ -263,10 +217,32 @@ void RowCache::Impl::Offer(absl::Span<const RowId> ids, const std::byte* rows, b
   if (prefetched) counters_->stored.fetch_add(stored, std::memory_order_relaxed);
 }
 
-Stored RowCache::Impl::StoreOne(uint32_t row_id, const std::byte* row, bool prefetched) {
-  const Found held = view_.Find(row_id, view_.SetOf(row_id));
-  if (held.way >= 0 || (held.version & 1) != 0) return Stored::kNo;
-  dram::TagLine& line = view_.line(held.set);
+// Two writers of one row may be here at once: they store the same bytes.
+Stored RowCache::Impl::StoreInPlace(uint32_t row_id, const std::byte* row, bool prefetched) {
+  if (row_id >= view_.shape().layer_rows || view_.IsThere(row_id)) return Stored::kNo;
+  WriteRow(view_.SlotOf(row_id), row);
+  if (prefetched) {
+    std::atomic_ref<uint64_t>(MarkWord(row_id))
+        .fetch_or(uint64_t{1} << (row_id % 64), std::memory_order_relaxed);
+  }
+  const uint64_t bit = view_.BitOf(row_id);
+  // Release: whoever sees the bit sees the row.
+  const uint64_t before =
+      std::atomic_ref<uint64_t>(view_.BitWord(row_id)).fetch_or(bit, std::memory_order_acq_rel);
+  if ((before & bit) != 0) return Stored::kNo;
+  const uint32_t segment = view_.SegmentOf(row_id);
+  // Acquire and release: the last one has seen what all others have stored.
+  const uint64_t rows = segment_rows_[segment].fetch_add(1, std::memory_order_acq_rel) + 1;
+  if (rows == view_.shape().UnitsOf(segment)) {
+    std::atomic_ref<uint32_t>(view_.header(segment).complete).store(1, std::memory_order_release);
+  }
+  return Stored::kOneMore;
+}
+
+Stored RowCache::Impl::StoreInSet(uint32_t row_id, const std::byte* row, bool prefetched) {
+  const Found held = view_.Find(row_id);
+  if (held.row != nullptr || (held.version & 1) != 0) return Stored::kNo;
+  dram::TagLine& line = dram::View::line(held.set);
   std::atomic_ref<uint32_t> version(line.version);
   // Taking the set at the version that Find saw proves that no writer came between, hence that the
   // row is still not held. Acquire: the set's last writer is done before us.
@@ -281,10 +257,11 @@ Stored RowCache::Impl::StoreOne(uint32_t row_id, const std::byte* row, bool pref
   const bool added = way >= 0;
   if (!added) way = Evict(held.set);
   std::atomic_ref<uint32_t>(line.tags[way]).store(dram::TagOf(row_id), std::memory_order_relaxed);
-  WriteRow(held.set, way, row);
+  WriteRow(view_.SlotIn(held.set, way), row);
   if (prefetched) {
     const uint64_t mark = uint64_t{1} << (dram::kPrefetchedShift + way);
-    std::atomic_ref<uint64_t>(view_.state(held.set)).fetch_or(mark, std::memory_order_relaxed);
+    std::atomic_ref<uint64_t>(dram::View::state(held.set))
+        .fetch_or(mark, std::memory_order_relaxed);
   }
   version.store(held.version + 2, std::memory_order_release);
   return added ? Stored::kOneMore : Stored::kInsteadOfAnother;
@@ -292,8 +269,8 @@ Stored RowCache::Impl::StoreOne(uint32_t row_id, const std::byte* row, bool pref
 
 // Second chance: the hand passes over the ways that were used since it last came by, and takes
 // the first that was not. The caller has the set, so only readers setting used-bits are beside us.
-int RowCache::Impl::Evict(uint32_t set) {
-  std::atomic_ref<uint64_t> state(view_.state(set));
+int RowCache::Impl::Evict(std::byte* set) {
+  std::atomic_ref<uint64_t> state(dram::View::state(set));
   const uint64_t seen = state.load(std::memory_order_relaxed);
   const auto hand = static_cast<uint32_t>(seen >> dram::kHandShift & 0xF);
   uint32_t way = hand;
@@ -312,19 +289,25 @@ int RowCache::Impl::Evict(uint32_t set) {
   return static_cast<int>(way);
 }
 
-uint64_t RowCache::Impl::MarksLeft() const {
+void RowCache::Impl::CountMarksLeft() const {
+  if (counters_->Waiting() == 0) return;
   uint64_t marks = 0;
-  if (counters_->Waiting() == 0) return marks;
-  for (uint32_t set = 0; set < view_.geometry().sets; ++set) {
-    const uint64_t state =
-        std::atomic_ref<uint64_t>(view_.state(set)).load(std::memory_order_relaxed);
-    marks += static_cast<uint64_t>(std::popcount(state >> dram::kPrefetchedShift));
+  for (uint64_t& word : marks_) {
+    marks += static_cast<uint64_t>(
+        std::popcount(std::atomic_ref<uint64_t>(word).load(std::memory_order_relaxed)));
   }
-  return marks;
+  for (size_t i = 0; !view_.resident() && i < view_.segments().size(); ++i) {
+    for (uint32_t set = 0; set < view_.shape().per_segment; ++set) {
+      const uint64_t state = std::atomic_ref<uint64_t>(dram::View::state(view_.SetAt(i, set)))
+                                 .load(std::memory_order_relaxed);
+      marks += static_cast<uint64_t>(std::popcount(state >> dram::kPrefetchedShift));
+    }
+  }
+  counters_->unused.fetch_add(marks, std::memory_order_relaxed);
 }
 
-void RowCache::Impl::WriteRow(uint32_t set, int way, const std::byte* row) {
-  uint64_t* words = view_.row(set, way);
+void RowCache::Impl::WriteRow(std::byte* slot, const std::byte* row) const {
+  auto* words = reinterpret_cast<uint64_t*>(slot);
   for (uint32_t at = 0; at < row_bytes(); at += 8) {
     uint64_t word = 0;
     std::memcpy(&word, row + at, std::min<size_t>(8, row_bytes() - at));
@@ -335,34 +318,44 @@ void RowCache::Impl::WriteRow(uint32_t set, int way, const std::byte* row) {
 TierUsage RowCache::Impl::Usage() const {
   TierUsage usage;
   usage.on = true;
-  usage.note = mapping_.note();
+  uint64_t huge = 0;
+  for (const std::shared_ptr<Segment>& segment : set_.segments) {
+    usage.capacity_bytes += segment->bytes();
+    huge += segment->huge_bytes();
+  }
+  const uint64_t mapped = usage.capacity_bytes;
+  usage.capacity_bytes += view_.shape().HeapBytes();
+  usage.note = absl::StrCat(
+      view_.resident() ? "resident" : "cache", ", ",
+      huge == 0 ? "4 KiB pages"
+                : absl::StrCat(FormatSize(huge), " of ", FormatSize(mapped), " in huge pages"));
   usage.rows = rows_held_.load(std::memory_order_relaxed);
   usage.bytes = usage.rows * row_bytes();
-  usage.capacity_bytes = mapping_.bytes();
   return usage;
 }
 
-absl::StatusOr<std::unique_ptr<RowCache>> RowCache::Create(uint64_t budget_bytes,
-                                                           uint32_t row_bytes, uint64_t max_rows,
-                                                           WorkPool* helpers,
-                                                           PrefetchCounters* counters) {
-  if (row_bytes == 0 || row_bytes > kMaxRowBytes) {
+void RowCache::Impl::Discard() {
+  CountMarksLeft();
+  discarded_ = true;
+  for (const std::shared_ptr<Segment>& segment : set_.segments) segment->Discard();
+}
+
+absl::StatusOr<std::unique_ptr<RowCache>> RowCache::Create(const Options& options) {
+  if (options.row_bytes == 0 || options.row_bytes > kMaxRowBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("row_bytes is ", options.row_bytes,
+                                                   "; a row has 1 to ", kMaxRowBytes, " bytes"));
+  }
+  if (options.layer_rows == 0 || options.layer_rows > kMaxLayerRows) {
     return absl::InvalidArgumentError(
-        absl::StrCat("row_bytes is ", row_bytes, "; a row has 1 to ", kMaxRowBytes, " bytes"));
+        absl::StrCat("layer_rows is ", options.layer_rows, "; a layer has 1 to ", kMaxLayerRows));
   }
-  if (max_rows > kMaxLayerRows) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("max_rows is ", max_rows, "; a layer has at most ", kMaxLayerRows));
-  }
-  const Geometry geometry = dram::FitGeometry(budget_bytes, row_bytes, max_rows);
-  if (geometry.sets == 0) {
-    const Geometry least{.row_bytes = row_bytes, .sets = 1};
-    return absl::InvalidArgumentError(absl::StrCat(
-        "a DRAM budget of ", budget_bytes, " bytes is too small for rows of ", row_bytes,
-        " bytes: the least is ", least.MappedBytes(), " bytes; raise it, or turn the tier off"));
-  }
-  auto impl = std::make_unique<Impl>(helpers, counters);
-  ENGRAM_RETURN_IF_ERROR(impl->Init(geometry));
+  ENGRAM_ASSIGN_OR_RETURN(SegmentSet set,
+                          MakeSegmentSet(*options.segments, {.budget_bytes = options.budget_bytes,
+                                                             .row_bytes = options.row_bytes,
+                                                             .layer_rows = options.layer_rows,
+                                                             .table_digest = options.table_digest,
+                                                             .layer = options.layer}));
+  auto impl = std::make_unique<Impl>(options, std::move(set));
   return std::unique_ptr<RowCache>(new RowCache(std::move(impl)));
 }
 
@@ -383,11 +376,25 @@ void RowCache::Offer(absl::Span<const RowId> ids, absl::Span<const std::byte> ro
 
 bool RowCache::Peek(RowId id, absl::Span<std::byte> out) const {
   if (id == kZeroRow || out.size() != impl_->row_bytes()) return false;
-  return impl_->ReadOne(Raw(id), out.data()).way >= 0;
+  return dram::ReadOne(impl_->view(), Raw(id), out.data()).row != nullptr;
 }
 
 RowCache::Presence RowCache::Look(RowId id) const {
   return id == kZeroRow ? Presence::kAbsent : impl_->Look(Raw(id));
 }
+
+void RowCache::Touch(RowId id) { impl_->Touch(Raw(id)); }
+
+const dram::LayerShape& RowCache::shape() const { return impl_->view().shape(); }
+
+const std::vector<std::shared_ptr<Segment>>& RowCache::segments() const {
+  return impl_->set().segments;
+}
+
+const std::vector<uint16_t>& RowCache::bucket_segments() const {
+  return impl_->set().bucket_segments;
+}
+
+void RowCache::Discard() { impl_->Discard(); }
 
 }  // namespace engram

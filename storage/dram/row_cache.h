@@ -1,12 +1,14 @@
-// RowCache: the DRAM tier of one layer, a set-associative cache of whole rows.
+// RowCache: the DRAM tier of one layer, in segments that clients on the host may map read-only.
 //
-// The tags of a set (15 row ids) lie in one 64-byte cache line behind a version counter. A reader
-// copies a row and checks the version afterwards (a sequence lock); it never waits and never
-// writes shared memory except a used-bit. A writer takes a set by making its version odd; a set
-// that is taken is skipped, for an offered row can always be offered again.
+// When the budget holds the whole layer it is resident: every row has its place, and a bit that
+// says whether it is there. Else it is a set-associative cache: the tags of a set (15 row ids) lie
+// in one 64-byte cache line behind a version counter. A reader copies a row and checks the version
+// afterwards (a sequence lock); it never waits and never writes shared memory except a used-bit. A
+// writer takes a set by making its version odd; a set that is taken is skipped, for an offered row
+// can always be offered again.
 //
-// Any number of threads may call any method at once. A row that comes out is byte for byte one
-// that was offered under that id.
+// Any number of threads may call any method at once, but for Discard. A row that comes out is byte
+// for byte one that was offered under that id.
 #ifndef ENGRAM_STORAGE_DRAM_ROW_CACHE_H_
 #define ENGRAM_STORAGE_DRAM_ROW_CACHE_H_
 
@@ -14,11 +16,14 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "storage/base/work_pool.h"
+#include "storage/dram/layout.h"
 #include "storage/dram/prefetch_counters.h"
+#include "storage/dram/segment.h"
 #include "storage/table/ids.h"
 #include "storage/table/tier.h"
 
@@ -26,15 +31,25 @@ namespace engram {
 
 class RowCache final : public Tier {
  public:
-  // A cache for rows of `row_bytes` that takes at most `budget_bytes` of memory, tags and
-  // used-bits included, and never more than `max_rows` rows need. InvalidArgument: the budget is
-  // less than one set. ResourceExhausted: the memory is not to be had.
-  // Large batches are gathered together with idle threads of `helpers`, if given; it must outlive
-  // the cache. So must `counters`, if given, in which the fate of prefetched rows is counted.
-  static absl::StatusOr<std::unique_ptr<RowCache>> Create(uint64_t budget_bytes, uint32_t row_bytes,
-                                                          uint64_t max_rows,
-                                                          WorkPool* helpers = nullptr,
-                                                          PrefetchCounters* counters = nullptr);
+  struct Options {
+    // Everything that the cache takes, its segments and its own heap; it never takes more than the
+    // layer's rows need.
+    uint64_t budget_bytes = 0;
+    uint32_t row_bytes = 0;
+    uint64_t layer_rows = 0;
+    // Names the rows: segments that an earlier daemon left for the same ones are taken over.
+    std::string table_digest = {};
+    int32_t layer = 0;
+    SegmentStore* segments = nullptr;  // outlives the cache
+    // Large batches are gathered together with idle threads of these, if given. They outlive the
+    // cache, and so do `counters`, in which the fate of prefetched rows is counted.
+    WorkPool* helpers = nullptr;
+    PrefetchCounters* counters = nullptr;
+  };
+  // InvalidArgument: the budget is less than one set, or a value is out of bounds.
+  // ResourceExhausted: the memory is not to be had.
+  static absl::StatusOr<std::unique_ptr<RowCache>> Create(const Options& options);
+  // Named segments stay where they are, for the next daemon; Discard gives them up.
   ~RowCache() override;
 
   TierKind kind() const override { return TierKind::kDram; }
@@ -53,6 +68,18 @@ class RowCache final : public Tier {
   // kUnread: a prefetch brought the row, and nobody has read it.
   enum class Presence { kAbsent, kHeld, kUnread };
   Presence Look(RowId id) const;
+  // Another process has read the row, so it said. Any id is taken.
+  void Touch(RowId id);
+
+  // What a client needs to read along.
+  const dram::LayerShape& shape() const;
+  const std::vector<std::shared_ptr<Segment>>& segments() const;
+  // For each of the dram::kBuckets its segment; empty if there is only one, or it is resident.
+  const std::vector<uint16_t>& bucket_segments() const;
+
+  // Gives the memory back, also that which clients have mapped. They have been told before
+  // (SegmentStore::Advance), and nobody reads or offers any more.
+  void Discard();
 
  private:
   class Impl;

@@ -93,6 +93,9 @@ TEST(ParseConfig, ReadsEveryKey) {
       "listen:\n  - unix:/run/e.sock\n  - 0.0.0.0:9500\n"
       "http: '[::1]:9405'\n"
       "dram: 1.5GiB\n"
+      "shared_memory: false\n"
+      "shm_dir: /dev/hugepages\n"
+      "warm_restart: false\n"
       "hbm: 8 GiB\n"
       "admin_tcp: true\n"
       "nvme_depth: 256\n"
@@ -112,6 +115,9 @@ TEST(ParseConfig, ReadsEveryKey) {
   EXPECT_THAT(config->listen, ElementsAre("unix:/run/e.sock", "0.0.0.0:9500"));
   EXPECT_EQ(config->http, "[::1]:9405");
   EXPECT_EQ(config->dram_bytes, uint64_t{3} << 29);
+  EXPECT_FALSE(config->shared_memory);
+  EXPECT_EQ(config->shm_dir, "/dev/hugepages");
+  EXPECT_FALSE(config->warm_restart);
   EXPECT_EQ(config->hbm_bytes, uint64_t{8} << 30);
   EXPECT_TRUE(config->admin_tcp);
   EXPECT_EQ(config->nvme_depth, 256);

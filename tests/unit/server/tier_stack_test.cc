@@ -79,7 +79,8 @@ class TierStackTest : public ::testing::Test {
     stack_ = std::make_unique<TierStack>(
         LayerSpec{LayerId{1}, kRows, kRowBytes, {}}, std::move(drive),
         std::make_unique<HbmTier>("off: its budget is 0"), &probe_.Layer(LayerId{1}));
-    EXPECT_TRUE(stack_->InstallDram(uint64_t{1} << 20).ok());
+    EXPECT_TRUE(
+        stack_->InstallDram({.budget_bytes = uint64_t{1} << 20, .segments = segments_.get()}).ok());
   }
 
   struct Answer {
@@ -112,6 +113,7 @@ class TierStackTest : public ::testing::Test {
 
   TableProbe probe_;
   HeldDrive* drive_ = nullptr;
+  const std::unique_ptr<SegmentStore> segments_ = SegmentStore::Anonymous();
   std::unique_ptr<TierStack> stack_;
 };
 

@@ -35,7 +35,12 @@ TEST(RowCacheStressTest, NoReaderSeesATornRow) {
   constexpr bool kPlanted = false;
 #endif
   PrefetchCounters counters;
-  auto made = RowCache::Create(kSets * kRowBytes * 16, kRowBytes, 1u << 20, nullptr, &counters);
+  const std::unique_ptr<SegmentStore> store = SegmentStore::Anonymous();
+  auto made = RowCache::Create({.budget_bytes = kSets * kRowBytes * 16,
+                                .row_bytes = kRowBytes,
+                                .layer_rows = 1u << 20,
+                                .segments = store.get(),
+                                .counters = &counters});
   ASSERT_TRUE(made.ok()) << made.status();
   RowCache& cache = **made;
   std::vector<std::vector<std::byte>> rows(kIds, std::vector<std::byte>(kRowBytes));

@@ -44,6 +44,19 @@ std::vector<uint32_t> ReadAndCheck(RowCache& cache, const std::vector<RowId>& id
   return batch.missing();
 }
 
+// In memory of this process: where segments lie is segment_test's matter.
+absl::StatusOr<std::unique_ptr<RowCache>> MakeCache(uint64_t budget_bytes, uint32_t row_bytes,
+                                                    uint64_t rows, WorkPool* helpers = nullptr,
+                                                    PrefetchCounters* counters = nullptr) {
+  static SegmentStore* const store = SegmentStore::Anonymous().release();
+  return RowCache::Create({.budget_bytes = budget_bytes,
+                           .row_bytes = row_bytes,
+                           .layer_rows = rows,
+                           .segments = store,
+                           .helpers = helpers,
+                           .counters = counters});
+}
+
 void OfferRow(RowCache& cache, RowId id, uint32_t row_bytes) {
   std::vector<std::byte> row(row_bytes);
   DeriveRow(Raw(id), absl::MakeSpan(row));
@@ -54,7 +67,7 @@ TEST(RowCacheTest, NeverTakesMoreThanItsBudgetAndServesWhatItHolds) {
   std::mt19937_64 random(Seed());
   for (const uint32_t row_bytes : {1u, 7u, 8u, 33u, 160u, 264u, 4095u, 4096u}) {
     for (const uint64_t budget : {uint64_t{70000}, uint64_t{1} << 20, uint64_t{5} << 20}) {
-      auto cache = RowCache::Create(budget, row_bytes, 100000);
+      auto cache = MakeCache(budget, row_bytes, 100000);
       ASSERT_TRUE(cache.ok()) << cache.status();
       EXPECT_LE((*cache)->Usage().capacity_bytes, budget);
       std::vector<RowId> ids;
@@ -71,9 +84,9 @@ TEST(RowCacheTest, NeverTakesMoreThanItsBudgetAndServesWhatItHolds) {
 }
 
 TEST(RowCacheTest, RefusesABudgetBelowOneSetAndBadRowSizes) {
-  EXPECT_EQ(RowCache::Create(100, 264, 1000).status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(RowCache::Create(0, 264, 1000).status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(RowCache::Create(1 << 20, 0, 1000).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(MakeCache(100, 264, 1000).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(MakeCache(0, 264, 1000).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(MakeCache(1 << 20, 0, 1000).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
 // Counted alike where rows are evicted and where every row has its slot.
@@ -83,7 +96,7 @@ TEST(RowCacheTest, CountsWhatBecomesOfPrefetchedRows) {
     PrefetchCounters counters;
     uint64_t evicted = 0;
     {
-      auto cache = RowCache::Create(budget, kRowBytes, 100000, nullptr, &counters);
+      auto cache = MakeCache(budget, kRowBytes, 100000, nullptr, &counters);
       ASSERT_TRUE(cache.ok()) << cache.status();
       std::vector<RowId> ids;
       std::vector<std::byte> rows(200 * kRowBytes);
@@ -115,7 +128,7 @@ TEST(RowCacheTest, CountsWhatBecomesOfPrefetchedRows) {
 
 TEST(RowCacheTest, HoldsAWholeSmallLayer) {
   constexpr uint32_t kRows = 1000;
-  auto cache = RowCache::Create(uint64_t{4} << 20, 264, kRows);
+  auto cache = MakeCache(uint64_t{4} << 20, 264, kRows);
   ASSERT_TRUE(cache.ok());
   std::vector<RowId> ids;
   for (uint32_t id = 0; id < kRows; ++id) {
@@ -131,7 +144,7 @@ TEST(RowCacheTest, HoldsAWholeSmallLayer) {
 }
 
 TEST(RowCacheTest, FirstLastAndAllZeroRowsAreHits) {
-  auto cache = RowCache::Create(uint64_t{1} << 20, 16, kMaxLayerRows);
+  auto cache = MakeCache(uint64_t{1} << 20, 16, kMaxLayerRows);
   ASSERT_TRUE(cache.ok());
   const std::vector<std::byte> zeros(16);
   for (const RowId id : {RowId{0}, RowId{0xFFFFFFFEu}}) {
@@ -148,7 +161,7 @@ TEST(RowCacheTest, FirstLastAndAllZeroRowsAreHits) {
 
 TEST(RowCacheTest, EvictionSparesWhatWasUsed) {
   // One set of 15 ways: 14 rows are read between offers, so only the others may go.
-  auto cache = RowCache::Create(8192, 264, 1000000);
+  auto cache = MakeCache(8192, 264, 1000000);
   ASSERT_TRUE(cache.ok());
   std::vector<RowId> hot;
   for (uint32_t id = 0; id < 7; ++id) hot.push_back(RowId{id});
@@ -163,7 +176,7 @@ TEST(RowCacheTest, HelpersGatherLargeBatchesLikeOneThread) {
   std::mt19937_64 random(Seed());
   WorkPool helpers(3);
   constexpr uint32_t kRows = 4000;
-  auto cache = RowCache::Create(uint64_t{4} << 20, 264, kRows, &helpers);
+  auto cache = MakeCache(uint64_t{4} << 20, 264, kRows, &helpers);
   ASSERT_TRUE(cache.ok());
   for (uint32_t id = 0; id < kRows; ++id) {
     if (id % 3 != 0) OfferRow(**cache, RowId{id}, 264);
@@ -182,7 +195,7 @@ TEST(RowCacheTest, HelpersGatherLargeBatchesLikeOneThread) {
 
 TEST(RowCacheTest, RandomOperationsAgreeWithTheirSource) {
   std::mt19937_64 random(Seed());
-  auto cache = RowCache::Create(200000, 40, 50000);
+  auto cache = MakeCache(200000, 40, 50000);
   ASSERT_TRUE(cache.ok());
   for (int round = 0; round < 2000; ++round) {
     std::vector<RowId> ids(1 + random() % 100);

@@ -1,0 +1,51 @@
+// HandoverServer: hands descriptors of DRAM segments to clients on this host, and hears from them
+// what they have read there (storage/dram/handover.h, access_ring.h).
+//
+// One thread serves all connections and never waits for one of them: a client that does not read
+// its answers, asks nonsense or comes too often is cut off, and the others notice nothing. What a
+// client leaves behind when it dies is its connection, whose end frees all that it had.
+//
+// Thread-safe.
+#ifndef ENGRAM_SERVER_HANDOVER_SERVER_H_
+#define ENGRAM_SERVER_HANDOVER_SERVER_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/tables.h"
+
+namespace engram {
+
+// Whether the daemon shares memory, for those who answer Attach.
+struct Sharing {
+  uint64_t instance = 0;  // the server's; 0: nothing is shared
+  std::string note;       // why not
+};
+
+class HandoverServer {
+ public:
+  // A number that no other daemon, and not this one after a restart, has.
+  static uint64_t NewInstance();
+
+  struct Options {
+    uint64_t instance = 0;
+    // Paths of the Unix sockets that gRPC listens on; each gets one beside it.
+    std::vector<std::string> grpc_sockets;
+    Tables* tables = nullptr;  // outlives the server
+    // Connections at a time, all in all and of one user.
+    size_t max_clients = 1024;
+    size_t max_clients_per_user = 256;
+  };
+  // Unavailable, naming the path, when a socket cannot be made there.
+  static absl::StatusOr<std::unique_ptr<HandoverServer>> Start(const Options& options);
+  virtual ~HandoverServer() = default;  // cuts all clients off
+
+  virtual size_t clients() const = 0;
+};
+
+}  // namespace engram
+
+#endif  // ENGRAM_SERVER_HANDOVER_SERVER_H_

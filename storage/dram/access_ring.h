@@ -1,0 +1,104 @@
+// The page by which a client tells the daemon what it has read from DRAM by itself: how many rows
+// of which layer, and a sample of their ids. The daemon made the memory, and the client cannot
+// change its size; its contents are the client's word and are believed as such: they guide eviction
+// and statistics, nothing else.
+//
+// Written by any number of the client's threads, read by one of the daemon's. Nobody waits: what
+// the daemon does not read in time is overwritten. Only the standard library.
+#ifndef ENGRAM_STORAGE_DRAM_ACCESS_RING_H_
+#define ENGRAM_STORAGE_DRAM_ACCESS_RING_H_
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+namespace engram::dram {
+
+inline constexpr size_t kRingCells = 64;
+inline constexpr size_t kRingSlots = 3840;
+
+// One row in so many is reported.
+inline constexpr uint32_t kSampleEvery = 16;
+
+// What a client has read of one layer. All words only grow; memory of zeros is an empty ring.
+struct alignas(64) RingCell {
+  uint64_t stack_id;  // of the layer, from Attach; 0: the cell is free
+  uint64_t rows;      // served from DRAM
+  uint64_t calls;     // look-ups that needed nothing but DRAM, in the cell of their first layer
+};
+
+struct AccessRing {
+  RingCell cells[kRingCells];
+  alignas(64) uint64_t written;  // samples so far; sample n lies in slot n mod kRingSlots
+  uint64_t slots[kRingSlots];    // cell << 32 | row id, plus one, so that 0 is none
+};
+inline constexpr uint64_t kRingBytes = 36864;
+static_assert(sizeof(AccessRing) <= kRingBytes);
+
+// The client's side. Relaxed everywhere: each word stands for itself.
+inline void CountRows(RingCell& cell, uint64_t rows, uint64_t calls) {
+  std::atomic_ref<uint64_t>(cell.rows).fetch_add(rows, std::memory_order_relaxed);
+  if (calls > 0) std::atomic_ref<uint64_t>(cell.calls).fetch_add(calls, std::memory_order_relaxed);
+}
+inline void PushSample(AccessRing& ring, uint32_t cell, uint32_t row_id) {
+  const uint64_t at =
+      std::atomic_ref<uint64_t>(ring.written).fetch_add(1, std::memory_order_relaxed);
+  std::atomic_ref<uint64_t>(ring.slots[at % kRingSlots])
+      .store((uint64_t{cell} << 32 | row_id) + 1, std::memory_order_relaxed);
+}
+
+// The daemon's side. Remembers how far it has read. One thread at a time.
+class RingReader {
+ public:
+  explicit RingReader(AccessRing* ring) : ring_(ring) {}
+
+  // Calls counted(stack_id, rows, calls) for each layer that was read since the last time, and
+  // sampled(stack_id, row_id) for each sample. Both may name what does not exist. Bounded work,
+  // whatever the memory says.
+  template <typename Counted, typename Sampled>
+  void Read(Counted counted, Sampled sampled) {
+    std::array<uint64_t, kRingCells> stacks;
+    for (size_t i = 0; i < kRingCells; ++i) {
+      RingCell& cell = ring_->cells[i];
+      stacks[i] = Load(cell.stack_id);
+      const uint64_t rows = Load(cell.rows);
+      const uint64_t calls = Load(cell.calls);
+      if (rows != rows_[i] || calls != calls_[i]) {
+        counted(stacks[i], Grown(rows, rows_[i]), Grown(calls, calls_[i]));
+      }
+      rows_[i] = rows;
+      calls_[i] = calls;
+    }
+    const uint64_t written = Load(ring_->written);
+    // Also what a client has written that counts backwards, or has gone round.
+    if (written - read_ > kRingSlots) read_ = written - kRingSlots;
+    for (; read_ != written; ++read_) {
+      const uint64_t sample = std::atomic_ref<uint64_t>(ring_->slots[read_ % kRingSlots])
+                                  .exchange(0, std::memory_order_relaxed);
+      if (sample == 0) continue;  // its writer is between the two stores
+      const size_t cell = (sample - 1) >> 32;
+      if (cell < kRingCells) sampled(stacks[cell], static_cast<uint32_t>(sample - 1));
+    }
+  }
+
+ private:
+  // More than any machine reads between two looks.
+  static constexpr uint64_t kMostAtOnce = uint64_t{1} << 32;
+
+  static uint64_t Load(uint64_t& word) {
+    return std::atomic_ref<uint64_t>(word).load(std::memory_order_relaxed);
+  }
+  static uint64_t Grown(uint64_t now, uint64_t before) {
+    return now - before <= kMostAtOnce ? now - before : 0;
+  }
+
+  AccessRing* ring_;
+  std::array<uint64_t, kRingCells> rows_{};
+  std::array<uint64_t, kRingCells> calls_{};
+  uint64_t read_ = 0;
+};
+
+}  // namespace engram::dram
+
+#endif  // ENGRAM_STORAGE_DRAM_ACCESS_RING_H_

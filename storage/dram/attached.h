@@ -1,0 +1,157 @@
+// The DRAM tier of another process' daemon, read where it lies: the client's side of handover.h.
+//
+//   auto link = AttachLink::Connect("/run/engramd/engramd.sock.shm", instance);
+//   auto layer = AttachedLayer::Map(*link, description);        // from Attach
+//   if (!(*link)->Holds(generation)) … attach anew
+//   size_t left = layer->Gather(ids, out, missing, phase);
+//   if (!(*link)->Holds(generation)) … what was copied is not to be used
+//
+// Whatever the daemon does, also dying in the middle of a write, a row that is copied between two
+// calls of Holds that are both true is the table's. Nothing here waits for the daemon but Connect
+// and Map, a second at most.
+//
+// Thread-safe.
+#ifndef ENGRAM_STORAGE_DRAM_ATTACHED_H_
+#define ENGRAM_STORAGE_DRAM_ATTACHED_H_
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "storage/base/mutex.h"
+#include "storage/base/unique_fd.h"
+#include "storage/dram/access_ring.h"
+#include "storage/dram/control.h"
+#include "storage/dram/handover.h"
+#include "storage/dram/layout.h"
+#include "storage/dram/reader.h"
+
+namespace engram {
+
+// One segment, mapped read-only for as long as the object lives.
+class MappedSegment {
+ public:
+  // Unavailable when it cannot be mapped.
+  static absl::StatusOr<std::shared_ptr<MappedSegment>> Map(UniqueFd file, bool populate);
+  ~MappedSegment();
+  MappedSegment(const MappedSegment&) = delete;
+  MappedSegment& operator=(const MappedSegment&) = delete;
+
+  std::byte* data() const { return data_; }
+  uint64_t bytes() const { return bytes_; }
+
+ private:
+  MappedSegment(std::byte* data, uint64_t bytes) : data_(data), bytes_(bytes) {}
+  std::byte* const data_;
+  const uint64_t bytes_;
+};
+
+class AttachLink {
+ public:
+  // Unavailable, with the reason, when nobody listens there, when it is another daemon than
+  // `instance`, or one of another layout.
+  static absl::StatusOr<std::shared_ptr<AttachLink>> Connect(const std::string& path,
+                                                             uint64_t instance);
+  ~AttachLink();
+  AttachLink(const AttachLink&) = delete;
+  AttachLink& operator=(const AttachLink&) = delete;
+
+  uint64_t instance() const { return instance_; }
+  // Whether all that is mapped under this generation is the daemon's still, and was since it was
+  // first true.
+  bool Holds(uint64_t generation) const {
+    // Acquire fence inside: see control.h.
+    return dram::SameGeneration(*control_, generation) && !ended_.load(std::memory_order_relaxed);
+  }
+  // The daemon has gone.
+  bool ended() const { return ended_.load(std::memory_order_relaxed); }
+
+  // The segments of these ids, those that are mapped already and new ones. Unavailable when one is
+  // gone: attach anew.
+  absl::StatusOr<std::vector<std::shared_ptr<MappedSegment>>> Segments(
+      absl::Span<const uint64_t> ids, bool populate);
+
+  // The ring's cell for a layer, and its number; null when all are taken.
+  struct Cell {
+    dram::RingCell* cell = nullptr;
+    uint32_t number = 0;
+  };
+  Cell CellFor(uint32_t stack_id);
+  dram::AccessRing& ring() const { return *ring_; }
+
+ private:
+  AttachLink() = default;
+  absl::Status Hello(uint64_t instance);
+  absl::StatusOr<std::vector<UniqueFd>> Ask(const dram::HandoverRequest& request)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Watch();
+
+  UniqueFd socket_;
+  uint64_t instance_ = 0;
+  const dram::ControlPage* control_ = nullptr;
+  uint64_t control_bytes_ = 0;
+  dram::AccessRing* ring_ = nullptr;
+  Mutex mutex_;  // one question at a time; guards what follows
+  std::map<uint64_t, std::weak_ptr<MappedSegment>> mapped_ ABSL_GUARDED_BY(mutex_);
+  std::vector<uint32_t> cells_ ABSL_GUARDED_BY(mutex_);  // their stack ids
+  // Relaxed: nothing is handed over with it; a moment later is as good.
+  std::atomic<bool> ended_{false};
+  UniqueFd stop_;  // an eventfd
+  std::thread watcher_;
+};
+
+// What Attach says of one layer.
+struct AttachedShape {
+  int32_t layer = 0;
+  uint32_t stack_id = 0;
+  dram::LayerShape shape;
+  std::string table_digest;
+  std::vector<uint64_t> segment_ids;
+  std::vector<uint16_t> bucket_segments;
+  bool huge_pages = false;
+};
+
+class AttachedLayer {
+ public:
+  // FailedPrecondition when memory and description do not fit each other; else as Segments.
+  static absl::StatusOr<std::unique_ptr<AttachedLayer>> Map(std::shared_ptr<AttachLink> link,
+                                                            const AttachedShape& description);
+
+  int32_t layer() const { return layer_; }
+  uint32_t row_bytes() const { return view_.shape().row_bytes; }
+
+  struct Result {
+    size_t missing = 0;
+    uint64_t hits = 0;
+  };
+  // Copies the rows of `ids` that are held to out[i * row_bytes …]; kNoRowId gives zeros. Positions
+  // of the others go to `missing`, which has room for all, ascending. Requires out.size() ==
+  // ids.size() * row_bytes. Counts them for the daemon; every kSampleEvery-th position from `phase`
+  // on is reported, so callers take turns with it.
+  Result Gather(absl::Span<const uint32_t> ids, absl::Span<std::byte> out,
+                absl::Span<uint32_t> missing, uint32_t phase) const;
+  // Adds a look-up that needed nothing but DRAM.
+  void CountCall() const;
+
+ private:
+  AttachedLayer() = default;
+
+  std::shared_ptr<AttachLink> link_;
+  int32_t layer_ = 0;
+  std::vector<std::shared_ptr<MappedSegment>> segments_;
+  dram::View view_;
+  AttachLink::Cell cell_;
+  // Acquire and release: what made it true was seen before.
+  mutable std::atomic<bool> complete_{false};
+};
+
+}  // namespace engram
+
+#endif  // ENGRAM_STORAGE_DRAM_ATTACHED_H_

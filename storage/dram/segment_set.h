@@ -1,0 +1,40 @@
+// The segments of one layer: those that an earlier daemon left, if they fit, and new ones.
+//
+// Pure functions over a SegmentStore; whoever has the result owns it.
+#ifndef ENGRAM_STORAGE_DRAM_SEGMENT_SET_H_
+#define ENGRAM_STORAGE_DRAM_SEGMENT_SET_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "storage/dram/layout.h"
+#include "storage/dram/segment.h"
+
+namespace engram {
+
+struct SegmentSet {
+  dram::LayerShape shape;
+  std::vector<std::shared_ptr<Segment>> segments;  // shape.segments of them
+  std::vector<uint16_t> bucket_segments;           // as dram::View wants it
+  std::vector<uint64_t> rows_held;                 // of each segment; 0 in new ones
+  uint64_t sets_dropped = 0;                       // that a dead writer had left half written
+};
+
+struct SegmentSetRequest {
+  uint64_t budget_bytes = 0;
+  uint32_t row_bytes = 0;
+  uint64_t layer_rows = 0;
+  std::string table_digest = {};
+  int32_t layer = 0;
+};
+
+// Within the budget at every moment. InvalidArgument, naming the least, for a budget below one set;
+// else as SegmentStore::Create.
+absl::StatusOr<SegmentSet> MakeSegmentSet(SegmentStore& store, const SegmentSetRequest& request);
+
+}  // namespace engram
+
+#endif  // ENGRAM_STORAGE_DRAM_SEGMENT_SET_H_
