@@ -42,12 +42,21 @@ namespace engram {
 // A dead position in row_ids: its row comes back as zeros.
 inline constexpr uint32_t kDeadPosition = 0xFFFFFFFFu;
 
+// How rows come. kShm copies those that DRAM holds straight out of the daemon's memory, on the same
+// host and through its Unix socket; what is not there still comes over gRPC, and so do streams.
+enum class TransportKind {
+  kAuto,  // what $ENGRAM_TRANSPORT says (auto, grpc, shm); auto: kShm where it is to be had
+  kGrpc,
+  kShm,  // Connect fails, saying why, where it is not to be had
+};
+
 struct ClientOptions {
   // "unix:/path" or "host:port".
   std::string target = "unix:/run/engramd/engramd.sock";
   std::chrono::milliseconds connect_timeout{5000};
   // For calls that state none.
   std::chrono::milliseconds default_deadline{10000};
+  TransportKind transport = TransportKind::kAuto;
   // Largest answer accepted; the daemon's own limit is 512 MiB by default.
   size_t max_answer_bytes = size_t{512} << 20;
 };
@@ -245,7 +254,9 @@ class LookupStream {
 // program that counts microseconds turns that off: absl::SetMutexDeadlockDetectionMode(kIgnore).
 class Client {
  public:
-  // Connects. Unavailable, naming the target, when nobody answers within connect_timeout.
+  // Connects. Unavailable, naming the target, when nobody answers within connect_timeout;
+  // InvalidArgument for a target or an $ENGRAM_TRANSPORT that is none; FailedPrecondition when
+  // kShm is asked for and the daemon shares no memory.
   static absl::StatusOr<std::unique_ptr<Client>> Connect(ClientOptions options);
   virtual ~Client() = default;
 
@@ -280,6 +291,9 @@ class Client {
                         std::function<void(absl::StatusOr<PrefetchAnswer>)> done = nullptr) = 0;
 
   virtual absl::StatusOr<std::unique_ptr<LookupStream>> OpenStream() = 0;
+
+  // kGrpc or kShm: what Connect has come to.
+  virtual TransportKind transport() const = 0;
 };
 
 }  // namespace engram

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "client/grpc_channel.h"
 #include "client/grpc_message.h"
 #include "client/grpc_stream.h"
 #include "client/request_encoder.h"
@@ -112,10 +111,7 @@ class GrpcTransport : public Transport {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Transport>> ConnectGrpc(const ClientOptions& options) {
-  ENGRAM_ASSIGN_OR_RETURN(
-      std::shared_ptr<grpc::Channel> channel,
-      OpenChannel(options.target, options.max_answer_bytes, options.connect_timeout));
+std::unique_ptr<Transport> MakeGrpcTransport(std::shared_ptr<grpc::Channel> channel) {
   return std::make_unique<GrpcTransport>(std::move(channel));
 }
 

@@ -5,15 +5,18 @@
 
 #include <memory>
 
-#include "absl/status/statusor.h"
-#include "client/client.h"
 #include "client/transport.h"
+
+namespace grpc {
+class Channel;
+}
 
 namespace engram {
 
 // Waits for the connection. Errors as Client::Connect, and InvalidArgument for a bad target or
 // answer limit.
-absl::StatusOr<std::unique_ptr<Transport>> ConnectGrpc(const ClientOptions& options);
+// `channel` is an open one (grpc_channel.h).
+std::unique_ptr<Transport> MakeGrpcTransport(std::shared_ptr<grpc::Channel> channel);
 
 }  // namespace engram
 

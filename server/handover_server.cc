@@ -13,7 +13,6 @@
 #include <linux/sockios.h>
 
 #include <array>
-#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
@@ -23,7 +22,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "storage/base/log.h"
+#include "storage/base/mutex.h"
 #include "storage/base/status_macros.h"
 #include "storage/base/unique_fd.h"
 #include "storage/dram/access_ring.h"
@@ -91,21 +90,27 @@ class HandoverServerImpl final : public HandoverServer {
   ~HandoverServerImpl() override;
 
   absl::Status Start();
-  // Relaxed: a number to show.
-  size_t clients() const override { return client_count_.load(std::memory_order_relaxed); }
+  size_t clients() const override {
+    MutexLock lock(mutex_);
+    return clients_.size();
+  }
+  void Hear() override {
+    MutexLock lock(mutex_);
+    ReadRings();
+  }
 
  private:
   absl::Status Listen(const std::string& path);
   absl::Status Watch(int fd);
   void Serve();
-  void HandleEvents(const epoll_event* events, int count);
-  void Accept(int listener);
+  void HandleEvents(const epoll_event* events, int count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Accept(int listener) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // False when the client is to be cut off.
   bool Answer(Connection& client);
   bool AnswerHello(Connection& client, const HandoverRequest& request);
   bool AnswerSegments(Connection& client, const HandoverRequest& request);
   bool Send(Connection& client, HandoverReply reply, const std::vector<int>& descriptors);
-  void ReadRings();
+  void ReadRings() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReadRing(Connection& client);
 
   const Options options_;
@@ -113,8 +118,8 @@ class HandoverServerImpl final : public HandoverServer {
   UniqueFd stop_;  // an eventfd
   std::map<int, UniqueFd> listeners_;
   std::vector<std::string> paths_;
-  std::map<int, std::unique_ptr<Connection>> clients_;  // the thread's
-  std::atomic<size_t> client_count_{0};
+  mutable Mutex mutex_;  // between the thread and those who ask
+  std::map<int, std::unique_ptr<Connection>> clients_ ABSL_GUARDED_BY(mutex_);
   std::thread thread_;
 };
 
@@ -178,20 +183,17 @@ void HandoverServerImpl::Serve() {
   while (true) {
     std::array<epoll_event, kEventsAtOnce> events;
     // Without clients there is nothing to hear.
-    const int timeout_ms = clients_.empty() ? -1 : static_cast<int>(kRingPeriod.count());
+    const int timeout_ms = clients() == 0 ? -1 : static_cast<int>(kRingPeriod.count());
     const int count = ::epoll_wait(epoll_.get(), events.data(), kEventsAtOnce, timeout_ms);
     for (int i = 0; i < count; ++i) {
-      if (events[i].data.fd == stop_.get()) {
-        ReadRings();
-        return;
-      }
+      if (events[i].data.fd == stop_.get()) return Hear();
     }
+    MutexLock lock(mutex_);
     if (count > 0) HandleEvents(events.data(), count);
     if (std::chrono::steady_clock::now() >= next_read) {
       ReadRings();
       next_read = std::chrono::steady_clock::now() + kRingPeriod;
     }
-    client_count_.store(clients_.size(), std::memory_order_relaxed);
   }
 }
 

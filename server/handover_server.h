@@ -44,6 +44,8 @@ class HandoverServer {
   virtual ~HandoverServer() = default;  // cuts all clients off
 
   virtual size_t clients() const = 0;
+  // Counts what clients have said by now, which happens by itself some 20 ms later at the latest.
+  virtual void Hear() = 0;
 };
 
 }  // namespace engram

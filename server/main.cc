@@ -4,11 +4,13 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/un.h>
 
 #include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <iostream>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <utility>
@@ -33,6 +35,7 @@
 #include "storage/base/log.h"
 #include "storage/base/size.h"
 #include "storage/base/status_macros.h"
+#include "storage/dram/handover.h"
 #include "storage/nvme/store.h"
 
 namespace engram {
@@ -98,7 +101,8 @@ class Daemon {
                                                         .hbm_note = hbm_note_,
                                                         .gather_helpers = &gather_helpers_}));
     ENGRAM_LOG(kInfo) << "dram tier " << FormatSize(dram_.budget_bytes) << " in " << dram_.note;
-    const Sharing sharing = PlanSharing();
+    const std::vector<std::string> sockets = SocketsForSharing();
+    const Sharing sharing = PlanSharing(sockets);
     prefetcher_ =
         std::make_unique<Prefetcher>(tables_.get(), kPrefetchThreads, config_.max_queued_batches,
                                      LookupLimits{.max_answer_bytes = config_.max_answer});
@@ -125,7 +129,7 @@ class Daemon {
     }
     if (sharing.instance != 0) {
       ENGRAM_ASSIGN_OR_RETURN(handover_, HandoverServer::Start({.instance = sharing.instance,
-                                                                .grpc_sockets = UnixSockets(),
+                                                                .grpc_sockets = sockets,
                                                                 .tables = tables_.get()}));
     }
     ready_ = true;
@@ -138,24 +142,33 @@ class Daemon {
     // What is queued may be minutes of reading, and nobody is left to ask for it.
     prefetcher_->Stop();
     grpc_->Shutdown(std::chrono::seconds(config_.drain_seconds));
+    if (http_ != nullptr) http_->Stop();  // it asks the hand-over for numbers
     handover_.reset();
     if (!config_.warm_restart) tables_->GiveUpDram();
-    if (http_ != nullptr) http_->Stop();
   }
 
  private:
-  std::vector<std::string> UnixSockets() const {
+  std::vector<std::string> SocketsForSharing() const {
     std::vector<std::string> paths;
     for (absl::string_view address : config_.listen) {
-      if (absl::ConsumePrefix(&address, "unix:")) paths.emplace_back(address);
+      if (!absl::ConsumePrefix(&address, "unix:")) continue;
+      // 107 bytes, of which the second socket needs a few more than the first.
+      if (address.size() + std::size(dram::kHandoverSuffix) > sizeof(sockaddr_un::sun_path)) {
+        ENGRAM_LOG(kWarning) << "clients of " << address
+                             << " get no shared memory: the path leaves no room for its second "
+                             << "socket; give a shorter one";
+        continue;
+      }
+      paths.emplace_back(address);
     }
     return paths;
   }
 
-  Sharing PlanSharing() const {
+  Sharing PlanSharing(const std::vector<std::string>& sockets) const {
     if (!dram_.segments->shared()) return {.note = dram_.note};
     if (dram_.budget_bytes == 0) return {.note = "the DRAM tier is off"};
-    if (UnixSockets().empty()) return {.note = "it listens on no Unix socket"};
+    if (sockets.empty())
+      return {.note = "it listens on no Unix socket (with a path of up to 103 bytes)"};
     return {.instance = HandoverServer::NewInstance(), .note = ""};
   }
 
@@ -172,6 +185,7 @@ class Daemon {
     if (snapshot.ready || stopping_.load(std::memory_order_acquire)) {
       snapshot.nvme_io = store_->Describe();
       snapshot.dram_budget_bytes = dram_.budget_bytes;
+      if (handover_ != nullptr && snapshot.ready) handover_->Hear();
       snapshot.tables = tables_->Snapshot();
     }
     return snapshot;

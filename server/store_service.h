@@ -31,8 +31,8 @@ class StoreService {
     Executor* executor = nullptr;
     InFlight* in_flight = nullptr;
     Prefetcher* prefetcher = nullptr;
-    LookupLimits limits;
-    Sharing sharing;
+    LookupLimits limits = {};
+    Sharing sharing = {};
   };
   static std::unique_ptr<StoreService> Create(Parts parts);
   virtual ~StoreService() = default;

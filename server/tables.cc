@@ -16,6 +16,11 @@ namespace {
 // How long a drop waits for look-ups on the version, so that the space is free when it returns.
 constexpr std::chrono::seconds kDropPatience{10};
 
+// How long memory stays after clients were told that it goes: for the batches that they have begun.
+// Without it they would read zeros, and throw them away; but to read what is no longer there also
+// allocates memory, which a full file system may refuse with a signal.
+constexpr std::chrono::milliseconds kClientBatch{20};
+
 std::string Title(absl::string_view name, VersionId version) {
   return absl::StrCat("table '", name, "' version ", Raw(version));
 }
@@ -199,10 +204,12 @@ absl::Status Tables::DropOne(const Key& key) {
   }
   ENGRAM_LOG(kInfo) << Title(name, version) << " is dropped";
   if (table == nullptr) return absl::OkStatus();
+  std::vector<std::shared_ptr<RowCache>> going;
   for (const std::unique_ptr<TierStack>& layer : table->layers) {
-    layer->RemoveDram();
+    going.push_back(layer->TakeDram());
     dram_shares_.erase(layer.get());
   }
+  GiveBack(std::move(going));
   std::weak_ptr<OpenTable> gone = table;
   table.reset();
   const auto deadline = std::chrono::steady_clock::now() + kDropPatience;
@@ -231,6 +238,14 @@ Tables::Shares Tables::PlanShares() const {
   return shares;
 }
 
+void Tables::GiveBack(std::vector<std::shared_ptr<RowCache>> caches) {
+  std::erase(caches, nullptr);
+  if (caches.empty()) return;
+  segments_->Advance();
+  if (segments_->shared()) std::this_thread::sleep_for(kClientBatch);
+  for (const std::shared_ptr<RowCache>& cache : caches) cache->Discard();
+}
+
 // What an earlier daemon left is kept where it is wanted, within the shares.
 void Tables::TrimLeftovers(const Shares& shares) {
   std::map<std::pair<std::string, int32_t>, uint64_t> room;
@@ -255,16 +270,18 @@ void Tables::ShareOutDram() {
   }
   // First everything that shrinks or goes gives its memory back, then the new shares are taken:
   // the budget holds at every moment.
+  std::vector<std::shared_ptr<RowCache>> going;
   for (const std::shared_ptr<OpenTable>& table : all) {
     for (const std::unique_ptr<TierStack>& layer : table->layers) {
       const auto share = dram_shares_.find(layer.get());
       const auto want = wanted.find(layer.get());
       if (share == dram_shares_.end()) continue;
       if (want != wanted.end() && want->second.bytes == share->second) continue;
-      layer->RemoveDram();
+      going.push_back(layer->TakeDram());
       dram_shares_.erase(share);
     }
   }
+  GiveBack(std::move(going));
   TrimLeftovers(wanted);
   for (const auto& [stack, share] : wanted) {
     if (dram_shares_.contains(stack)) continue;
@@ -289,12 +306,14 @@ void Tables::GiveUpDram() {
     MutexLock lock(mutex_);
     for (const auto& [key, table] : open_) all.push_back(table);
   }
+  std::vector<std::shared_ptr<RowCache>> going;
   for (const std::shared_ptr<OpenTable>& table : all) {
     for (const std::unique_ptr<TierStack>& layer : table->layers) {
-      layer->RemoveDram();
+      going.push_back(layer->TakeDram());
       dram_shares_.erase(layer.get());
     }
   }
+  GiveBack(std::move(going));
 }
 
 Tables::SharedStack Tables::FindStack(uint32_t stack_id) const {

@@ -93,6 +93,8 @@ class Tables {
   using Shares = std::map<TierStack*, Share>;
   Shares PlanShares() const;
   void TrimLeftovers(const Shares& shares) ABSL_EXCLUSIVE_LOCKS_REQUIRED(admin_mutex_);
+  // Tells clients that the memory of these caches is going, and discards it.
+  void GiveBack(std::vector<std::shared_ptr<RowCache>> caches);
   absl::Status DropOne(const Key& key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(admin_mutex_);
 
   Store* const store_;

@@ -219,22 +219,16 @@ bool TierStack::PeekDram(RowId id, absl::Span<std::byte> out) const {
   return cache != nullptr && cache->Peek(id, out);
 }
 
-void TierStack::RemoveDram() {
-  std::shared_ptr<RowCache> gone;
-  SegmentStore* segments = nullptr;
+std::shared_ptr<RowCache> TierStack::TakeDram() {
+  std::shared_ptr<RowCache> taken;
   {
     MutexLock lock(mutex_);
-    gone = std::move(dram_);
-    segments = segments_;
+    taken = std::move(dram_);
     dram_note_ = "off: only the active version of a table has DRAM";
   }
-  // Nobody can take a new pointer. Being the last holder, this thread frees the memory, outside of
-  // every lock.
-  while (gone.use_count() > 1) std::this_thread::sleep_for(std::chrono::microseconds(200));
-  if (gone == nullptr) return;
-  segments->Advance();
-  gone->Discard();
-  gone.reset();
+  // Nobody can take a new pointer.
+  while (taken.use_count() > 1) std::this_thread::sleep_for(std::chrono::microseconds(200));
+  return taken;
 }
 
 absl::Status TierStack::InstallDram(const DramGrant& grant) {
@@ -250,7 +244,6 @@ absl::Status TierStack::InstallDram(const DramGrant& grant) {
   MutexLock lock(mutex_);
   if (cache.ok()) {
     dram_ = *std::move(cache);
-    segments_ = grant.segments;
     dram_note_.clear();
     return absl::OkStatus();
   }

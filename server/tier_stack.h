@@ -62,9 +62,10 @@ class TierStack {
   // A copy of the row as DRAM holds it; false if it does not.
   bool PeekDram(RowId id, absl::Span<std::byte> out) const;
 
-  // Takes the DRAM cache away, waits until its last reader is done, tells clients, and gives its
-  // memory back. Blocks, for about as long as one batch.
-  void RemoveDram();
+  // Takes the DRAM cache away and waits until its last reader in this process is done; null if
+  // there is none. Blocks, for about as long as one batch. The caller tells clients, and then
+  // discards it.
+  std::shared_ptr<RowCache> TakeDram();
   // Makes a cache of at most `budget_bytes`, with what `segments` has left of an earlier one; none
   // if the budget is below one set. Requires that there is none. All as for RowCache::Create.
   struct DramGrant {
@@ -75,7 +76,7 @@ class TierStack {
   };
   absl::Status InstallDram(const DramGrant& grant);
 
-  // For clients that read DRAM themselves. To be let go of soon: RemoveDram waits for it.
+  // For clients that read DRAM themselves. To be let go of soon: TakeDram waits for it.
   std::shared_ptr<const RowCache> SharedDram() const { return dram(); }
   // Names the stack towards them; never used again while the daemon lives.
   uint32_t id() const { return id_; }
@@ -115,7 +116,6 @@ class TierStack {
   LayerProbe* const probe_;
   mutable Mutex mutex_;
   std::shared_ptr<RowCache> dram_ ABSL_GUARDED_BY(mutex_);
-  SegmentStore* segments_ ABSL_GUARDED_BY(mutex_) = nullptr;
   std::string dram_note_ ABSL_GUARDED_BY(mutex_);
 
   mutable Mutex flights_mutex_;

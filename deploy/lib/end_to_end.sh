@@ -19,7 +19,7 @@ READY_SECONDS=60
 STOP_SECONDS=30
 
 BIN="" WORK="" BASE_SIZE=16000 SEED=1 DRAM=128MiB FLIP=0 KEEP=0
-RUN="" SOCKET_DIR="" DAEMON="" KEPT=0
+RUN="" SOCKET_DIR="" SHM_DIR="" DAEMON="" KEPT=0
 
 usage() { sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
@@ -88,6 +88,7 @@ clear_earlier_runs() {
       terminate "$pid" || echo "pid $pid did not stop within $STOP_SECONDS s and was killed" >&2
     fi
     [[ ! -f "$run/socket_dir" ]] || rm -rf "$(cat "$run/socket_dir")"
+    [[ ! -f "$run/shm_dir" ]] || rm -rf "$(cat "$run/shm_dir")"
     rm -rf "$run"
   done
 }
@@ -108,18 +109,20 @@ show_logs() {
 start_daemon() {
   # A Unix socket's path is limited to 107 bytes; a repository may lie deeper than that.
   SOCKET="$RUN/engramd.sock"
-  if [[ ${#SOCKET} -gt 100 ]]; then
+  if [[ ${#SOCKET} -gt 96 ]]; then
     SOCKET_DIR="$(mktemp -d /tmp/engram.XXXXXX)"
     echo "$SOCKET_DIR" >"$RUN/socket_dir"
     SOCKET="$SOCKET_DIR/engramd.sock"
   fi
   HTTP="127.0.0.1:$(free_port)"
   mkdir "$RUN/data"
+  SHM_DIR="$(mktemp -d /dev/shm/engram.XXXXXX)"
+  echo "$SHM_DIR" >"$RUN/shm_dir"
   : >"$RUN/engramd.out"  # the loop below may read it before the daemon's shell has made it
   # In a session of its own, so that Ctrl-C reaches this script first; without the lock's
   # descriptor, so that a kept daemon does not hold the lock.
   setsid "$BIN/engramd" --data-dir "$RUN/data" --listen "unix:$SOCKET" --http "$HTTP" \
-    --dram "$DRAM" --hbm 0 </dev/null >"$RUN/engramd.out" 2>"$RUN/engramd.log" 9>&- &
+    --dram "$DRAM" --hbm 0 --shm-dir "$SHM_DIR" </dev/null >"$RUN/engramd.out" 2>"$RUN/engramd.log" 9>&- &
   DAEMON=$!
   echo "$DAEMON" >"$RUN/engramd.pid"
   local deadline=$((SECONDS + READY_SECONDS))
@@ -150,6 +153,7 @@ finish() {
     rm -rf "$RUN"
   fi
   [[ -z "$SOCKET_DIR" ]] || rm -rf "$SOCKET_DIR"
+  [[ -z "$SHM_DIR" ]] || rm -rf "$SHM_DIR"
   exit "$code"
 }
 

@@ -90,7 +90,7 @@ ScratchDirectory::ScratchDirectory(ScratchDirectory&& other) noexcept
     : path_(std::exchange(other.path_, "")), socket_dir_(std::exchange(other.socket_dir_, "")) {}
 
 ScratchDirectory::~ScratchDirectory() {
-  for (const std::string& path : {path_, socket_dir_}) {
+  for (const std::string& path : {path_, socket_dir_, path_.empty() ? "" : ShmDir()}) {
     if (path.empty()) continue;
     std::error_code error;
     std::filesystem::remove_all(path, error);
@@ -99,9 +99,14 @@ ScratchDirectory::~ScratchDirectory() {
   }
 }
 
+std::string ScratchDirectory::ShmDir() const {
+  return "/dev/shm/" + std::filesystem::path(path_).filename().string();
+}
+
 absl::StatusOr<std::string> ScratchDirectory::SocketAddress(const std::string& name) const {
   const std::string here = File(name + ".sock");
-  if (here.size() < sizeof(sockaddr_un::sun_path)) return "unix:" + here;
+  // Beside it lies the socket for shared memory, with a longer name.
+  if (here.size() + 4 < sizeof(sockaddr_un::sun_path)) return "unix:" + here;
   if (socket_dir_.empty()) {
     std::string path = "/tmp/engram_bench.XXXXXX";
     if (::mkdtemp(path.data()) == nullptr) {

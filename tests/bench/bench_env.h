@@ -76,6 +76,9 @@ class ScratchDirectory {
   // too long for one.
   absl::StatusOr<std::string> SocketAddress(const std::string& name) const;
 
+  // A directory in memory, for a daemon's shared DRAM tier: whoever uses it makes it.
+  std::string ShmDir() const;
+
   // ResourceExhausted, naming both sizes, when fewer than `bytes` are free.
   absl::Status CheckSpace(uint64_t bytes) const;
   absl::StatusOr<uint64_t> FreeBytes() const;
@@ -127,6 +130,8 @@ class ChildProcess {
   absl::Status WaitForSuccess();
   // SIGTERM; SIGKILL if that does not help within 20 s. Internal when it did not exit with 0.
   absl::Status Stop();
+  // SIGKILL, and waits until it has ended.
+  absl::Status Kill();
   // User and system time so far, all threads, to 10 ms.
   absl::StatusOr<double> CpuSeconds() const;
   // Its resident memory: now, and the most that it ever was.

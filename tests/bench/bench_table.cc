@@ -54,6 +54,18 @@ RowIds RowIds::Uniform(const TableShape& shape, size_t index, size_t rows,
   return result;
 }
 
+RowIds RowIds::From(const std::array<std::vector<uint32_t>, kLayers.size()>& given, size_t rows,
+                    std::mt19937_64& random) {
+  RowIds result;
+  for (size_t i = 0; i < kLayers.size(); ++i) {
+    const size_t share = rows / kLayers.size() + (i < rows % kLayers.size() ? 1 : 0);
+    std::uniform_int_distribution<size_t> any(0, given[i].size() - 1);
+    for (size_t j = 0; j < share; ++j) result.ids_.push_back(given[i][any(random)]);
+    result.counts_[i] = share;
+  }
+  return result;
+}
+
 RowIds RowIds::Range(size_t index, uint32_t first, size_t rows) {
   RowIds result;
   result.ids_.resize(rows);
@@ -69,9 +81,11 @@ absl::Span<const uint32_t> RowIds::of(size_t index) const {
 }
 
 absl::StatusOr<std::unique_ptr<RowCaller>> RowCaller::Connect(const std::string& target,
-                                                              size_t max_rows, uint32_t row_bytes) {
-  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Client> client,
-                          Client::Connect({.target = target, .default_deadline = kDeadline}));
+                                                              size_t max_rows, uint32_t row_bytes,
+                                                              TransportKind transport) {
+  ENGRAM_ASSIGN_OR_RETURN(
+      std::unique_ptr<Client> client,
+      Client::Connect({.target = target, .default_deadline = kDeadline, .transport = transport}));
   return std::unique_ptr<RowCaller>(new RowCaller(std::move(client), max_rows, row_bytes));
 }
 

@@ -42,6 +42,9 @@ class RowIds {
   // `rows` ids of one layer, each drawn alike from all rows of the table's layer `index`.
   static RowIds Uniform(const TableShape& shape, size_t index, size_t rows,
                         std::mt19937_64& random);
+  // `rows` ids drawn alike from those given, divided evenly between the layers.
+  static RowIds From(const std::array<std::vector<uint32_t>, kLayers.size()>& given, size_t rows,
+                     std::mt19937_64& random);
   // Rows first … first + rows − 1 of one layer.
   static RowIds Range(size_t index, uint32_t first, size_t rows);
 
@@ -59,9 +62,9 @@ class RowCaller {
   enum class Expect { kAnyTier, kDramOnly, kNvmeOnly };
 
   // `max_rows` is the most that one call will ask for.
-  static absl::StatusOr<std::unique_ptr<RowCaller>> Connect(const std::string& target,
-                                                            size_t max_rows,
-                                                            uint32_t row_bytes = kRowBytes);
+  static absl::StatusOr<std::unique_ptr<RowCaller>> Connect(
+      const std::string& target, size_t max_rows, uint32_t row_bytes = kRowBytes,
+      TransportKind transport = TransportKind::kGrpc);
 
   // FailedPrecondition when rows came from another tier than expected.
   absl::Status Call(const RowIds& ids, Expect expect);

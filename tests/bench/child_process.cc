@@ -163,6 +163,13 @@ absl::Status ChildProcess::Stop() {
       Failed(absl::StrCat("did not stop cleanly (wait status ", wait_status_, ")")).message());
 }
 
+absl::Status ChildProcess::Kill() {
+  if (!running_) return absl::OkStatus();
+  ::kill(pid_, SIGKILL);
+  if (Reap(kStopPatience)) return absl::OkStatus();
+  return absl::InternalError(absl::StrCat(name_, " did not end on SIGKILL"));
+}
+
 absl::StatusOr<double> ChildProcess::CpuSeconds() const {
   std::ifstream file(absl::StrCat("/proc/", pid_, "/stat"));
   std::string line;
@@ -225,7 +232,11 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const ScratchDirectory& sc
                                    "--hbm",
                                    "0",
                                    "--dram",
-                                   absl::StrCat(dram_bytes, "B")};
+                                   absl::StrCat(dram_bytes, "B"),
+                                   "--shm-dir",
+                                   scratch.ShmDir()};
+  std::error_code there_already;
+  std::filesystem::create_directory(scratch.ShmDir(), there_already);
   argv.insert(argv.end(), more_flags.begin(), more_flags.end());
   const Clock::time_point start = Clock::now();
   ENGRAM_ASSIGN_OR_RETURN(daemon->process_, ChildProcess::Start(argv, scratch.File("engramd.log")));

@@ -29,19 +29,28 @@ absl::Status RunParamsSuite(const BenchOptions& options, Reporter& reporter);
 // Row ids a second of the addressing, against one division a row.
 absl::Status RunHashSuite(const BenchOptions& options, Reporter& reporter);
 
+// Rows a second over shared memory, and microseconds for one token's rows, against the bare gather.
+absl::Status RunShmSuite(const BenchOptions& options, Reporter& reporter);
+absl::Status RunLatencySuite(const BenchOptions& options, Reporter& reporter);
+// Seconds until the first row after a restart, against filling DRAM from NVMe.
+absl::Status RunRestartSuite(const BenchOptions& options, Reporter& reporter);
+
 struct Suite {
   const char* name;
   const char* help;
   absl::Status (*run)(const BenchOptions& options, Reporter& reporter);
 };
 
-inline constexpr std::array<Suite, 6> kSuites = {{
+inline constexpr std::array<Suite, 9> kSuites = {{
     {"grpc", "rows/s of Lookup over a Unix socket, all rows in DRAM", RunGrpcSuite},
     {"nvme", "rows/s and latency from NVMe alone, past the page cache", RunNvmeSuite},
     {"load", "bytes/s from safetensors to published", RunLoadSuite},
     {"scale", "ns a cold row at 10^7, 10^8 and the most rows that fit (--rows)", RunScaleSuite},
     {"params", "loads and serves 10^11 parameters of 4 bits, 54 GB (--parameters, --dram)",
      RunParamsSuite},
+    {"shm", "rows/s over shared memory, all rows in DRAM", RunShmSuite},
+    {"latency", "us for 48 rows in DRAM, over shm and grpc", RunLatencySuite},
+    {"restart", "s until the first row after a restart with DRAM full", RunRestartSuite},
     {"hash", "row ids/s of the addressing, one thread", RunHashSuite},
 }};
 

@@ -70,6 +70,12 @@ TempDir::TempDir() {
 TempDir::~TempDir() {
   std::error_code ignored;
   std::filesystem::remove_all(path_, ignored);
+  std::filesystem::remove_all(ShmDirOf(path_), ignored);
+}
+
+// In memory, of one name with the directory, so that a daemon's successor finds what it left.
+std::string ShmDirOf(const std::string& directory) {
+  return "/dev/shm/" + std::filesystem::path(directory).filename().string();
 }
 
 std::string ToolPath(const std::string& name) { return std::string(ENGRAM_BIN_DIR "/") + name; }
@@ -79,7 +85,12 @@ TestDaemon::TestDaemon(const std::string& directory, std::vector<std::string> fl
   std::vector<std::string> arguments = {"--data-dir", directory + "/data", "--listen"};
   std::string listen = target_;
   std::vector<std::string> rest;
-  for (const auto& [flag, value] : {std::pair{"--http", ""}, std::pair{"--dram", "64MiB"}}) {
+  const std::string shm_dir = ShmDirOf(directory);
+  std::error_code ignored;
+  std::filesystem::create_directory(shm_dir, ignored);
+  for (const auto& [flag, value] : {std::pair<std::string, std::string>{"--http", ""},
+                                    {"--dram", "64MiB"},
+                                    {"--shm-dir", shm_dir}}) {
     if (std::find(flags.begin(), flags.end(), flag) != flags.end()) continue;
     flags.insert(flags.end(), {flag, value});
   }

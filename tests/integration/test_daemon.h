@@ -22,6 +22,9 @@ class TempDir {
   std::string path_;
 };
 
+// Where a TestDaemon on `directory` keeps its shared DRAM tier; removed with the TempDir.
+std::string ShmDirOf(const std::string& directory);
+
 class TestDaemon {
  public:
   // Starts engramd on `directory`/data and `directory`/s, with `flags` more, and waits for its

@@ -43,9 +43,12 @@ class Daemon:
         self.log_path = os.path.join(self.directory, "engramd.log")
         listen = self.target + (f",{self.tcp[0]}:{self.tcp[1]}" if tcp else "")
         os.mkdir(self.data_dir)
+        self.shm_dir = os.path.join("/dev/shm", os.path.basename(self.directory))
+        os.mkdir(self.shm_dir)
         self.command = [
             os.path.join(self.bin_dir, "engramd"), "--data-dir", self.data_dir,
-            "--listen", listen, "--http", self.http, "--dram", dram, "--hbm", "0", *extra]
+            "--listen", listen, "--http", self.http, "--dram", dram, "--hbm", "0",
+            "--shm-dir", self.shm_dir, *extra]
         self.process = None
 
     def __enter__(self):
@@ -68,6 +71,7 @@ class Daemon:
             if failed:
                 self.show_log()
             shutil.rmtree(self.directory, ignore_errors=True)
+            shutil.rmtree(self.shm_dir, ignore_errors=True)
 
     def start(self):
         with open(self.log_path, "ab") as log:

@@ -30,6 +30,7 @@ ARROWS = {
         "proto",
         "storage/base",
         "storage/table",
+        "storage/dram/attached.h",
         "storage/dram/layout.h",
         "storage/dram/reader.h",
         "gpu_cache",

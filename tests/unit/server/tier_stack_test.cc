@@ -209,7 +209,7 @@ TEST_F(TierStackTest, WhatLeavesDramUnreadWasFetchedForNothing) {
   stack_->ReadMemory(answer.batch);
   EXPECT_TRUE(answer.batch.missing().empty());
   ExpectPrefetched({.stored = 10, .used = 2, .unused = 0, .late = 0});
-  stack_->RemoveDram();
+  stack_->TakeDram()->Discard();
   ExpectPrefetched({.stored = 10, .used = 2, .unused = 8, .late = 0});
 }
 

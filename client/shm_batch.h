@@ -1,0 +1,67 @@
+// One look-up over shared memory: what DRAM holds is copied at once, the rest becomes a request
+// for the daemon, whose answer is then laid where it belongs.
+//
+//   ShmBatch batch;
+//   if (!batch.Gather(*table, request, hasher, phase)) … all of it over gRPC
+//   if (batch.complete()) return batch.answer();
+//   … ask for batch.rest(), then batch.Add(answer); return batch.answer();
+//
+// One thread at a time owns a batch. It borrows the caller's buffers, as the request does.
+#ifndef ENGRAM_CLIENT_SHM_BATCH_H_
+#define ENGRAM_CLIENT_SHM_BATCH_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "client/client.h"
+#include "client/row_hasher.h"
+#include "client/shm_tables.h"
+
+namespace engram {
+
+class ShmBatch {
+ public:
+  // False when the request is not a plain one for these layers (whatever is wrong with it, the
+  // daemon says it better), or when the memory changed meanwhile. `hasher` is the table's, for a
+  // request by tokens.
+  bool Gather(const ShmTable& table, const LookupRequest& request, const RowHasher* hasher,
+              uint32_t phase);
+
+  // Whether nothing is missing, or nothing was found: then all of it may as well be asked for.
+  bool complete() const { return missing_rows_ == 0; }
+  bool empty() const { return hits_ == 0; }
+  // The missing rows, by ids, into memory of the batch. Borrows from it.
+  const LookupRequest& rest() const { return rest_; }
+  // Takes what rest() was answered with. False when it does not fit.
+  bool Add(const LookupAnswer& answer);
+  LookupAnswer& answer() { return answer_; }
+
+ private:
+  struct Layer {
+    const AttachedLayer* memory = nullptr;
+    LayerRequest request;
+    absl::Span<const uint32_t> ids;
+    std::vector<uint32_t> hashed;     // ids' memory, for a request by tokens
+    std::vector<uint32_t> positions;  // missing
+    std::vector<uint32_t> missing_ids;
+    std::vector<std::byte> rows;  // of the missing ones, once they are there
+    std::vector<uint8_t> tiers;
+  };
+
+  bool Plan(const ShmTable& table, const LookupRequest& request, const RowHasher* hasher);
+  void SetTiers(Layer& layer);
+  void AskForRest(const ShmTable& table, const LookupRequest& request);
+
+  std::vector<Layer> layers_;  // ascending
+  uint64_t hits_ = 0;
+  size_t missing_rows_ = 0;
+  LookupRequest rest_;
+  LookupAnswer answer_;
+};
+
+}  // namespace engram
+
+#endif  // ENGRAM_CLIENT_SHM_BATCH_H_

@@ -1,0 +1,104 @@
+#include "tests/bench/warm_table.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "storage/base/status_macros.h"
+
+namespace engram::bench {
+namespace {
+
+constexpr size_t kBatch = 8192;
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<WarmTable>> WarmTable::Create(const ScratchDirectory& scratch,
+                                                             const TablePlan& plan,
+                                                             uint64_t dram_bytes,
+                                                             const std::string& name) {
+  std::unique_ptr<WarmTable> table(new WarmTable(scratch, plan, dram_bytes, name));
+  const std::string checkpoint = scratch.File("checkpoint");
+  if (::access(checkpoint.c_str(), F_OK) != 0) {
+    ENGRAM_RETURN_IF_ERROR(WriteCheckpoint(plan.shape, checkpoint));
+  }
+  ENGRAM_ASSIGN_OR_RETURN(table->daemon_, Daemon::Start(scratch, dram_bytes, {}, name));
+  ENGRAM_RETURN_IF_ERROR(table->daemon_->Load(kTableName, checkpoint).status());
+  const Clock::time_point start = Clock::now();
+  ENGRAM_RETURN_IF_ERROR(table->Fill(/*check=*/false));
+  table->fill_seconds_ = SecondsSince(start);
+  ENGRAM_RETURN_IF_ERROR(table->Fill(/*check=*/true));
+  ENGRAM_RETURN_IF_ERROR(table->FindHeld());
+  return table;
+}
+
+absl::Status WarmTable::Fill(bool check) {
+  ENGRAM_ASSIGN_OR_RETURN(const auto caller, RowCaller::Connect(daemon_->target(), kBatch));
+  for (size_t i = 0; i < kLayers.size(); ++i) {
+    for (uint64_t first = 0; first < plan_.shape.rows[i]; first += kBatch) {
+      ENGRAM_RETURN_IF_ERROR(CheckInterrupt());
+      const size_t rows = std::min<uint64_t>(kBatch, plan_.shape.rows[i] - first);
+      const RowIds ids = RowIds::Range(i, static_cast<uint32_t>(first), rows);
+      ENGRAM_RETURN_IF_ERROR(caller->Call(ids, RowCaller::Expect::kAnyTier));
+      if (check) ENGRAM_RETURN_IF_ERROR(caller->Check(ids));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Over shared memory alone, so that looking brings nothing new: what it holds is what is asked for
+// later.
+absl::Status WarmTable::FindHeld() {
+  ENGRAM_ASSIGN_OR_RETURN(
+      const std::unique_ptr<Client> client,
+      Client::Connect({.target = daemon_->target(), .transport = TransportKind::kShm}));
+  std::vector<std::byte> rows(kBatch * plan_.shape.row_bytes);
+  for (size_t i = 0; i < kLayers.size(); ++i) {
+    for (uint64_t first = 0; first < plan_.shape.rows[i]; first += kBatch) {
+      ENGRAM_RETURN_IF_ERROR(CheckInterrupt());
+      const size_t count = std::min<uint64_t>(kBatch, plan_.shape.rows[i] - first);
+      const RowIds ids = RowIds::Range(i, static_cast<uint32_t>(first), count);
+      std::vector<uint8_t> tiers(count);
+      LookupRequest request{.table = kTableName};
+      request.layers = {{.layer = kLayers[i],
+                         .row_ids = ids.all(),
+                         .out = absl::MakeSpan(rows).first(count * plan_.shape.row_bytes),
+                         .tiers = absl::MakeSpan(tiers)}};
+      ENGRAM_RETURN_IF_ERROR(client->Lookup(request).status());
+      for (size_t j = 0; j < count; ++j) {
+        if (tiers[j] == 1) held_[i].push_back(ids.all()[j]);
+      }
+    }
+    if (held_[i].empty()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("DRAM holds no row of layer ", kLayers[i], " after all were looked up"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+RowIds WarmTable::Draw(size_t rows, std::mt19937_64& random) const {
+  return RowIds::From(held_, rows, random);
+}
+
+absl::StatusOr<double> WarmTable::Restart(bool kill) {
+  if (kill) {
+    ENGRAM_RETURN_IF_ERROR(daemon_->process().Kill());
+  } else {
+    ENGRAM_RETURN_IF_ERROR(daemon_->process().Stop());
+  }
+  daemon_.reset();
+  const Clock::time_point start = Clock::now();
+  ENGRAM_ASSIGN_OR_RETURN(daemon_, Daemon::Start(scratch_, dram_bytes_, {}, name_));
+  std::mt19937_64 random(1);
+  const RowIds ids = Draw(kLayers.size(), random);
+  ENGRAM_ASSIGN_OR_RETURN(const auto caller, RowCaller::Connect(daemon_->target(), kBatch));
+  ENGRAM_RETURN_IF_ERROR(caller->Call(ids, RowCaller::Expect::kDramOnly));
+  const double seconds = SecondsSince(start);
+  ENGRAM_RETURN_IF_ERROR(caller->Check(ids));
+  return seconds;
+}
+
+}  // namespace engram::bench
