@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,6 +13,31 @@ namespace engram::bench {
 namespace {
 
 constexpr size_t kBatch = 8192;
+constexpr uint8_t kDramTier = 1;  // in LayerRequest::tiers
+
+constexpr int kMostPasses = 30;
+
+// Looks the rows up and leaves those that DRAM has served.
+absl::Status KeepServed(Client& client, int32_t layer, std::vector<uint32_t>& ids,
+                        absl::Span<std::byte> rows) {
+  const size_t row_bytes = rows.size() / kBatch;
+  std::vector<uint32_t> kept;
+  for (size_t first = 0; first < ids.size(); first += kBatch) {
+    const auto some = absl::MakeConstSpan(ids).subspan(first, kBatch);
+    std::vector<uint8_t> tiers(some.size());
+    LookupRequest request{.table = kTableName};
+    request.layers = {{.layer = layer,
+                       .row_ids = some,
+                       .out = rows.first(some.size() * row_bytes),
+                       .tiers = absl::MakeSpan(tiers)}};
+    ENGRAM_RETURN_IF_ERROR(client.Lookup(request).status());
+    for (size_t i = 0; i < some.size(); ++i) {
+      if (tiers[i] == kDramTier) kept.push_back(some[i]);
+    }
+  }
+  ids = std::move(kept);
+  return absl::OkStatus();
+}
 
 }  // namespace
 
@@ -48,33 +74,27 @@ absl::Status WarmTable::Fill(bool check) {
   return absl::OkStatus();
 }
 
-// Over shared memory alone, so that looking brings nothing new: what it holds is what is asked for
-// later.
+// Asks for all rows, then for those that DRAM has served, and so on until none is missing: what is
+// asked for and missing comes in for another, but is not asked for again.
 absl::Status WarmTable::FindHeld() {
   ENGRAM_ASSIGN_OR_RETURN(
       const std::unique_ptr<Client> client,
       Client::Connect({.target = daemon_->target(), .transport = TransportKind::kShm}));
   std::vector<std::byte> rows(kBatch * plan_.shape.row_bytes);
   for (size_t i = 0; i < kLayers.size(); ++i) {
-    for (uint64_t first = 0; first < plan_.shape.rows[i]; first += kBatch) {
+    std::vector<uint32_t>& held = held_[i];
+    held.resize(plan_.shape.rows[i]);
+    std::iota(held.begin(), held.end(), 0);
+    size_t asked = 0;
+    for (int pass = 0; held.size() != asked; ++pass) {
       ENGRAM_RETURN_IF_ERROR(CheckInterrupt());
-      const size_t count = std::min<uint64_t>(kBatch, plan_.shape.rows[i] - first);
-      const RowIds ids = RowIds::Range(i, static_cast<uint32_t>(first), count);
-      std::vector<uint8_t> tiers(count);
-      LookupRequest request{.table = kTableName};
-      request.layers = {{.layer = kLayers[i],
-                         .row_ids = ids.all(),
-                         .out = absl::MakeSpan(rows).first(count * plan_.shape.row_bytes),
-                         .tiers = absl::MakeSpan(tiers)}};
-      ENGRAM_RETURN_IF_ERROR(client->Lookup(request).status());
-      for (size_t j = 0; j < count; ++j) {
-        if (tiers[j] == 1) held_[i].push_back(ids.all()[j]);
-      }
+      asked = held.size();
+      if (pass == kMostPasses) return absl::InternalError("DRAM does not come to rest");
+      ENGRAM_RETURN_IF_ERROR(KeepServed(*client, kLayers[i], held, absl::MakeSpan(rows)));
     }
-    if (held_[i].empty()) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("DRAM holds no row of layer ", kLayers[i], " after all were looked up"));
-    }
+    if (!held.empty()) continue;
+    return absl::FailedPreconditionError(
+        absl::StrCat("DRAM holds no row of layer ", kLayers[i], " after all were looked up"));
   }
   return absl::OkStatus();
 }

@@ -1,0 +1,332 @@
+// Clients that read DRAM themselves: the real daemon, its real memory, other processes.
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <future>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "storage/dram/layout.h"
+#include "tests/integration/daemon_fixture.h"
+
+namespace engram::testing {
+namespace {
+
+class ShmTest : public DaemonFixture {
+ protected:
+  std::unique_ptr<Client> ShmClient() {
+    auto client = Client::Connect({.target = daemon_->target(), .transport = TransportKind::kShm});
+    if (!client.ok()) throw std::runtime_error(client.status().ToString());
+    EXPECT_EQ((*client)->transport(), TransportKind::kShm);
+    return *std::move(client);
+  }
+  std::unique_ptr<Client> GrpcClient() {
+    auto client = Client::Connect({.target = daemon_->target(), .transport = TransportKind::kGrpc});
+    if (!client.ok()) throw std::runtime_error(client.status().ToString());
+    return *std::move(client);
+  }
+
+  // Looks the rows up until DRAM has served all of them.
+  void Warm(const TestCheckpoint& checkpoint, const std::vector<uint32_t>& ids) {
+    for (int i = 0; i < 1000; ++i) {
+      auto answer = LookupAndCompare(*client_, "t", checkpoint, ids);
+      ASSERT_TRUE(answer.ok()) << answer.status();
+      if (answer->layers[0].nvme_rows + answer->layers[1].nvme_rows == 0) return;
+    }
+    FAIL() << "DRAM does not take the rows";
+  }
+
+  std::vector<std::string> SegmentFiles() const {
+    std::vector<std::string> files;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(ShmDirOf(dir_.path()))) {
+      const std::string name = entry.path().filename().string();
+      if (name.starts_with("segment-")) files.push_back(entry.path().string());
+    }
+    return files;
+  }
+
+  void Activate(uint64_t version) {
+    v1::ActivateRequest request;
+    request.set_table("t");
+    request.set_version(version);
+    const absl::Status status = admin_->Activate(request);
+    ASSERT_TRUE(status.ok()) << status;
+  }
+};
+
+TEST_F(ShmTest, RowsInDramNeedNoDaemon) {
+  const TestCheckpoint checkpoint = MakeCheckpoint("ckpt", 2000, 1);
+  StartDaemon();
+  ASSERT_TRUE(Load("t", checkpoint.directory).ok());
+  std::mt19937_64 random(TestSeed());
+  std::vector<uint32_t> ids = RandomIds(random, checkpoint, 500);
+  ids[7] = kDeadPosition;
+  Warm(checkpoint, ids);
+  const std::unique_ptr<Client> client = ShmClient();
+  ASSERT_TRUE(LookupAndCompare(*client, "t", checkpoint, ids).ok());  // maps the tier
+  ASSERT_EQ(::kill(daemon_->pid(), SIGSTOP), 0);
+  const auto answer = LookupAndCompare(*client, "t", checkpoint, ids);
+  ASSERT_EQ(::kill(daemon_->pid(), SIGCONT), 0);
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_EQ(answer->layers[0].dram_rows, 499u);
+  EXPECT_EQ(answer->layers[1].dram_rows, 499u);
+  // And the daemon hears of it.
+  auto stats = admin_->Stats();
+  ASSERT_TRUE(stats.ok());
+  EXPECT_GE(stats->tables(0).layers(0).dram().hits(), 2u * 499u);
+}
+
+TEST_F(ShmTest, TheTransportIsChosenByItselfOrByForce) {
+  StartDaemon({"--also-listen", "127.0.0.1:0"});
+  const std::string tcp = "127.0.0.1:" + std::to_string(daemon_->PortFromLog("grpc on 127.0.0.1:"));
+  const auto kind = [](const std::string& target, TransportKind wanted) {
+    auto client = Client::Connect({.target = target, .transport = wanted});
+    return client.ok() ? absl::StatusOr<TransportKind>((*client)->transport()) : client.status();
+  };
+  EXPECT_EQ(*kind(daemon_->target(), TransportKind::kAuto), TransportKind::kShm);
+  EXPECT_EQ(*kind(daemon_->target(), TransportKind::kGrpc), TransportKind::kGrpc);
+  EXPECT_EQ(*kind(tcp, TransportKind::kAuto), TransportKind::kGrpc);
+  EXPECT_EQ(kind(tcp, TransportKind::kShm).status().code(), absl::StatusCode::kFailedPrecondition);
+  for (const auto& [text, expected] :
+       {std::pair{"grpc", TransportKind::kGrpc}, std::pair{"shm", TransportKind::kShm},
+        std::pair{"auto", TransportKind::kShm}, std::pair{"", TransportKind::kShm}}) {
+    ::setenv("ENGRAM_TRANSPORT", text, 1);
+    EXPECT_EQ(*kind(daemon_->target(), TransportKind::kAuto), expected) << text;
+  }
+  ::setenv("ENGRAM_TRANSPORT", "rdma", 1);
+  EXPECT_EQ(kind(daemon_->target(), TransportKind::kAuto).status().message(),
+            "$ENGRAM_TRANSPORT is \"rdma\"; it may be auto, grpc or shm");
+  ::unsetenv("ENGRAM_TRANSPORT");
+  for (const std::vector<std::string>& flags :
+       {std::vector<std::string>{"--shared-memory=false"}, {"--dram", "0"}}) {
+    StopDaemon();
+    StartDaemon(flags);
+    EXPECT_EQ(*kind(daemon_->target(), TransportKind::kAuto), TransportKind::kGrpc);
+    const absl::Status refused = kind(daemon_->target(), TransportKind::kShm).status();
+    EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_NE(refused.message().find("shares no memory"), std::string::npos) << refused;
+  }
+}
+
+// The two transports are asked the same, good and bad: bytes, tiers and errors are the same.
+TEST_F(ShmTest, AnswersAsGrpcDoes) {
+  const TestCheckpoint checkpoint = MakeCheckpoint("ckpt", 2000, 1);
+  StartDaemon({"--dram", "1MiB"});
+  ASSERT_TRUE(Load("t", checkpoint.directory).ok());
+  const std::unique_ptr<Client> shm = ShmClient();
+  const std::unique_ptr<Client> grpc = GrpcClient();
+  std::mt19937_64 random(TestSeed());
+  for (int round = 0; round < 300; ++round) {
+    std::vector<uint32_t> ids = RandomIds(random, checkpoint, random() % 200);
+    for (uint32_t& id : ids) {
+      if (random() % 40 == 0) id = kDeadPosition;
+      if (random() % 4000 == 0) id = 0xFFFFFF00u;
+    }
+    std::vector<std::byte> a(ids.size() * kRowBytes);
+    std::vector<std::byte> b(a.size());
+    std::vector<uint8_t> tiers_a(ids.size());
+    std::vector<uint8_t> tiers_b(ids.size());
+    LookupRequest request{.table = random() % 20 == 0 ? "u" : "t"};
+    request.version = random() % 20 == 0 ? 7 : 0;
+    request.layers = {{.layer = random() % 20 == 0 ? 2 : 14, .row_ids = ids}};
+    request.on_row_error = random() % 2 == 0 ? RowErrorPolicy::kZero : RowErrorPolicy::kFail;
+    if (random() % 20 == 0) request.expect_table_digest = "another";
+    if (random() % 20 == 0) request.layers.push_back(request.layers[0]);
+    const size_t short_by = random() % 20 == 0 ? 1 : 0;
+    const auto ask = [&](Client& client, std::vector<std::byte>& rows,
+                         std::vector<uint8_t>& tiers) {
+      for (LayerRequest& layer : request.layers) {
+        layer.out = absl::MakeSpan(rows).first(rows.size() - std::min(short_by, rows.size()));
+        layer.tiers = absl::MakeSpan(tiers);
+      }
+      return client.Lookup(request);
+    };
+    const auto from_shm = ask(*shm, a, tiers_a);
+    const auto from_grpc = ask(*grpc, b, tiers_b);
+    ASSERT_EQ(from_shm.status(), from_grpc.status());
+    if (!from_shm.ok()) continue;
+    EXPECT_EQ(from_shm->version, from_grpc->version);
+    ASSERT_EQ(a, b);
+    for (size_t i = 0; i < ids.size(); ++i) {
+      EXPECT_EQ(tiers_a[i] == 255, ids[i] == kDeadPosition);
+      EXPECT_EQ(tiers_b[i] == 255, ids[i] == kDeadPosition);
+    }
+    const LayerAnswer& layer = from_shm->layers[0];
+    EXPECT_EQ(layer.dram_rows, std::count(tiers_a.begin(), tiers_a.end(), 1));
+    EXPECT_EQ(layer.nvme_rows, std::count(tiers_a.begin(), tiers_a.end(), 2));
+    ExpectRows(checkpoint, 14, ids, a);
+  }
+}
+
+TEST_F(ShmTest, TokensAndCallbacks) {
+  const TestCheckpoint checkpoint = MakeCheckpoint("ckpt", 500, 1);
+  StartDaemon();
+  ASSERT_TRUE(Load("t", checkpoint.directory).ok());
+  const std::unique_ptr<Client> shm = ShmClient();
+  const std::unique_ptr<Client> grpc = GrpcClient();
+  std::mt19937_64 random(TestSeed());
+  for (int round = 0; round < 50; ++round) {
+    std::vector<int32_t> tokens(1 + random() % 60);
+    for (int32_t& token : tokens) token = random() % 20 == 0 ? -1 : static_cast<int>(random() % 90);
+    const std::vector<uint32_t> lengths = {static_cast<uint32_t>(tokens.size())};
+    const std::vector<uint32_t> lookbacks = {static_cast<uint32_t>(random() % tokens.size())};
+    const size_t rows = (tokens.size() - lookbacks[0]) * 4;
+    std::vector<std::byte> a(rows * kRowBytes);
+    std::vector<std::byte> b(rows * kRowBytes);
+    LookupRequest request{.table = "t"};
+    request.tokens = TokenBatch{
+        .token_ids = tokens, .lengths = lengths, .lookbacks = lookbacks, .compressed = true};
+    request.layers = {{.layer = 14, .out = absl::MakeSpan(a)}};
+    std::promise<absl::StatusOr<LookupAnswer>> promise;
+    shm->LookupAsync(request,
+                     [&](absl::StatusOr<LookupAnswer> answer) { promise.set_value(answer); });
+    const auto from_shm = promise.get_future().get();
+    request.layers[0].out = absl::MakeSpan(b);
+    const auto from_grpc = grpc->Lookup(request);
+    ASSERT_TRUE(from_shm.ok()) << from_shm.status();
+    ASSERT_TRUE(from_grpc.ok()) << from_grpc.status();
+    ASSERT_EQ(a, b);
+  }
+}
+
+TEST_F(ShmTest, ASwitchIsSeenByTheNextCall) {
+  const TestCheckpoint one = MakeCheckpoint("one", 500, 1);
+  const TestCheckpoint two = MakeCheckpoint("two", 500, 2);
+  StartDaemon();
+  ASSERT_TRUE(Load("t", one.directory).ok());
+  ASSERT_TRUE(Load("t", two.directory).ok());
+  std::mt19937_64 random(TestSeed());
+  const std::vector<uint32_t> ids = RandomIds(random, one, 200);
+  const std::unique_ptr<Client> client = ShmClient();
+  for (int round = 0; round < 20; ++round) {
+    const uint64_t version = 1 + round % 2;
+    Activate(version);
+    for (int call = 0; call < 3; ++call) {
+      const auto answer = LookupAndCompare(*client, "t", version == 1 ? one : two, ids);
+      ASSERT_TRUE(answer.ok()) << answer.status();
+      EXPECT_EQ(answer->version, version);
+    }
+  }
+  v1::DropRequest drop;
+  drop.set_table("t");
+  ASSERT_TRUE(admin_->Drop(drop).ok());
+  EXPECT_EQ(SegmentFiles(), std::vector<std::string>());
+  EXPECT_EQ(LookupAndCompare(*client, "t", one, ids).status().code(), absl::StatusCode::kNotFound);
+}
+
+// However the daemon ends, the next one serves from DRAM at once, and clients find it.
+TEST_F(ShmTest, TheNextDaemonTakesTheTierOver) {
+  const TestCheckpoint checkpoint = MakeCheckpoint("ckpt", 3000, 1);
+  std::mt19937_64 random(TestSeed());
+  const std::vector<uint32_t> ids = RandomIds(random, checkpoint, 1000);
+  // With room for all rows, and for some.
+  for (const std::string dram : {"64MiB", "5MiB"}) {
+    StartDaemon({"--dram", dram});
+    ASSERT_TRUE(Load("t", checkpoint.directory).ok());
+    Warm(checkpoint, ids);
+    const std::unique_ptr<Client> client = ShmClient();
+    ASSERT_TRUE(LookupAndCompare(*client, "t", checkpoint, ids).ok());
+    for (const bool kill : {true, false}) {
+      if (kill) daemon_->Kill();
+      StopDaemon();
+      StartDaemon({"--dram", dram});
+      const auto answer = LookupAndCompare(*client_, "t", checkpoint, ids);
+      ASSERT_TRUE(answer.ok()) << answer.status();
+      EXPECT_EQ(answer->layers[0].dram_rows, ids.size());
+      EXPECT_EQ(answer->layers[1].dram_rows, ids.size());
+      // The client of the daemon before.
+      const auto again = LookupAndCompare(*client, "t", checkpoint, ids);
+      ASSERT_TRUE(again.ok()) << again.status();
+      EXPECT_EQ(again->layers[0].dram_rows, ids.size());
+    }
+    StopDaemon();
+  }
+}
+
+TEST_F(ShmTest, WithoutWarmRestartNothingStays) {
+  const TestCheckpoint checkpoint = MakeCheckpoint("ckpt", 500, 1);
+  StartDaemon({"--warm-restart=false"});
+  ASSERT_TRUE(Load("t", checkpoint.directory).ok());
+  EXPECT_FALSE(SegmentFiles().empty());
+  StopDaemon();
+  EXPECT_EQ(SegmentFiles(), std::vector<std::string>());
+}
+
+// What an earlier daemon left is used only if it is whole and of this layout.
+TEST_F(ShmTest, RefusesWhatItCannotTrust) {
+  const TestCheckpoint checkpoint = MakeCheckpoint("ckpt", 3000, 1);
+  std::mt19937_64 random(TestSeed());
+  const std::vector<uint32_t> ids = RandomIds(random, checkpoint, 1000);
+  StartDaemon({"--dram", "5MiB"});
+  ASSERT_TRUE(Load("t", checkpoint.directory).ok());
+  Warm(checkpoint, ids);
+  const auto damage = [&](const std::function<void(const std::string&)>& change) {
+    StopDaemon();
+    for (const std::string& file : SegmentFiles()) change(file);
+    StartDaemon({"--dram", "5MiB"});
+    auto answer = LookupAndCompare(*client_, "t", checkpoint, ids);
+    ASSERT_TRUE(answer.ok()) << answer.status();
+    EXPECT_GT(answer->layers[0].nvme_rows, 0u);
+    Warm(checkpoint, ids);
+  };
+  const auto write = [](const std::string& file, size_t offset, const void* bytes, size_t size) {
+    std::fstream out(file, std::ios::in | std::ios::out | std::ios::binary);
+    out.seekp(static_cast<std::streamoff>(offset));
+    out.write(static_cast<const char*>(bytes), static_cast<std::streamsize>(size));
+    ASSERT_TRUE(out.good());
+  };
+  damage([&](const std::string& file) {  // another layout
+    const uint32_t next = dram::kLayoutVersion + 1;
+    write(file, offsetof(dram::SegmentHeader, layout_version), &next, sizeof(next));
+  });
+  EXPECT_NE(daemon_->Log().find("is no segment of layout"), std::string::npos);
+  damage([&](const std::string& file) {  // another table
+    write(file, offsetof(dram::SegmentHeader, table_digest), "0", 1);
+  });
+  damage([&](const std::string& file) {  // cut short
+    std::filesystem::resize_file(file, dram::kHeaderBytes + 100);
+  });
+  damage([&](const std::string& file) { std::filesystem::resize_file(file, 10); });
+  damage([&](const std::string& file) {  // every set was being written
+    const dram::LayerShape shape{.row_bytes = kRowBytes};
+    const uint64_t bytes = std::filesystem::file_size(file);
+    const std::string garbage(shape.SetBytes() - sizeof(dram::TagLine), 'x');
+    for (uint64_t at = dram::kHeaderBytes; at + shape.SetBytes() <= bytes; at += shape.SetBytes()) {
+      uint32_t version = 0;
+      std::ifstream in(file, std::ios::binary);
+      in.seekg(static_cast<std::streamoff>(at));
+      in.read(reinterpret_cast<char*>(&version), sizeof(version));
+      version |= 1;
+      write(file, at, &version, sizeof(version));
+      write(file, at + sizeof(dram::TagLine), garbage.data(), garbage.size());
+    }
+  });
+}
+
+TEST_F(ShmTest, ADirectoryThatIsTooSmallIsAnErrorBeforeAnythingIsServed) {
+  const CommandResult result =
+      RunTool("engramd", {"--data-dir", dir_.path() + "/data", "--listen",
+                          "unix:" + dir_.path() + "/s", "--http", "", "--dram", "60TiB"});
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_EQ(result.output, "");
+  EXPECT_NE(result.errors.find("does not fit into shm_dir /dev/shm"), std::string::npos)
+      << result.errors;
+  EXPECT_NE(result.errors.find("--shm-size"), std::string::npos) << result.errors;
+  const CommandResult drive =
+      RunTool("engramd", {"--data-dir", dir_.path() + "/data", "--listen",
+                          "unix:" + dir_.path() + "/s", "--http", "", "--shm-dir", dir_.path()});
+  EXPECT_EQ(drive.exit_code, 1);
+  EXPECT_NE(drive.errors.find("is neither a tmpfs nor a hugetlbfs"), std::string::npos)
+      << drive.errors;
+}
+
+}  // namespace
+}  // namespace engram::testing
