@@ -41,10 +41,12 @@ inline void CountRows(RingCell& cell, uint64_t rows, uint64_t calls) {
   std::atomic_ref<uint64_t>(cell.rows).fetch_add(rows, std::memory_order_relaxed);
   if (calls > 0) std::atomic_ref<uint64_t>(cell.calls).fetch_add(calls, std::memory_order_relaxed);
 }
-inline void PushSample(AccessRing& ring, uint32_t cell, uint32_t row_id) {
-  const uint64_t at =
-      std::atomic_ref<uint64_t>(ring.written).fetch_add(1, std::memory_order_relaxed);
-  std::atomic_ref<uint64_t>(ring.slots[at % kRingSlots])
+// Takes places for `count` samples; the first is sample number …
+inline uint64_t TakePlaces(AccessRing& ring, uint64_t count) {
+  return std::atomic_ref<uint64_t>(ring.written).fetch_add(count, std::memory_order_relaxed);
+}
+inline void PutSample(AccessRing& ring, uint64_t number, uint32_t cell, uint32_t row_id) {
+  std::atomic_ref<uint64_t>(ring.slots[number % kRingSlots])
       .store((uint64_t{cell} << 32 | row_id) + 1, std::memory_order_relaxed);
 }
 

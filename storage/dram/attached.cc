@@ -8,6 +8,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -279,28 +280,21 @@ absl::StatusOr<std::unique_ptr<AttachedLayer>> AttachedLayer::Map(
 
 namespace {
 
-// What dram::Gather wants of a batch: all of `ids`, and a sample of those that are hits.
+// What dram::Gather wants of a batch: all of `ids`. Hits cost nothing: they are what is left.
 struct ClientBatch {
   static constexpr bool kReadsState = false;
 
   const uint32_t* ids;
   std::byte* out;
   size_t row_bytes;
-  uint32_t phase;
-  dram::AccessRing* ring;  // null: nobody listens
-  uint32_t cell;
-  uint64_t hits = 0;
+  uint64_t dead = 0;
 
   uint32_t position(size_t i) const { return static_cast<uint32_t>(i); }
   uint32_t id(uint32_t position) const { return ids[position]; }
   std::byte* row(uint32_t position) const { return out + position * row_bytes; }
-  void HitResident(uint32_t position) {
-    ++hits;
-    if ((position + phase) % dram::kSampleEvery == 0 && ring != nullptr) {
-      dram::PushSample(*ring, cell, ids[position]);
-    }
-  }
-  void HitInSet(uint32_t position, const dram::Found& /*found*/) { HitResident(position); }
+  void HitInSet(uint32_t /*position*/, const dram::Found& /*found*/) const {}
+  void HitResident(uint32_t /*position*/) const {}
+  void DeadPosition() { ++dead; }
 };
 
 }  // namespace
@@ -313,17 +307,30 @@ AttachedLayer::Result AttachedLayer::Gather(absl::Span<const uint32_t> ids,
     complete_.store(true, std::memory_order_release);
     complete = true;
   }
-  ClientBatch batch{.ids = ids.data(),
-                    .out = out.data(),
-                    .row_bytes = row_bytes(),
-                    .phase = phase,
-                    .ring = cell_.cell == nullptr ? nullptr : &link_->ring(),
-                    .cell = cell_.number};
+  ClientBatch batch{.ids = ids.data(), .out = out.data(), .row_bytes = row_bytes()};
   Result result;
   result.missing = dram::Gather(view_, batch, ids.size(), missing.data(), complete);
-  result.hits = batch.hits;
-  if (cell_.cell != nullptr && batch.hits > 0) dram::CountRows(*cell_.cell, batch.hits, 0);
+  result.hits = ids.size() - result.missing - batch.dead;
+  if (cell_.cell != nullptr && result.hits > 0) {
+    dram::CountRows(*cell_.cell, result.hits, 0);
+    Report(ids, missing.first(result.missing), phase % dram::kSampleEvery);
+  }
   return result;
+}
+
+// Of rows that were missing the daemon hears anyway.
+void AttachedLayer::Report(absl::Span<const uint32_t> ids, absl::Span<const uint32_t> missing,
+                           size_t first) const {
+  if (first >= ids.size()) return;
+  const size_t count = (ids.size() - first + dram::kSampleEvery - 1) / dram::kSampleEvery;
+  dram::AccessRing& ring = link_->ring();
+  uint64_t number = dram::TakePlaces(ring, count);
+  for (size_t i = first; i < ids.size(); i += dram::kSampleEvery) {
+    const auto position = static_cast<uint32_t>(i);
+    if (ids[i] == dram::kNoRowId) continue;
+    if (!missing.empty() && std::binary_search(missing.begin(), missing.end(), position)) continue;
+    dram::PutSample(ring, number++, cell_.number, ids[i]);
+  }
 }
 
 void AttachedLayer::CountCall() const {

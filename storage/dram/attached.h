@@ -142,6 +142,8 @@ class AttachedLayer {
 
  private:
   AttachedLayer() = default;
+  void Report(absl::Span<const uint32_t> ids, absl::Span<const uint32_t> missing,
+              size_t first) const;
 
   std::shared_ptr<AttachLink> link_;
   int32_t layer_ = 0;

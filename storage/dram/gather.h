@@ -49,6 +49,7 @@ __attribute__((noinline)) bool ReadAgain(const View& view, Batch& batch, uint32_
   const uint32_t id = batch.id(position);
   if (id == kNoRowId) {
     std::memset(batch.row(position), 0, view.shape().row_bytes);
+    batch.DeadPosition();
     return true;
   }
   const Found found = ReadOne(view, id, batch.row(position));
@@ -121,6 +122,7 @@ size_t GatherResident(const View& view, Batch& batch, size_t count, uint32_t* mi
       batch.HitResident(position);
     } else if (id == kNoRowId) {
       std::memset(batch.row(position), 0, view.shape().row_bytes);
+      batch.DeadPosition();
     } else {
       missing[kept++] = position;
     }
@@ -149,6 +151,7 @@ size_t Gather(const View& view, Batch& batch, size_t count, uint32_t* missing, b
 //   std::byte* row(uint32_t position)       where its row goes
 //   void HitInSet(uint32_t position, const Found&)     a row of kCache has been copied
 //   void HitResident(uint32_t position)                a row of kResident
+//   void DeadPosition()                                kNoRowId has been met
 template <typename Batch>
 size_t Gather(const View& view, Batch& batch, size_t count, uint32_t* missing, bool complete) {
   // Row sizes of known models as constants (facts of their checkpoints: see storage/checkpoint).

@@ -120,6 +120,7 @@ struct RowCache::Impl::GatherBatch {
   void HitInSet(uint32_t /*position*/, const Found& found) {
     first_uses += impl.view_.MarkUsed(found);
   }
+  void DeadPosition() const {}
   void HitResident(uint32_t position) {
     if (marks_are_set) first_uses += impl.TakePlaceMark(id(position));
   }
