@@ -31,7 +31,9 @@ class Outcome {
  public:
   // Returns whether to try again, if there is time.
   bool Add(const grpc::Status& status) {
-    const bool again = status.error_code() == grpc::StatusCode::UNAVAILABLE;
+    // CANCELLED, where nobody here has cancelled: the call came to a daemon that was ending.
+    const bool again = status.error_code() == grpc::StatusCode::UNAVAILABLE ||
+                       status.error_code() == grpc::StatusCode::CANCELLED;
     if (!again_ || status.error_code() != grpc::StatusCode::DEADLINE_EXCEEDED) {
       status_ = StatusFromGrpc(status);
     }

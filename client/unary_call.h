@@ -1,8 +1,9 @@
 // Unary calls with raw messages, repeated while the daemon cannot be reached.
 //
-// Thread-safe. A call that ends with UNAVAILABLE is made again, after 10 ms at first and after at
-// most 250 ms later, until its time is up; then the last UNAVAILABLE is its result. Only for calls
-// that change nothing. It owns no thread: callbacks run on gRPC's.
+// Thread-safe. A call that ends with UNAVAILABLE, or that a daemon cancels as it ends, is made
+// again, after 10 ms at first and after at most 250 ms later, until its time is up; then the last
+// UNAVAILABLE is its result. Only for calls that change nothing. It owns no thread: callbacks run
+// on gRPC's.
 #ifndef ENGRAM_CLIENT_UNARY_CALL_H_
 #define ENGRAM_CLIENT_UNARY_CALL_H_
 
