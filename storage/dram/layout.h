@@ -163,15 +163,18 @@ constexpr LayerShape FitShape(uint64_t budget_bytes, uint32_t row_bytes, uint64_
   }
   shape.mode = Mode::kCache;
   constexpr uint64_t kBucketBytes = 2 * kBuckets * sizeof(uint16_t);
-  if (budget_bytes >= 2 * kHugePageBytes + kBucketBytes) budget_bytes -= kBucketBytes;
+  if (budget_bytes >= 2 * kHugePageBytes) budget_bytes -= kBucketBytes;
   size = segment_bytes(budget_bytes);
   if (size < page_bytes) size = page_bytes;
-  // A small tier is one segment, as large as the budget.
-  if (budget_bytes < 2 * size) size = budget_bytes / page_bytes * page_bytes;
+  // So many segments, each as large as it can be: a small tier is one.
+  uint64_t segments = budget_bytes / size > 1 ? budget_bytes / size : 1;
+  if (segments > kMaxSegments) segments = kMaxSegments;
+  const uint64_t unit =
+      budget_bytes / segments >= 16 * kHugePageBytes ? kHugePageBytes : page_bytes;
+  size = budget_bytes / segments / unit * unit;
   shape.per_segment =
       size < kHeaderBytes ? 0 : static_cast<uint32_t>((size - kHeaderBytes) / shape.SetBytes());
-  shape.segments = shape.per_segment == 0 ? 0 : static_cast<uint32_t>(budget_bytes / size);
-  if (shape.segments > kMaxSegments) shape.segments = kMaxSegments;
+  shape.segments = shape.per_segment == 0 ? 0 : static_cast<uint32_t>(segments);
   return shape;
 }
 

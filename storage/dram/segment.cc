@@ -137,7 +137,10 @@ SegmentStore::~SegmentStore() {
   // What was left over once is for the next daemon to judge.
   if (control_ != nullptr) {
     // Clients must not go on with a daemon that is gone.
-    if (shared()) RetireControlPage();
+    if (shared()) {
+      RetireControlPage();
+      ::rmdir(path_.c_str());  // only if nothing is left in it
+    }
     ::munmap(control_, std::max(dram::kControlBytes, page_bytes_));
   }
 }
@@ -319,6 +322,8 @@ std::shared_ptr<Segment> SegmentStore::OpenLeftover(const std::string& file) {
   const UniqueFd fd(::openat(directory_fd_.get(), file.c_str(), O_RDWR | O_NOFOLLOW | O_CLOEXEC));
   struct stat found {};
   if (!fd.valid() || ::fstat(fd.get(), &found) != 0 || !S_ISREG(found.st_mode)) return nullptr;
+  const auto bytes = static_cast<uint64_t>(found.st_size);
+  if (bytes < dram::kHeaderBytes || bytes % page_bytes_ != 0) return nullptr;
   SegmentHeader header{};
   if (::pread(fd.get(), &header, sizeof(header), 0) != sizeof(header) ||
       header.magic != dram::kSegmentMagic || header.layout_version != dram::kLayoutVersion ||
@@ -329,8 +334,7 @@ std::shared_ptr<Segment> SegmentStore::OpenLeftover(const std::string& file) {
   segment->directory_fd_ = directory_fd_.get();
   segment->share_fd_ =
       UniqueFd(::openat(directory_fd_.get(), file.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC));
-  if (!segment->share_fd_.valid() ||
-      !segment->Map(fd.get(), static_cast<uint64_t>(found.st_size)).ok()) {
+  if (!segment->share_fd_.valid() || !segment->Map(fd.get(), bytes).ok()) {
     return nullptr;
   }
   segment->name_ = file;

@@ -315,14 +315,14 @@ TEST_F(ServeTest, TakesAllOpenFilesThatTheSystemAllows) {
 
 TEST_F(ServeTest, SecondDaemonOnTheSameDirectoryOrSocketIsRefused) {
   StartDaemon();
-  const CommandResult same_data =
-      RunTool("engramd", {"--data-dir", dir_.path() + "/data", "--listen",
-                          "unix:" + dir_.path() + "/s2", "--http", ""});
+  const CommandResult same_data = RunTool(
+      "engramd", {"--data-dir", dir_.path() + "/data", "--listen", "unix:" + dir_.path() + "/s2",
+                  "--http", "", "--shm-dir", ShmDirOf(dir_.path())});
   EXPECT_EQ(same_data.exit_code, 1);
   EXPECT_THAT(same_data.errors, HasSubstr(dir_.path() + "/data"));
   const CommandResult same_socket =
-      RunTool("engramd",
-              {"--data-dir", dir_.path() + "/data2", "--listen", daemon_->target(), "--http", ""});
+      RunTool("engramd", {"--data-dir", dir_.path() + "/data2", "--listen", daemon_->target(),
+                          "--http", "", "--shm-dir", ShmDirOf(dir_.path())});
   EXPECT_EQ(same_socket.exit_code, 1);
   EXPECT_THAT(same_socket.errors, HasSubstr(daemon_->target()));
   EXPECT_TRUE(admin_->List().ok());

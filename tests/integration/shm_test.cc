@@ -312,12 +312,14 @@ TEST_F(ShmTest, RefusesWhatItCannotTrust) {
 }
 
 TEST_F(ShmTest, ADirectoryThatIsTooSmallIsAnErrorBeforeAnythingIsServed) {
-  const CommandResult result =
-      RunTool("engramd", {"--data-dir", dir_.path() + "/data", "--listen",
-                          "unix:" + dir_.path() + "/s", "--http", "", "--dram", "60TiB"});
+  const std::string shm_dir = ShmDirOf(dir_.path());
+  std::filesystem::create_directory(shm_dir);
+  const CommandResult result = RunTool(
+      "engramd", {"--data-dir", dir_.path() + "/data", "--listen", "unix:" + dir_.path() + "/s",
+                  "--http", "", "--dram", "60TiB", "--shm-dir", shm_dir});
   EXPECT_EQ(result.exit_code, 1);
   EXPECT_EQ(result.output, "");
-  EXPECT_NE(result.errors.find("does not fit into shm_dir /dev/shm"), std::string::npos)
+  EXPECT_NE(result.errors.find("does not fit into shm_dir " + shm_dir), std::string::npos)
       << result.errors;
   EXPECT_NE(result.errors.find("--shm-size"), std::string::npos) << result.errors;
   const CommandResult drive =

@@ -1,0 +1,268 @@
+// Clients that read DRAM while the daemon writes to it, switches versions and gives memory back: in
+// one process, so that ThreadSanitizer sees both sides.
+#include "server/handover_server.h"
+
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <iostream>
+#include <optional>
+#include <random>
+#include <thread>
+
+#include "storage/dram/attached.h"
+#include "storage/dram/handover.h"
+#include "tests/unit/server/table_fixture.h"
+
+namespace engram {
+namespace {
+
+class HandoverServerTest : public TableFixture {
+ protected:
+  static constexpr uint64_t kRows = 20000;  // 5 MiB a layer
+
+  void SetUp() override {
+    TableFixture::SetUp();
+    std::string path = "/dev/shm/engram_handover_XXXXXX";
+    ASSERT_NE(::mkdtemp(path.data()), nullptr);
+    shm_dir_ = path;
+    auto segments = SegmentStore::Open(shm_dir_, "s");
+    ASSERT_TRUE(segments.ok()) << segments.status();
+    segments_ = *std::move(segments);
+  }
+  void TearDown() override {
+    server_.reset();
+    tables_.reset();
+    segments_.reset();
+    std::filesystem::remove_all(shm_dir_);
+    TableFixture::TearDown();
+  }
+
+  void Serve(uint64_t dram_bytes, size_t max_clients = 1024, size_t max_per_user = 256) {
+    auto tables = Tables::Open(store_.get(), {.dram_budget_bytes = dram_bytes,
+                                              .segments = segments_.get(),
+                                              .hbm_note = "off: its budget is 0"});
+    ASSERT_TRUE(tables.ok()) << tables.status();
+    tables_ = *std::move(tables);
+    auto server = HandoverServer::Start({.instance = instance_,
+                                         .grpc_sockets = {Socket()},
+                                         .tables = tables_.get(),
+                                         .max_clients = max_clients,
+                                         .max_clients_per_user = max_per_user});
+    ASSERT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+  }
+  std::string Socket() const { return directory_ + "/s"; }
+  std::string Path() const { return Socket() + dram::kHandoverSuffix; }
+
+  // What Attach tells a client of one layer, without the wire; nothing if it has no DRAM.
+  static std::optional<AttachedShape> Describe(const OpenTable& table, int32_t layer) {
+    TierStack* const stack = table.FindLayer(LayerId{layer});
+    const std::shared_ptr<const RowCache> dram = stack->SharedDram();
+    if (dram == nullptr) return std::nullopt;
+    AttachedShape shape;
+    shape.layer = layer;
+    shape.stack_id = stack->id();
+    shape.shape = dram->shape();
+    shape.table_digest = table.record.table_digest;
+    shape.bucket_segments = dram->bucket_segments();
+    for (const auto& segment : dram->segments()) shape.segment_ids.push_back(segment->id());
+    return shape;
+  }
+
+  // Reads the rows through the tiers, as a look-up does, and offers them to DRAM.
+  void LookUp(const std::vector<uint32_t>& ids, uint64_t version = 0) {
+    const std::string bytes = Bytes(ids);
+    auto lookup = Lookup::Start(*tables_, pool_, {},
+                                {.table = "t",
+                                 .version = VersionId{version},
+                                 .layers = {{LayerId{1}, bytes}, {LayerId{14}, bytes}}});
+    if (!lookup.ok()) return;
+    if (!(*lookup)->ReadMemory()) (*lookup)->ReadStorage();
+    ASSERT_TRUE((*lookup)->Finish().ok());
+    EXPECT_TRUE(RowsAreRight(**lookup));
+    (*lookup)->Warm();
+  }
+
+  const uint64_t instance_ = HandoverServer::NewInstance();
+  std::string shm_dir_;
+  std::unique_ptr<SegmentStore> segments_;
+  std::unique_ptr<HandoverServer> server_;
+};
+
+uint64_t Seed() {
+  const char* given = std::getenv("ENGRAM_TEST_SEED");
+  const uint64_t seed =
+      given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
+  std::cout << "ENGRAM_TEST_SEED=" << seed << std::endl;
+  return seed;
+}
+
+TEST_F(HandoverServerTest, AClientReadsWhatWasLookedUpAndTheDaemonHears) {
+  Load("t", 1, kRows);
+  Serve(uint64_t{64} << 20);
+  std::vector<uint32_t> ids;
+  for (uint32_t i = 0; i < 1000; ++i) ids.push_back(i * 7);
+  LookUp(ids);
+  auto link = AttachLink::Connect(Path(), instance_);
+  ASSERT_TRUE(link.ok()) << link.status();
+  const uint64_t generation = segments_->generation();
+  EXPECT_TRUE((*link)->Holds(generation));
+  EXPECT_FALSE((*link)->Holds(generation - 1));
+  const auto table = *tables_->Find("t", kActiveVersion);
+  auto layer = AttachedLayer::Map(*link, *Describe(*table, 14));
+  ASSERT_TRUE(layer.ok()) << layer.status();
+  ids.push_back(3);  // not looked up
+  ids.push_back(dram::kNoRowId);
+  ids.push_back(static_cast<uint32_t>(kRows + 7));  // no such row
+  std::vector<std::byte> rows(ids.size() * kRowBytes, std::byte{0xEE});
+  std::vector<uint32_t> missing(ids.size());
+  const uint64_t before = table->FindLayer(LayerId{14})->Snapshot()[1].hits;
+  const auto result =
+      (*layer)->Gather(ids, absl::MakeSpan(rows), absl::MakeSpan(missing), /*phase=*/0);
+  ASSERT_EQ(result.missing, 2u);
+  EXPECT_EQ(missing[0], 1000u);
+  EXPECT_EQ(missing[1], 1002u);
+  EXPECT_EQ(result.hits, 1000u);
+  std::vector<std::byte> expected(kRowBytes);
+  for (size_t i = 0; i < 1000; ++i) {
+    DeriveRow(14, ids[i], 1, absl::MakeSpan(expected));
+    ASSERT_EQ(std::memcmp(expected.data(), &rows[i * kRowBytes], kRowBytes), 0) << ids[i];
+  }
+  EXPECT_EQ(std::count(&rows[1001 * kRowBytes], &rows[1002 * kRowBytes], std::byte{0}), kRowBytes);
+  (*layer)->CountCall();
+  server_->Hear();
+  EXPECT_EQ(table->FindLayer(LayerId{14})->Snapshot()[1].hits, before + 1000);
+  EXPECT_EQ(table->probe->lookups.load(), 2u);
+}
+
+TEST_F(HandoverServerTest, RefusesAnotherInstanceAndOtherLayouts) {
+  Load("t", 1, 100);
+  Serve(uint64_t{1} << 20);
+  EXPECT_EQ(AttachLink::Connect(Path(), instance_ + 1).status().message(),
+            "shared memory: another daemon answers there");
+  EXPECT_EQ(AttachLink::Connect(Path() + "x", instance_).status().code(),
+            absl::StatusCode::kUnavailable);
+  auto link = AttachLink::Connect(Path(), instance_);
+  ASSERT_TRUE(link.ok()) << link.status();
+  const AttachedShape good = *Describe(**tables_->Find("t", kActiveVersion), 14);
+  ASSERT_TRUE(AttachedLayer::Map(*link, good).ok());
+  const auto refused = [&](auto change) {
+    AttachedShape bad = good;
+    change(bad);
+    return AttachedLayer::Map(*link, bad).status();
+  };
+  using S = AttachedShape;
+  EXPECT_FALSE(refused([](S& s) { s.table_digest = "another"; }).ok());
+  EXPECT_FALSE(refused([](S& s) { s.layer = 1; }).ok());
+  EXPECT_FALSE(refused([](S& s) { s.shape.row_bytes = 8; }).ok());
+  EXPECT_FALSE(refused([](S& s) { s.shape.layer_rows += 1; }).ok());
+  EXPECT_FALSE(refused([](S& s) { s.shape.mode = dram::Mode::kCache; }).ok());
+  EXPECT_FALSE(refused([](S& s) { s.shape.per_segment = 0; }).ok());
+  EXPECT_FALSE(refused([](S& s) { s.shape.per_segment *= 2; }).ok());
+  EXPECT_FALSE(refused([](S& s) { s.segment_ids.clear(); }).ok());
+  EXPECT_FALSE(refused([](S& s) { s.segment_ids[0] = 1000000; }).ok());
+  EXPECT_FALSE(refused([](S& s) { s.bucket_segments.assign(dram::kBuckets, 9); }).ok());
+}
+
+TEST_F(HandoverServerTest, KeepsPlacesForOtherUsersAndFreesThoseOfTheDead) {
+  Load("t", 1, 100);
+  Serve(uint64_t{1} << 20, /*max_clients=*/8, /*max_per_user=*/3);
+  std::vector<std::shared_ptr<AttachLink>> links;
+  for (int i = 0; i < 3; ++i) {
+    auto link = AttachLink::Connect(Path(), instance_);
+    ASSERT_TRUE(link.ok()) << link.status();
+    links.push_back(*std::move(link));
+  }
+  EXPECT_EQ(AttachLink::Connect(Path(), instance_).status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(server_->clients(), 3u);
+  links.clear();
+  while (server_->clients() > 0) std::this_thread::yield();
+  EXPECT_TRUE(AttachLink::Connect(Path(), instance_).ok());
+}
+
+TEST_F(HandoverServerTest, ItsEndIsNoticed) {
+  Load("t", 1, 100);
+  Serve(uint64_t{1} << 20);
+  auto link = AttachLink::Connect(Path(), instance_);
+  ASSERT_TRUE(link.ok()) << link.status();
+  const uint64_t generation = segments_->generation();
+  EXPECT_TRUE((*link)->Holds(generation));
+  server_.reset();
+  while (!(*link)->ended()) std::this_thread::yield();
+  EXPECT_FALSE((*link)->Holds(generation));
+}
+
+TEST_F(HandoverServerTest, NoClientSeesAWrongRowWhileEverythingChanges) {
+  Load("t", 1, kRows);
+  Load("t", 2, kRows);
+  Serve(uint64_t{2} << 20);
+  const uint64_t seed = Seed();
+  std::atomic<bool> stop{false};
+  std::atomic<uint64_t> used{0};
+  std::atomic<uint64_t> discarded{0};
+  const auto client = [&](uint64_t salt) {
+    std::mt19937_64 random(seed + salt);
+    std::vector<uint32_t> ids(64);
+    std::vector<std::byte> rows(ids.size() * kRowBytes);
+    std::vector<std::byte> expected(kRowBytes);
+    std::vector<uint32_t> missing(ids.size());
+    auto link = AttachLink::Connect(Path(), instance_);
+    ASSERT_TRUE(link.ok()) << link.status();
+    while (!stop) {
+      const uint64_t generation = segments_->generation();
+      const auto table = *tables_->Find("t", kActiveVersion);
+      const uint64_t version = Raw(table->spec().version);
+      const auto shape = Describe(*table, 14);
+      if (!shape.has_value()) continue;
+      auto layer = AttachedLayer::Map(*link, *shape);
+      for (int batch = 0; layer.ok() && batch < 50 && (*link)->Holds(generation); ++batch) {
+        for (uint32_t& id : ids) id = static_cast<uint32_t>(random() % 3000);
+        const auto result = (*layer)->Gather(ids, absl::MakeSpan(rows), absl::MakeSpan(missing),
+                                             static_cast<uint32_t>(batch));
+        if (!(*link)->Holds(generation)) {
+          ++discarded;
+          break;
+        }
+        size_t next = 0;
+        for (size_t i = 0; i < ids.size(); ++i) {
+          if (next < result.missing && missing[next] == i) {
+            ++next;
+            continue;
+          }
+          DeriveRow(14, ids[i], version, absl::MakeSpan(expected));
+          ASSERT_EQ(std::memcmp(expected.data(), &rows[i * kRowBytes], kRowBytes), 0)
+              << "row " << ids[i] << " of version " << version;
+          ++used;
+        }
+      }
+    }
+  };
+  std::vector<std::thread> threads;
+  threads.emplace_back(client, 1);
+  threads.emplace_back(client, 2);
+  threads.emplace_back([&] {
+    std::mt19937_64 random(seed + 3);
+    while (!stop) {
+      std::vector<uint32_t> ids(50);
+      for (uint32_t& id : ids) id = static_cast<uint32_t>(random() % 3000);
+      LookUp(ids);
+    }
+  });
+  // Until clients have read a lot over a number of switches; bounded for a fault that stops them.
+  for (int round = 0; round < 400 && (round < 40 || used < 200000); ++round) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    ASSERT_TRUE(tables_->Activate("t", VersionId{1u + round % 2}).ok());
+  }
+  stop = true;
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_GT(used, 1000u);
+  std::cout << used << " rows used, " << discarded << " batches discarded" << std::endl;
+}
+
+}  // namespace
+}  // namespace engram

@@ -1,0 +1,175 @@
+#include "storage/dram/layout.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <iostream>
+#include <random>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "storage/dram/reader.h"
+
+namespace engram::dram {
+namespace {
+
+constexpr uint64_t kMiB = uint64_t{1} << 20;
+constexpr uint64_t kGiB = uint64_t{1} << 30;
+
+uint64_t Seed() {
+  const char* given = std::getenv("ENGRAM_TEST_SEED");
+  const uint64_t seed =
+      given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
+  std::cout << "ENGRAM_TEST_SEED=" << seed << std::endl;
+  return seed;
+}
+
+TEST(FitShape, StaysWithinItsBudgetAndUsesIt) {
+  std::mt19937_64 random(Seed());
+  for (int round = 0; round < 20000; ++round) {
+    const uint64_t budget = random() % 2 == 0 ? random() % (64 * kMiB) : random() % (2048 * kGiB);
+    const auto row_bytes = static_cast<uint32_t>(1 + random() % 4096);
+    const uint64_t rows = 1 + random() % (uint64_t{1} << (random() % 32));
+    const uint64_t page = random() % 4 == 0 ? kHugePageBytes : kPageBytes;
+    SCOPED_TRACE(testing::Message() << budget << " " << row_bytes << " " << rows << " " << page);
+    const LayerShape shape = FitShape(budget, row_bytes, rows, page);
+    ASSERT_LE(shape.TotalBytes() + (shape.segments > 0 ? shape.HeapBytes() : 0), budget);
+    ASSERT_LE(shape.segments, kMaxSegments);
+    uint64_t units = 0;
+    for (uint32_t i = 0; i < shape.segments; ++i) {
+      ASSERT_EQ(shape.SegmentBytes(i) % page, 0u);
+      ASSERT_GT(shape.UnitsOf(i), 0u);
+      units += shape.UnitsOf(i);
+    }
+    if (shape.mode == Mode::kResident) {
+      ASSERT_EQ(units, rows);
+    } else if (shape.segments == 0) {
+      LayerShape least = shape;
+      least.segments = least.per_segment = 1;
+      ASSERT_LT(budget, least.SegmentBytes(0) + 4 * page);
+    } else if (budget > 16 * page && budget > 16 * shape.SetBytes()) {
+      // What is lost to whole segments, pages and sets: a sixteenth, in large budgets a thirtieth.
+      ASSERT_GE(shape.TotalBytes() + shape.HeapBytes(), budget - budget / 8 - 2 * page);
+    }
+  }
+}
+
+TEST(FitShape, IsResidentAsSoonAsAllRowsFit) {
+  const uint64_t rows = 1000000;
+  const LayerShape whole = FitShape(kGiB, 264, rows);
+  ASSERT_EQ(whole.mode, Mode::kResident);
+  const uint64_t least = whole.TotalBytes() + whole.HeapBytes();
+  EXPECT_LT(least, rows * 264 * 102 / 100);
+  EXPECT_EQ(FitShape(least, 264, rows).mode, Mode::kResident);
+  EXPECT_EQ(FitShape(least - 1, 264, rows).mode, Mode::kCache);
+}
+
+// Memory of zeros under a view, with one segment after the other.
+struct Memory {
+  explicit Memory(const LayerShape& shape) : bytes(shape.TotalBytes() + kPageBytes) {
+    std::byte* at = bytes.data() + (-reinterpret_cast<uintptr_t>(bytes.data()) % kPageBytes);
+    for (uint32_t i = 0; i < shape.segments; ++i) {
+      segments.push_back(at);
+      at += shape.SegmentBytes(i);
+    }
+  }
+  std::vector<std::byte> bytes;
+  std::vector<std::byte*> segments;
+};
+
+bool Inside(const LayerShape& shape, const std::vector<std::byte*>& segments, uint32_t segment,
+            const std::byte* begin, uint64_t size) {
+  return begin >= segments[segment] + kHeaderBytes &&
+         begin + size <= segments[segment] + shape.SegmentBytes(segment);
+}
+
+TEST(View, EveryRowOfAResidentLayerHasAPlaceOfItsOwn) {
+  std::mt19937_64 random(Seed());
+  for (int round = 0; round < 20; ++round) {
+    const auto row_bytes = static_cast<uint32_t>(1 + random() % 600);
+    const uint64_t rows = 1 + random() % 30000;
+    const LayerShape shape = FitShape(64 * kMiB, row_bytes, rows);
+    ASSERT_EQ(shape.mode, Mode::kResident);
+    SCOPED_TRACE(testing::Message() << row_bytes << " × " << rows);
+    const Memory memory(shape);
+    const View view(shape, memory.segments, {});
+    std::set<std::byte*> slots;
+    std::set<std::pair<uint64_t*, uint64_t>> bits;
+    for (uint32_t row = 0; row < rows; ++row) {
+      const uint32_t segment = view.SegmentOf(row);
+      ASSERT_EQ(segment, row / shape.per_segment);
+      ASSERT_TRUE(Inside(shape, memory.segments, segment, view.SlotOf(row), shape.RowStride()));
+      ASSERT_TRUE(slots.insert(view.SlotOf(row)).second);
+      ASSERT_TRUE(bits.insert({&view.BitWord(row), view.BitOf(row)}).second);
+      ASSERT_LE(reinterpret_cast<std::byte*>(&view.BitWord(row) + 1),
+                memory.segments[segment] + shape.RowsOffset());
+    }
+    // No two rows share bytes: they lie a stride apart.
+    EXPECT_EQ((*slots.rbegin() - memory.segments.back()) % 8, 0);
+    EXPECT_EQ(view.Find(static_cast<uint32_t>(rows)).row, nullptr);
+  }
+}
+
+TEST(View, QuotientsAreExactForEveryId) {
+  std::mt19937_64 random(Seed());
+  for (int round = 0; round < 2000; ++round) {
+    LayerShape shape{.mode = Mode::kResident, .row_bytes = 8, .layer_rows = 0xFFFFFFFFull};
+    shape.per_segment = static_cast<uint32_t>(1 + random() % (uint64_t{1} << (1 + random() % 31)));
+    const View view(shape, {}, {});
+    for (int i = 0; i < 100; ++i) {
+      auto id = static_cast<uint32_t>(random());
+      // The hard ones lie beside multiples.
+      if (i % 2 == 0) id = id / shape.per_segment * shape.per_segment - (i % 4 == 0);
+      ASSERT_EQ(view.SegmentOf(id), id / shape.per_segment) << id << " / " << shape.per_segment;
+    }
+  }
+}
+
+TEST(View, SetsAndTheirRowsLieInTheirSegment) {
+  for (const uint32_t row_bytes : {1u, 8u, 160u, 256u, 264u, 320u, 512u, 4096u}) {
+    const LayerShape shape = FitShape(9 * kMiB, row_bytes, 100000000);
+    ASSERT_EQ(shape.mode, Mode::kCache);
+    ASSERT_GT(shape.segments, 1u);
+    const Memory memory(shape);
+    std::vector<uint16_t> buckets(kBuckets);
+    for (uint32_t i = 0; i < kBuckets; ++i) buckets[i] = static_cast<uint16_t>(i % shape.segments);
+    const View view(shape, memory.segments, buckets);
+    std::vector<uint64_t> hits(shape.segments);
+    for (uint32_t row = 0; row < 200000; ++row) {
+      std::byte* const set = view.SetOf(row);
+      const uint32_t segment = buckets[BucketOf(HashRowId(row))];
+      ++hits[segment];
+      ASSERT_TRUE(Inside(shape, memory.segments, segment, set, shape.SetBytes()));
+      ASSERT_EQ(reinterpret_cast<uintptr_t>(set) % kLineBytes, 0u);
+      std::byte* const last = view.SlotIn(set, kWays - 1);
+      ASSERT_LE(last + shape.RowStride(), set + shape.SetBytes());
+      ASSERT_GE(view.SlotIn(set, 0), reinterpret_cast<std::byte*>(&View::state(set) + 1));
+      if (row_bytes % kLineBytes == 0) {
+        ASSERT_EQ(reinterpret_cast<uintptr_t>(last) % kLineBytes, 0u);
+      }
+    }
+    for (const uint64_t one : hits) {
+      EXPECT_NEAR(static_cast<double>(one), 200000.0 / shape.segments,
+                  200000.0 / shape.segments / 8);
+    }
+  }
+}
+
+TEST(SegmentHeader, ChecksumCoversWhatNeverChanges) {
+  SegmentHeader header{};
+  header.magic = kSegmentMagic;
+  const uint64_t before = HeaderChecksum(header);
+  header.complete = 1;
+  header.buckets[3] = 7;
+  EXPECT_EQ(HeaderChecksum(header), before);
+  auto* const bytes = reinterpret_cast<unsigned char*>(&header);
+  for (size_t i = 0; i < offsetof(SegmentHeader, checksum); ++i) {
+    bytes[i] ^= 1;
+    EXPECT_NE(HeaderChecksum(header), before) << i;
+    bytes[i] ^= 1;
+  }
+}
+
+}  // namespace
+}  // namespace engram::dram
