@@ -57,6 +57,7 @@ void AddHashCommand(CommandLine& line);
 void AddListCommand(CommandLine& line);
 void AddLoadCommand(CommandLine& line);
 void AddLookupCommand(CommandLine& line);
+void AddPlanCommand(CommandLine& line);
 void AddProfileCommand(CommandLine& line);
 void AddRowsCommand(CommandLine& line);
 void AddStatsCommand(CommandLine& line);

@@ -66,6 +66,7 @@ int Run(int argc, char** argv) {
   engram::AddLookupCommand(line);
   engram::AddStatsCommand(line);
   engram::AddProfileCommand(line);
+  engram::AddPlanCommand(line);
   engram::AddBenchCommand(line);
   try {
     app.parse(argc, argv);
