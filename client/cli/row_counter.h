@@ -33,7 +33,7 @@ struct CountOptions {
   uint64_t head_rows = 0;  // to be kept by name in each layer
   size_t threads = 1;
   const std::atomic<bool>* cancelled = nullptr;
-  std::function<void(const CountProgress&)> on_progress;  // called on the calling thread
+  std::function<void(const CountProgress&)> on_progress = {};  // called on the calling thread
 };
 
 // What was counted, and in how many ranges a layer at most.

@@ -83,7 +83,7 @@ absl::Status CheckOrder(const LayerProfile& layer, const OrderProfile& order) {
       return Bad(layer, "counts do not descend from 4294967295 to 1 at", each.count);
     }
     if (each.rows == 0 || each.rows > room) {
-      return Bad(layer, "more rows, or none, asked for than there are: ", each.rows);
+      return Bad(layer, "more rows, or none, asked for than there are:", each.rows);
     }
     above = each.count;
     room -= each.rows;
