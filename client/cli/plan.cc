@@ -10,7 +10,6 @@
 #include "client/cli/command.h"
 #include "client/cli/output.h"
 #include "client/cli/placement.h"
-#include "client/cli/size_flag.h"
 #include "client/cli/table_flags.h"
 #include "client/table_description.h"
 #include "storage/base/size.h"

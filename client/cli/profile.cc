@@ -13,7 +13,6 @@
 #include "client/cli/output.h"
 #include "client/cli/progress.h"
 #include "client/cli/row_counter.h"
-#include "client/cli/size_flag.h"
 #include "client/cli/table_flags.h"
 #include "client/cli/token_files.h"
 #include "client/cli/tokens.h"
