@@ -98,7 +98,8 @@ def unpacked(package, folder):
     debs = folder / "debs"
     debs.mkdir(parents=True, exist_ok=True)
     if not list(debs.glob(package + "_*.deb")):
-        subprocess.run(["apt-get", "download", package], cwd=debs, check=True)
+        # Its own words are no part of the result.
+        subprocess.run(["apt-get", "download", package], cwd=debs, check=True, stdout=sys.stderr)
     (deb,) = debs.glob(package + "_*.deb")
     version = subprocess.run(["dpkg-deb", "-f", deb, "Version"], check=True, capture_output=True,
                              text=True).stdout.strip()
