@@ -7,6 +7,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "storage/base/size.h"
 
 namespace engram {
 namespace {
@@ -44,6 +45,18 @@ std::string CheckVersion(const std::string& text) {
   const bool digits = text.find_first_not_of("0123456789") == std::string::npos;
   if (digits && absl::SimpleAtoi(text, &version) && version > 0) return "";
   return absl::StrCat("\"", text, "\" is not a version: give a whole number, 1 or more");
+}
+
+CLI::Option* AddSizeFlag(CLI::App& command, const std::string& name, uint64_t& bytes,
+                         const std::string& help) {
+  return command
+      .add_option_function<std::string>(
+          name, [&bytes](const std::string& text) { bytes = ParseSize(text).value_or(0); }, help)
+      ->check([](const std::string& text) {
+        const auto size = ParseSize(text);
+        return size.ok() ? std::string() : std::string(size.status().message());
+      })
+      ->type_name("SIZE");
 }
 
 std::vector<std::string> ModelNames() {

@@ -17,7 +17,8 @@
 
 namespace CLI {
 class App;
-}
+class Option;
+}  // namespace CLI
 
 namespace engram {
 
@@ -42,6 +43,11 @@ absl::StatusOr<std::unique_ptr<Client>> ConnectClient(const CommandLine& line);
 // itself takes -1 for the largest number.)
 std::string CheckVersion(const std::string& text);
 
+// A flag that takes a SIZE, as engramd's do: 0, or a number with B, KiB, MiB, GiB or TiB; what is
+// none is wrong usage. `bytes` must live as long as the command.
+CLI::Option* AddSizeFlag(CLI::App& command, const std::string& name, uint64_t& bytes,
+                         const std::string& help);
+
 // What --model takes.
 std::vector<std::string> ModelNames();
 
@@ -57,6 +63,8 @@ void AddHashCommand(CommandLine& line);
 void AddListCommand(CommandLine& line);
 void AddLoadCommand(CommandLine& line);
 void AddLookupCommand(CommandLine& line);
+void AddPlanCommand(CommandLine& line);
+void AddProfileCommand(CommandLine& line);
 void AddRowsCommand(CommandLine& line);
 void AddStatsCommand(CommandLine& line);
 void AddVerifyCommand(CommandLine& line);

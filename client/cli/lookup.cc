@@ -24,7 +24,7 @@ absl::Status Run(const CommandLine& line, const Flags& flags) {
   ENGRAM_ASSIGN_OR_RETURN(const TableDescription table,
                           client->Describe(flags.name, flags.version));
   ENGRAM_ASSIGN_OR_RETURN(std::vector<int32_t> token_map,
-                          TokenMapFor(*client, table, flags.tokens));
+                          TokenMapFor(*client, table, flags.tokens.compressed));
   ENGRAM_ASSIGN_OR_RETURN(HashedTokens hashed,
                           HashTokens(table, std::move(token_map), flags.tokens));
   ENGRAM_ASSIGN_OR_RETURN(FetchedRows rows,

@@ -65,6 +65,8 @@ int Run(int argc, char** argv) {
   engram::AddHashCommand(line);
   engram::AddLookupCommand(line);
   engram::AddStatsCommand(line);
+  engram::AddProfileCommand(line);
+  engram::AddPlanCommand(line);
   engram::AddBenchCommand(line);
   try {
     app.parse(argc, argv);

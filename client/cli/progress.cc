@@ -54,8 +54,14 @@ std::string FormatProgress(const Progress::State& state, double seconds, int wid
     absl::StrAppend(&text, "  [", std::string(static_cast<size_t>(full), '#'),
                     std::string(static_cast<size_t>(width - full), '-'), "]");
   }
-  absl::StrAppendFormat(&text, "  %s  %s of %s rows  %s", HumanShare(share),
-                        HumanCount(state.rows_done), HumanCount(state.rows_total), HumanRate(rate));
+  const double per_second = seconds <= 0 ? 0 : static_cast<double>(state.rows_done) / seconds;
+  const std::string speed =
+      state.unit == "rows"
+          ? HumanRate(rate)
+          : absl::StrCat(HumanCount(static_cast<uint64_t>(per_second)), " ", state.unit, "/s");
+  absl::StrAppendFormat(&text, "  %s  %s of %s %s  %s", HumanShare(share),
+                        HumanCount(state.rows_done), HumanCount(state.rows_total), state.unit,
+                        speed);
   if (rate > 0 && total > state.bytes_done) {
     const double left = static_cast<double>(total - state.bytes_done) / rate;
     absl::StrAppend(&text, "  ", HumanSeconds(left), " left");

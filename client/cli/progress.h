@@ -16,6 +16,7 @@ class Progress {
  public:
   struct State {
     std::string phase;
+    std::string unit = "rows";  // what rows_done counts; of others so many a second are shown
     uint64_t rows_done = 0;
     uint64_t rows_total = 0;
     uint64_t bytes_done = 0;

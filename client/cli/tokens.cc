@@ -120,20 +120,24 @@ TokenBatch HashedTokens::batch() const {
           .compressed = compressed};
 }
 
-bool NeedsTokenMap(const TableDescription& table, const TokenFlags& flags) {
-  return table.compressed_vocab_size > 0 && !flags.compressed;
+bool NeedsTokenMap(const TableDescription& table, bool compressed) {
+  return table.compressed_vocab_size > 0 && !compressed;
+}
+
+absl::Status CheckTokenMap(const TableDescription& table, const std::vector<int32_t>& token_map,
+                           bool compressed) {
+  if (!NeedsTokenMap(table, compressed) || !token_map.empty()) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      table.family,
+      " hashes compressed token ids, and there is no token map for raw ones: give "
+      "ids that are compressed already with --compressed, or put the model's tokenizer.json "
+      "beside its config.json",
+      table.version == 0 ? "" : " and load it as a new version"));
 }
 
 absl::StatusOr<HashedTokens> HashTokens(const TableDescription& table,
                                         std::vector<int32_t> token_map, const TokenFlags& flags) {
-  if (NeedsTokenMap(table, flags) && token_map.empty()) {
-    return absl::FailedPreconditionError(absl::StrCat(
-        table.family,
-        " hashes compressed token ids, and there is no token map for raw ones: give "
-        "ids that are compressed already with --compressed, or put the model's tokenizer.json "
-        "beside its config.json",
-        table.version == 0 ? "" : " and load it as a new version"));
-  }
+  ENGRAM_RETURN_IF_ERROR(CheckTokenMap(table, token_map, flags.compressed));
   HashedTokens hashed;
   ENGRAM_ASSIGN_OR_RETURN(hashed.tokens, ParseTokens(flags.tokens));
   hashed.lookback = flags.lookback;
@@ -146,8 +150,9 @@ absl::StatusOr<HashedTokens> HashTokens(const TableDescription& table,
 }
 
 absl::StatusOr<std::vector<int32_t>> TokenMapFor(Client& client, const TableDescription& table,
-                                                 const TokenFlags& flags) {
-  if (!NeedsTokenMap(table, flags) || table.token_map_digest.empty()) return std::vector<int32_t>();
+                                                 bool compressed) {
+  if (!NeedsTokenMap(table, compressed) || table.token_map_digest.empty())
+    return std::vector<int32_t>();
   return client.FetchTokenMap(table.name, table.version);
 }
 

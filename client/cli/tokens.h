@@ -49,17 +49,21 @@ struct HashedTokens {
   TokenBatch batch() const;
 };
 
-// `token_map`: the table's, or empty. FailedPrecondition, saying what to do, when it is needed and
-// empty; else as RowHasher.
+// `token_map`: the table's, or empty. FailedPrecondition as CheckTokenMap;
+// else as RowHasher.
 absl::StatusOr<HashedTokens> HashTokens(const TableDescription& table,
                                         std::vector<int32_t> token_map, const TokenFlags& flags);
 
-// Whether the tokens cannot be hashed without the table's token map.
-bool NeedsTokenMap(const TableDescription& table, const TokenFlags& flags);
+// Whether ids, compressed already or raw, cannot be hashed without the table's token map.
+bool NeedsTokenMap(const TableDescription& table, bool compressed);
+
+// FailedPrecondition, saying what to do, when the map is needed and empty.
+absl::Status CheckTokenMap(const TableDescription& table, const std::vector<int32_t>& token_map,
+                           bool compressed);
 
 // The table's token map from the server, or an empty one where none is needed or there is none.
 absl::StatusOr<std::vector<int32_t>> TokenMapFor(Client& client, const TableDescription& table,
-                                                 const TokenFlags& flags);
+                                                 bool compressed);
 
 }  // namespace engram
 

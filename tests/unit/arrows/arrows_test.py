@@ -35,7 +35,14 @@ ARROWS = {
         "storage/dram/reader.h",
         "gpu_cache",
     ],
-    "client/cli": ["client", "proto", "storage/base", "storage/table", "storage/checkpoint"],
+    "client/cli": [
+        "client",
+        "proto",
+        "storage/base",
+        "storage/table",
+        "storage/checkpoint",
+        "storage/dram/layout.h",
+    ],
     "client/examples": ["client", "storage/base"],
     "tests": ["proto", "client", "server", "storage", "gpu_cache"],
 }

@@ -21,9 +21,9 @@ using testing::RunCtl;
 using ::testing::StartsWith;
 using Json = nlohmann::json;
 
-const std::vector<std::string> kCommands = {"load",   "list",   "describe", "activate",
-                                            "drop",   "verify", "rows",     "hash",
-                                            "lookup", "stats",  "bench"};
+const std::vector<std::string> kCommands = {"load",   "list",    "describe", "activate", "drop",
+                                            "verify", "rows",    "hash",     "lookup",   "stats",
+                                            "bench",  "profile", "plan"};
 
 void ExpectOneLine(const std::string& err) {
   EXPECT_THAT(err, StartsWith("engramctl: "));

@@ -46,6 +46,17 @@ TEST(FormatProgressTest, CountsOnlyWhatThisRunDid) {
             "read  [######--]  75.0 %  75 of 100 rows  0.50 GB/s  2.0 s left");
 }
 
+TEST(FormatProgressTest, OtherThanRowsAreCountedASecond) {
+  const Progress::State state{.phase = "layer 1",
+                              .unit = "tokens",
+                              .rows_done = 5000,
+                              .rows_total = 20000,
+                              .bytes_done = 20000,
+                              .bytes_total = 80000};
+  EXPECT_EQ(FormatProgress(state, 4, 0),
+            "layer 1  25.0 %  5,000 of 20,000 tokens  1,250 tokens/s  12.0 s left");
+}
+
 TEST(FormatProgressTest, SurvivesTheBeginningAndTheEnd) {
   EXPECT_EQ(FormatProgress({}, 0, 4), "  [----]  0.0 %  0 of 0 rows  0.00 GB/s");
   Progress::State more;

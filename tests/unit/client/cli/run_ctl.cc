@@ -75,6 +75,18 @@ Ctl::~Ctl() {
 
 void Ctl::Signal(int signal) { kill(pid_, signal); }
 
+void Ctl::WaitForSignalHandler(int signal) {
+  const std::string label = "SigCgt:";
+  while (true) {
+    const std::string status = ReadFile("/proc/" + std::to_string(pid_) + "/status");
+    const size_t at = status.find(label);
+    if (at == std::string::npos || status.find("State:\tZ") != std::string::npos) return;
+    const unsigned long long caught = std::stoull(status.substr(at + label.size()), nullptr, 16);
+    if ((caught >> (signal - 1) & 1) != 0) return;
+    std::this_thread::yield();
+  }
+}
+
 CtlResult Ctl::Wait() {
   int status = 0;
   waitpid(pid_, &status, 0);

@@ -25,6 +25,8 @@ class Ctl {
   Ctl& operator=(const Ctl&) = delete;
 
   void Signal(int signal);
+  // Until the process catches this signal (or has ended), by what the kernel says of it.
+  void WaitForSignalHandler(int signal);
   CtlResult Wait();
   // Until stdout has that many lines (read from the file that it goes to).
   void WaitForLines(int lines);

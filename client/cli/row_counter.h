@@ -1,0 +1,55 @@
+// Counts how often token files ask for each row of a table: exactly, and in bounded memory.
+//
+// A layer's rows are counted range by range, each range by one array with two bytes a row; as many
+// rows at a time as the memory has room for, and the files are read anew for each range. A row's
+// counter that runs over is noted beside it, at most one such note for 65,536 look-ups counted. The
+// threads share out a range, so that no counter belongs to two: each reads all tokens, hashes them
+// (half a nanosecond a row) and leaves out the rows of the others. Counting a row waits for memory
+// some ten times longer than that, so few threads lose little by it, and nothing has to be locked.
+#ifndef ENGRAM_CLIENT_CLI_ROW_COUNTER_H_
+#define ENGRAM_CLIENT_CLI_ROW_COUNTER_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "client/cli/token_files.h"
+#include "client/client.h"
+#include "storage/table/row_profile.h"
+
+namespace engram {
+
+struct CountProgress {
+  int32_t layer = 0;
+  uint64_t ids_read = 0;   // of one thread, over all layers and ranges
+  uint64_t ids_total = 0;  // that it will have read in the end
+};
+
+struct CountOptions {
+  // For counters and the rows to be kept; the least that works is in the error if this is less.
+  uint64_t memory_bytes = uint64_t{2} << 30;
+  uint64_t head_rows = 0;  // to be kept by name in each layer
+  size_t threads = 1;
+  const std::atomic<bool>* cancelled = nullptr;
+  std::function<void(const CountProgress&)> on_progress = {};  // called on the calling thread
+};
+
+// What was counted, and in how many ranges a layer at most.
+struct CountedRows {
+  RowProfile profile;
+  uint64_t ranges = 0;
+};
+
+// `table` as the daemon or a config describes it. `token_map`: the table's, for files of raw ids
+// that it compresses; empty for others. Errors of RowHasher::Create and TokenFiles::Read;
+// InvalidArgument if the memory is too small, naming what is needed; Cancelled; OutOfRange for a
+// row that is asked for more than kMaxRowCount times.
+absl::StatusOr<CountedRows> CountRows(const TableDescription& table,
+                                      const std::vector<int32_t>& token_map,
+                                      const TokenFiles& files, const CountOptions& options);
+
+}  // namespace engram
+
+#endif  // ENGRAM_CLIENT_CLI_ROW_COUNTER_H_
