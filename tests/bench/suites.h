@@ -28,6 +28,8 @@ absl::Status RunParamsSuite(const BenchOptions& options, Reporter& reporter);
 
 // Row ids a second of the addressing, against one division a row.
 absl::Status RunHashSuite(const BenchOptions& options, Reporter& reporter);
+// Hit ratios of the DRAM tier's policy over traces by Zipf's law, against static placement.
+absl::Status RunZipfSuite(const BenchOptions& options, Reporter& reporter);
 
 struct Suite {
   const char* name;
@@ -35,7 +37,7 @@ struct Suite {
   absl::Status (*run)(const BenchOptions& options, Reporter& reporter);
 };
 
-inline constexpr std::array<Suite, 6> kSuites = {{
+inline constexpr std::array<Suite, 7> kSuites = {{
     {"grpc", "rows/s of Lookup over a Unix socket, all rows in DRAM", RunGrpcSuite},
     {"nvme", "rows/s and latency from NVMe alone, past the page cache", RunNvmeSuite},
     {"load", "bytes/s from safetensors to published", RunLoadSuite},
@@ -43,6 +45,8 @@ inline constexpr std::array<Suite, 6> kSuites = {{
     {"params", "loads and serves 10^11 parameters of 4 bits, 54 GB (--parameters, --dram)",
      RunParamsSuite},
     {"hash", "row ids/s of the addressing, one thread", RunHashSuite},
+    {"zipf", "hit ratio of the DRAM tier's policy by Zipf's law, drift, scans (--rows)",
+     RunZipfSuite},
 }};
 
 }  // namespace engram::bench
