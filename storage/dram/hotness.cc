@@ -22,6 +22,7 @@ constexpr double kUsualWeight = 0.125;  // of the newest period in what is usual
 // While a cache learns, the share of ghosts moves by itself: so long, in cache sizes, nothing is
 // believed.
 constexpr uint64_t kQuietCaches = 4;
+constexpr uint64_t kLeastQuietPeriods = 16;
 
 constexpr uint64_t kHandMask = uint64_t{0xF} << kHandShift;
 constexpr uint64_t kStagingMask = uint64_t{kStagingOffers} << kStagingShift;
@@ -144,8 +145,8 @@ Decision SecondChance(uint64_t state) {
 Hotness::Hotness(uint32_t sets, Admission admission)
     : admission_(admission),
       period_(std::max(kLeastPeriod, uint64_t{sets} * kWays / kPeriodsOfCache)),
-      quiet_periods_(
-          static_cast<int>(std::max<uint64_t>(1, kQuietCaches * sets * kWays / period_))),
+      quiet_periods_(static_cast<int>(
+          std::max<uint64_t>(kLeastQuietPeriods, kQuietCaches * sets * kWays / period_))),
       quiet_left_(quiet_periods_) {}
 
 // Forgets what a line knew before the sketch's epoch.
@@ -328,6 +329,7 @@ void Hotness::Review() {
       quiet_left_ = quiet_periods_;
     } else {
       quiet_left_ = std::max(0, quiet_left_ - 1);
+      if (usual_ghosts_ < 0) usual_ghosts_ = share;
       usual_ghosts_ += (share - usual_ghosts_) * kUsualWeight;
     }
   }

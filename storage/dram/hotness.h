@@ -130,7 +130,7 @@ class Hotness {
   // Whoever sets it (acquire; cleared by release) has the two below.
   std::atomic<bool> reviewing_{false};
   int quiet_left_;
-  double usual_ghosts_ = 0;  // their share among what is met
+  double usual_ghosts_ = -1;  // their share among what is met; −1: not known yet
 };
 
 // Second chance: the hand passes over the ways that were used since it last came by, and takes the
