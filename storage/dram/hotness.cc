@@ -49,7 +49,7 @@ uint64_t Mix(uint64_t x) {
 
 // Not HashRowId: rows of one set have its upper bits in common.
 uint32_t GhostTag(uint32_t row_id) {
-  return static_cast<uint32_t>(Mix(row_id + 0x9E3779B97F4A7C15ull)) & (0xFFFFu >> kGhostCountBits);
+  return static_cast<uint32_t>(Mix(row_id + 0x9E3779B97F4A7C15ull)) & ((1u << kGhostTagBits) - 1);
 }
 uint32_t TagOfGhost(uint32_t ghost) { return ghost >> kGhostCountBits; }
 uint32_t CountOfGhost(uint32_t ghost) { return ghost & kMaxGhostCount; }
@@ -214,7 +214,8 @@ int Hotness::Touch(HotLine& line, TagLine& tags, uint32_t row_id, uint32_t weigh
   // The first use of a row that a prefetch brought is one access, whatever the sample stands for:
   // a prefetched scan must not look popular.
   RaiseCount(line, way, Load(line.counts[way]) == 0 ? 1 : weight);
-  CountKnown(met_rows_, weight);
+  met_rows_.fetch_add(weight, std::memory_order_relaxed);
+  Review();
   return way;
 }
 
@@ -243,6 +244,7 @@ Decision Hotness::Contest(HotLine& line, TagLine& tags, uint64_t state, uint32_t
   const int weakest = WeakestWay(line, expired ? 0 : marks);
   const uint32_t least = Load(line.counts[weakest]);
   const int ghost = FindGhost(line, GhostTag(row_id));
+  missed_.fetch_add(1, std::memory_order_relaxed);
   if (ghost < 0) {
     if (least > 0) {
       Meet(line, row_id);
@@ -252,7 +254,8 @@ Decision Hotness::Contest(HotLine& line, TagLine& tags, uint64_t state, uint32_t
     Store(line.counts[weakest], 1);
     return TakeWay(weakest, false);
   }
-  CountKnown(met_ghosts_, 1);
+  met_ghosts_.fetch_add(1, std::memory_order_relaxed);
+  Review();
   const bool wins = CountOfGhost(Load(line.ghosts[ghost])) + 1 > least;
   const uint32_t count = RaiseGhost(line, ghost, 1);
   if (!wins) return {};
@@ -306,23 +309,23 @@ void Hotness::Recall(HotLine& line, TagLine& tags, uint32_t row_id, uint32_t cou
   }
 }
 
-void Hotness::CountKnown(std::atomic<uint64_t>& kind, uint64_t weight) {
-  kind.fetch_add(weight, std::memory_order_relaxed);
-  const uint64_t known =
-      met_rows_.load(std::memory_order_relaxed) + met_ghosts_.load(std::memory_order_relaxed);
-  if (known >= period_) Review();
+// Of the ghosts that misses met, so many were met by chance: by other rows of the same tag.
+Hotness::Known Hotness::MetSinceReview() const {
+  const uint64_t ghosts = met_ghosts_.load(std::memory_order_relaxed);
+  const uint64_t chance = missed_.load(std::memory_order_relaxed) * kGhosts >> kGhostTagBits;
+  return {met_rows_.load(std::memory_order_relaxed), ghosts - std::min(ghosts, chance)};
 }
 
-// Looks whether ghosts are met more often than usual.
+// Looks from time to time whether ghosts are met more often than usual.
 void Hotness::Review() {
+  if (MetSinceReview().total() < period_) return;
   if (reviewing_.exchange(true, std::memory_order_acquire)) return;
-  const uint64_t rows = met_rows_.exchange(0, std::memory_order_relaxed);
-  const uint64_t ghosts = met_ghosts_.exchange(0, std::memory_order_relaxed);
-  if (rows + ghosts < period_) {  // another thread has just done it
-    met_rows_.fetch_add(rows, std::memory_order_relaxed);
-    met_ghosts_.fetch_add(ghosts, std::memory_order_relaxed);
-  } else {
-    const double share = static_cast<double>(ghosts) / static_cast<double>(rows + ghosts);
+  // Another thread may just have done it.
+  if (const Known known = MetSinceReview(); known.total() >= period_) {
+    met_rows_.store(0, std::memory_order_relaxed);
+    met_ghosts_.store(0, std::memory_order_relaxed);
+    missed_.store(0, std::memory_order_relaxed);
+    const double share = static_cast<double>(known.ghosts) / static_cast<double>(known.total());
     if (quiet_left_ == 0 && share > usual_ghosts_ * kChangeFactor + kChangeLeast) {
       epoch_.fetch_add(1, std::memory_order_relaxed);
       forgotten_.fetch_add(1, std::memory_order_relaxed);

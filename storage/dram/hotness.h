@@ -36,6 +36,7 @@
 namespace engram::dram {
 
 inline constexpr uint32_t kGhosts = 24;
+inline constexpr uint32_t kGhostTagBits = 11;
 inline constexpr uint32_t kGhostCountBits = 5;
 inline constexpr uint32_t kMaxGhostCount = (1u << kGhostCountBits) - 1;
 inline constexpr uint32_t kMaxCount = 255;
@@ -112,7 +113,14 @@ class Hotness {
   uint32_t TakeGhost(HotLine& line, uint32_t row_id);
   Decision Contest(HotLine& line, TagLine& tags, uint64_t state, uint32_t row_id);
   bool OneIn(uint32_t row_id, uint32_t n);
-  void CountKnown(std::atomic<uint64_t>& kind, uint64_t weight);
+
+  // Accesses that met something known.
+  struct Known {
+    uint64_t rows;
+    uint64_t ghosts;
+    uint64_t total() const { return rows + ghosts; }
+  };
+  Known MetSinceReview() const;
   void Review();
 
   const Admission admission_;
@@ -123,8 +131,9 @@ class Hotness {
   std::atomic<uint32_t> epoch_{0};
   std::atomic<uint64_t> tosses_{0};
   std::atomic<uint64_t> forgotten_{0};
-  // Accesses since the last review that met a held row, and that met a ghost.
+  // Accesses since the last review that met a held row, that missed, and that met a ghost then.
   std::atomic<uint64_t> met_rows_{0};
+  std::atomic<uint64_t> missed_{0};
   std::atomic<uint64_t> met_ghosts_{0};
 
   // Whoever sets it (acquire; cleared by release) has the two below.

@@ -39,6 +39,8 @@ class DramModel final : public CacheModel {
     if (decision.way >= 0) tags_[set].tags[decision.way] = dram::TagOf(row_id);
   }
 
+  uint64_t TimesForgotten() const override { return hotness_.times_forgotten(); }
+
  private:
   const uint32_t sampled_;
   TraceRandom random_{20261127};

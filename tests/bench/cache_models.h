@@ -18,6 +18,8 @@ class CacheModel {
   virtual bool Lookup(uint32_t row_id) = 0;
   // The row that Lookup has just missed.
   virtual void Offer(uint32_t row_id) = 0;
+  // dram::Hotness::times_forgotten, where there is one.
+  virtual uint64_t TimesForgotten() const { return 0; }
 
   bool Access(uint32_t row_id) {
     if (Lookup(row_id)) return true;
