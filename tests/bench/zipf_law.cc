@@ -55,15 +55,17 @@ uint64_t ZipfRanks::operator()(TraceRandom& random) const {
 RankedRows ShuffleRows(uint32_t rows, uint64_t seed) {
   RankedRows ranked(rows);
   for (uint32_t i = 0; i < rows; ++i) ranked[i] = i;
-  TraceRandom random(seed);
-  for (uint32_t i = rows; i > 1; --i) std::swap(ranked[i - 1], ranked[random() % i]);
-  return ranked;
+  return MoveRows(std::move(ranked), 1, seed);
 }
 
 RankedRows MoveRows(RankedRows ranked, double share, uint64_t seed) {
   TraceRandom random(seed);
-  for (uint32_t& row : ranked) {
-    if (random.Unit() < share) std::swap(row, ranked[random() % ranked.size()]);
+  std::vector<uint32_t> moving;  // ranks, less 1
+  for (uint32_t i = 0; i < ranked.size(); ++i) {
+    if (random.Unit() < share) moving.push_back(i);
+  }
+  for (size_t i = moving.size(); i > 1; --i) {
+    std::swap(ranked[moving[i - 1]], ranked[moving[random() % i]]);
   }
   return ranked;
 }

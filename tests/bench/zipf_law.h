@@ -46,7 +46,7 @@ class ZipfRanks {
 // `ranked[k - 1]` is the row of rank k.
 using RankedRows = std::vector<uint32_t>;
 RankedRows ShuffleRows(uint32_t rows, uint64_t seed);
-// The same, but each row has with probability `share` changed places with a random one.
+// The same rows, of which a random `share` have changed ranks among themselves.
 RankedRows MoveRows(RankedRows ranked, double share, uint64_t seed);
 
 class ZipfLaw {
