@@ -153,7 +153,7 @@ TEST(HotnessTest, ARowThatComesMoreOftenThanTheWeakestTakesItsWay) {
   EXPECT_FALSE(set.Holds(kNewRow));
 }
 
-TEST(HotnessTest, ARowThatNobodyAskedForAgainSinceCountsEndedGoesAtOnce) {
+TEST(HotnessTest, ARowWhoseCountHasAgedAwayGoesAtOnce) {
   OneSet set;
   set.Fill(1);
   for (uint32_t id = 1; id < kWays; ++id) set.Hit(id, 100);
