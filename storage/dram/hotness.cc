@@ -2,27 +2,35 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 
 #include "storage/dram/reader.h"
 
 namespace engram::dram {
 namespace {
 
-// A review wants so many accesses that met something: enough that chance does not move the share
-// of ghosts by more than a tenth, few enough that a move is noticed soon. Larger caches wait for a
-// 32nd of their rows, so that one long batch is not taken for a change.
-constexpr uint64_t kLeastPeriod = 2048;
+// A review wants so many accesses that met something. Larger caches wait for a 32nd of their rows,
+// so that one long batch is not taken for a change.
+constexpr uint64_t kLeastPeriod = 512;
 constexpr uint64_t kPeriodsOfCache = 32;
-// A change is believed when the share of ghosts is so much greater than usual. Steady loads (Zipf,
-// α 0.8 to 1.05) stay within 1.15; it is 1.5 to 1.9 when half of the popular rows move and over 2
-// when all do.
-constexpr double kChangeFactor = 1.4;
-constexpr double kChangeLeast = 0.01;
-constexpr double kUsualWeight = 0.125;  // of the newest period in what is usual
+// Whether the share of ghosts has grown is told by a cumulative sum (Page, "Continuous inspection
+// schemes", Biometrika 41, 1954): what a review finds above kChangeFactor times the usual, in
+// standard deviations, is added up, what it finds below is taken off, and a change is believed at
+// kChangeSum; no single review gives more than kMostOfReview. Under Zipf's law with α 0.8 to 1.05
+// the share is 1.4 to 1.9 times the usual when half of the popular rows have moved, and over 2
+// when all have.
+constexpr double kChangeFactor = 1.25;
+constexpr double kChangeSum = 8;
+constexpr double kMostOfReview = 5;
+constexpr double kUsualWeight = 1.0 / 32;  // of the newest review in what is usual
 // While a cache learns, the share of ghosts moves by itself: so long, in cache sizes, nothing is
 // believed.
 constexpr uint64_t kQuietCaches = 4;
-constexpr uint64_t kLeastQuietPeriods = 16;
+constexpr uint64_t kLeastQuietPeriods = 64;
+
+// Both numbers of met_rows_ in one word: how many samples, and what they stand for.
+constexpr int kSamplesShift = 40;
+constexpr uint64_t kOneSample = uint64_t{1} << kSamplesShift;
 
 constexpr uint64_t kHandMask = uint64_t{0xF} << kHandShift;
 constexpr uint64_t kStagingMask = uint64_t{kStagingOffers} << kStagingShift;
@@ -214,7 +222,7 @@ int Hotness::Touch(HotLine& line, TagLine& tags, uint32_t row_id, uint32_t weigh
   // The first use of a row that a prefetch brought is one access, whatever the sample stands for:
   // a prefetched scan must not look popular.
   RaiseCount(line, way, Load(line.counts[way]) == 0 ? 1 : weight);
-  met_rows_.fetch_add(weight, std::memory_order_relaxed);
+  met_rows_.fetch_add(kOneSample + weight, std::memory_order_relaxed);
   Review();
   return way;
 }
@@ -313,28 +321,50 @@ void Hotness::Recall(HotLine& line, TagLine& tags, uint32_t row_id, uint32_t cou
 Hotness::Known Hotness::MetSinceReview() const {
   const uint64_t ghosts = met_ghosts_.load(std::memory_order_relaxed);
   const uint64_t chance = missed_.load(std::memory_order_relaxed) * kGhosts >> kGhostTagBits;
-  return {met_rows_.load(std::memory_order_relaxed), ghosts - std::min(ghosts, chance)};
+  const uint64_t rows = met_rows_.load(std::memory_order_relaxed);
+  return {.samples = rows >> kSamplesShift,
+          .rows = rows & (kOneSample - 1),
+          .ghosts = ghosts - std::min(ghosts, chance),
+          .all_ghosts = ghosts};
+}
+
+// Forgets all if the share of ghosts has grown.
+void Hotness::Judge(const Known& known) {
+  const auto total = static_cast<double>(known.Total());
+  const double share = static_cast<double>(known.ghosts) / total;
+  if (usual_ghosts_ < 0) usual_ghosts_ = share;
+  // The variances of both counts: that of the ghosts is their number, with those by chance; a
+  // sample of the rows stands for several.
+  const double rows_variance = static_cast<double>(known.rows) * static_cast<double>(known.rows) /
+                               static_cast<double>(std::max<uint64_t>(1, known.samples));
+  const double deviation =
+      std::sqrt((1 - usual_ghosts_) * (1 - usual_ghosts_) * static_cast<double>(known.all_ghosts) +
+                usual_ghosts_ * usual_ghosts_ * rows_variance) /
+      total;
+  const double above = (share - usual_ghosts_ * kChangeFactor) / std::max(deviation, 1e-9);
+  change_sum_ = std::max(0.0, change_sum_ + std::min(above, kMostOfReview));
+  if (quiet_left_ > 0) {
+    --quiet_left_;
+    change_sum_ = 0;
+  } else if (change_sum_ > kChangeSum) {
+    epoch_.fetch_add(1, std::memory_order_relaxed);
+    forgotten_.fetch_add(1, std::memory_order_relaxed);
+    quiet_left_ = quiet_periods_;
+    change_sum_ = 0;
+  }
+  usual_ghosts_ += (share - usual_ghosts_) * kUsualWeight;
 }
 
 // Looks from time to time whether ghosts are met more often than usual.
 void Hotness::Review() {
-  if (MetSinceReview().total() < period_) return;
+  if (MetSinceReview().Total() < period_) return;
   if (reviewing_.exchange(true, std::memory_order_acquire)) return;
   // Another thread may just have done it.
-  if (const Known known = MetSinceReview(); known.total() >= period_) {
+  if (const Known known = MetSinceReview(); known.Total() >= period_) {
     met_rows_.store(0, std::memory_order_relaxed);
     met_ghosts_.store(0, std::memory_order_relaxed);
     missed_.store(0, std::memory_order_relaxed);
-    const double share = static_cast<double>(known.ghosts) / static_cast<double>(known.total());
-    if (quiet_left_ == 0 && share > usual_ghosts_ * kChangeFactor + kChangeLeast) {
-      epoch_.fetch_add(1, std::memory_order_relaxed);
-      forgotten_.fetch_add(1, std::memory_order_relaxed);
-      quiet_left_ = quiet_periods_;
-    } else {
-      quiet_left_ = std::max(0, quiet_left_ - 1);
-      if (usual_ghosts_ < 0) usual_ghosts_ = share;
-      usual_ghosts_ += (share - usual_ghosts_) * kUsualWeight;
-    }
+    Judge(known);
   }
   reviewing_.store(false, std::memory_order_release);
 }

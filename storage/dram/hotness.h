@@ -116,10 +116,13 @@ class Hotness {
 
   // Accesses that met something known.
   struct Known {
-    uint64_t rows;
-    uint64_t ghosts;
-    uint64_t total() const { return rows + ghosts; }
+    uint64_t samples;     // of held rows
+    uint64_t rows;        // that the samples stand for
+    uint64_t ghosts;      // all of these are counted
+    uint64_t all_ghosts;  // with those that were met by chance
+    uint64_t Total() const { return rows + ghosts; }
   };
+  void Judge(const Known& known);
   Known MetSinceReview() const;
   void Review();
 
@@ -136,9 +139,10 @@ class Hotness {
   std::atomic<uint64_t> missed_{0};
   std::atomic<uint64_t> met_ghosts_{0};
 
-  // Whoever sets it (acquire; cleared by release) has the two below.
+  // Whoever sets it (acquire; cleared by release) has the three below.
   std::atomic<bool> reviewing_{false};
   int quiet_left_;
+  double change_sum_ = 0;
   double usual_ghosts_ = -1;  // their share among what is met; −1: not known yet
 };
 

@@ -207,6 +207,7 @@ class ZipfSuite {
                   .details = {}};
     result.details = {{"better", std::string("lower")},
                       {"baseline_is", std::string("what is aimed at")},
+                      {"times_noticed", static_cast<int64_t>(dram->TimesForgotten())},
                       {"before", ours.before},
                       {"lru_before", theirs.before}};
     for (const int caches : {1, 2, 4, 8}) {
