@@ -14,17 +14,19 @@ namespace {
 constexpr uint64_t kLeastPeriod = 512;
 constexpr uint64_t kPeriodsOfCache = 32;
 // Whether the share of ghosts has grown is told by a cumulative sum (Page, "Continuous inspection
-// schemes", Biometrika 41, 1954): what a review finds above kChangeFactor times the usual, in
-// standard deviations, is added up, what it finds below is taken off, and a change is believed at
-// kChangeSum; no single review gives more than kMostOfReview. Under Zipf's law with α 0.8 to 1.05
-// the share is 1.4 to 1.9 times the usual when half of the popular rows have moved, and over 2
-// when all have.
+// schemes", Biometrika 41, 1954): what a review finds above a threshold, in standard deviations, is
+// added up, what it finds below is taken off, and a change is believed at kChangeSum; no single
+// review gives more than kMostOfReview. The threshold is kChangeFactor times the usual, and at
+// least kChangeLeast more: a cache that hits nearly always has little to win by forgetting. Under
+// Zipf's law with α 0.8 to 1.05 the share is 1.4 to 1.9 times the usual when half of the popular
+// rows have moved, and over 2 when all have.
 constexpr double kChangeFactor = 1.25;
+constexpr double kChangeLeast = 0.015;
 constexpr double kChangeSum = 8;
 constexpr double kMostOfReview = 5;
 constexpr double kUsualWeight = 1.0 / 32;  // of the newest review in what is usual
-// While a cache learns, the share of ghosts moves by itself: so long, in cache sizes, nothing is
-// believed.
+// While a cache learns, the share of ghosts grows by itself. No change is believed until it has
+// stood still for so long, in cache sizes.
 constexpr uint64_t kQuietCaches = 4;
 constexpr uint64_t kLeastQuietPeriods = 64;
 
@@ -341,16 +343,20 @@ void Hotness::Judge(const Known& known) {
       std::sqrt((1 - usual_ghosts_) * (1 - usual_ghosts_) * static_cast<double>(known.all_ghosts) +
                 usual_ghosts_ * usual_ghosts_ * rows_variance) /
       total;
-  const double above = (share - usual_ghosts_ * kChangeFactor) / std::max(deviation, 1e-9);
+  const double threshold = std::max(usual_ghosts_ * kChangeFactor, usual_ghosts_ + kChangeLeast);
+  const double above = (share - threshold) / std::max(deviation, 1e-9);
   change_sum_ = std::max(0.0, change_sum_ + std::min(above, kMostOfReview));
-  if (quiet_left_ > 0) {
-    --quiet_left_;
+  const bool changed = change_sum_ > kChangeSum;
+  if (changed) {
     change_sum_ = 0;
-  } else if (change_sum_ > kChangeSum) {
-    epoch_.fetch_add(1, std::memory_order_relaxed);
-    forgotten_.fetch_add(1, std::memory_order_relaxed);
+    // While the cache learns its share grows by itself.
+    if (quiet_left_ == 0) {
+      epoch_.fetch_add(1, std::memory_order_relaxed);
+      forgotten_.fetch_add(1, std::memory_order_relaxed);
+    }
     quiet_left_ = quiet_periods_;
-    change_sum_ = 0;
+  } else if (quiet_left_ > 0) {
+    --quiet_left_;
   }
   usual_ghosts_ += (share - usual_ghosts_) * kUsualWeight;
 }

@@ -4,11 +4,11 @@
 // Each set of the cache has one line of 64 bytes: a count for each of its 15 ways, and 24 ghosts,
 // short tags with counts of rows that were asked for and are not held. A row that is not known
 // takes the place of the weakest ghost, whose count is c, with probability 1 / (c + 1), and goes on
-// from c + 1 (randomised admission: Ben Basat, Einziger, Friedman and Kassner, "Randomized admission
-// policy for efficient top-k and frequency estimation", INFOCOM 2017, arXiv:1612.02962). So the many
-// rows that come once seldom push out the few that come again. A ghost that is met again
-// and then has a greater count than the weakest row of the set takes its way; that row becomes a
-// ghost with the count that it had.
+// from c + 1 (randomised admission: Ben Basat, Einziger, Friedman and Kassner, "Randomized
+// admission policy for efficient top-k and frequency estimation", INFOCOM 2017, arXiv:1612.02962).
+// So the many rows that come once seldom push out the few that come again. A ghost that is met
+// again and then has a greater count than the weakest row of the set takes its way; that row
+// becomes a ghost with the count that it had.
 //
 // Only counts of one set are ever compared, so each set ages by itself: when a ghost reaches
 // kMaxGhostCount, all counts of the set are halved. A set so remembers as long as it takes to tell

@@ -86,6 +86,17 @@ TEST_F(HotnessTraceTest, ServesNearlyAsMuchAsTheStaticPlacement) {
   EXPECT_EQ(sampled->TimesForgotten(), 0u);
 }
 
+TEST_F(HotnessTraceTest, ASteadyLoadIsNotTakenForAChange) {
+  for (const double alpha : {0.7, 0.8, 1.05, 1.2, 1.4}) {
+    const ZipfLaw law(kRows, alpha);
+    for (const uint32_t sampled : {1u, 16u}) {
+      const auto dram = MakeDramModel(kSets, Admission::kFrequency, sampled);
+      for (uint64_t i = 0; i < kPass; ++i) dram->Access(ranked_[law.ranks()(random_) - 1]);
+      EXPECT_EQ(dram->TimesForgotten(), 0u) << alpha << ", one hit in " << sampled;
+    }
+  }
+}
+
 TEST_F(HotnessTraceTest, AScanIsKeptOutAndNotTakenForAChange) {
   const auto dram = MakeDramModel(kSets, Admission::kFrequency, 1);
   const auto clock = MakeDramModel(kSets, Admission::kAll, 1);
