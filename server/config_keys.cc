@@ -27,7 +27,7 @@ constexpr uint64_t kTiB = uint64_t{1} << 40;
 // gRPC counts a message's bytes in an int.
 constexpr uint64_t kMaxMessage = 2047 * kMiB;
 
-const std::array<ConfigKey, 20> kKeys = {{
+const std::array<ConfigKey, 21> kKeys = {{
     {"data_dir", KeyType::kPath, "", 0, 0, true, &Config::data_dir,
      "The directory of the tables: the NVMe tier. It is made if it is not there. One engramd at a "
      "time may use it; put it on the fastest local drive."},
@@ -50,6 +50,12 @@ const std::array<ConfigKey, 20> kKeys = {{
     {"warm_restart", KeyType::kBoolean, "", 0, 0, true, &Config::warm_restart,
      "Whether the shared DRAM tier stays in `shm_dir` when engramd ends, so that the next one "
      "begins with it. When `false`, SIGTERM gives its memory back."},
+    {"admission", KeyType::kChoice, "frequency|all|prefetch", 0, 0, true, &Config::admission,
+     "Which rows the DRAM tier keeps when it cannot hold them all: `frequency` those that are "
+     "asked "
+     "for most often, so that rows that come once and long prefills push nothing out; `all` "
+     "whatever was read last (second chance); `prefetch` only what prefetches bring, for loads "
+     "that gain nothing from keeping rows."},
     {"hbm", KeyType::kSize, "", 0, 64 * kTiB, true, &Config::hbm_bytes,
      "The budget of the HBM tier (GPU memory); 0 turns the tier off. Where it is not to be had, it "
      "is off all the same: the log, `engramctl stats` and the status page say why."},
@@ -133,6 +139,11 @@ absl::StatusOr<std::string> ParseString(const ConfigKey& key, const std::string&
     }
     return text;
   }
+  if (key.type == KeyType::kChoice) {
+    const std::vector<std::string> choices = absl::StrSplit(key.unit, '|');
+    if (std::find(choices.begin(), choices.end(), text) != choices.end()) return text;
+    return Bad(absl::StrCat("'", text, "' is none of ", absl::StrJoin(choices, ", ")));
+  }
   if (text.empty()) return Bad("the path is empty");
   if (std::any_of(text.begin(), text.end(), absl::ascii_iscntrl)) {
     return Bad("the path holds a control character");
@@ -208,6 +219,8 @@ const char* TypeName(KeyType type) {
   switch (type) {
     case KeyType::kPath:
       return "path";
+    case KeyType::kChoice:
+      return "one of several words";
     case KeyType::kAddress:
       return "address";
     case KeyType::kAddressList:
@@ -226,6 +239,8 @@ const char* FlagValue(KeyType type) {
   switch (type) {
     case KeyType::kPath:
       return " DIR";
+    case KeyType::kChoice:
+      return " WORD";
     case KeyType::kAddress:
       return " ADDR";
     case KeyType::kAddressList:
@@ -244,6 +259,7 @@ std::string Bounds(const ConfigKey& key) {
   if (key.type == KeyType::kSize) {
     return absl::StrCat(ExactSize(key.min), " to ", ExactSize(key.max));
   }
+  if (key.type == KeyType::kChoice) return absl::StrReplaceAll(key.unit, {{"|", ", "}});
   if (key.type != KeyType::kInteger) return "";
   return absl::StrCat(key.min, " to ", key.max, *key.unit == '\0' ? "" : " ", key.unit);
 }

@@ -17,7 +17,7 @@
 
 namespace engram {
 
-enum class KeyType { kPath, kAddress, kAddressList, kSize, kInteger, kBoolean };
+enum class KeyType { kPath, kChoice, kAddress, kAddressList, kSize, kInteger, kBoolean };
 
 using KeyMember = std::variant<std::string Config::*, std::vector<std::string> Config::*,
                                uint64_t Config::*, int Config::*, bool Config::*>;

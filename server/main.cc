@@ -68,6 +68,12 @@ void RaiseFileLimit() {
                        << ": large tables may need more (ulimit -n)";
 }
 
+dram::Admission AdmissionOf(const std::string& name) {
+  if (name == "all") return dram::Admission::kAll;
+  if (name == "prefetch") return dram::Admission::kPrefetch;
+  return dram::Admission::kFrequency;  // the only other one that the config lets through
+}
+
 // Everything that serves, in the order in which it is made; destroyed the other way round.
 class Daemon {
  public:
@@ -98,6 +104,7 @@ class Daemon {
     ENGRAM_ASSIGN_OR_RETURN(tables_,
                             Tables::Open(store_.get(), {.dram_budget_bytes = dram_.budget_bytes,
                                                         .segments = dram_.segments.get(),
+                                                        .admission = AdmissionOf(config_.admission),
                                                         .hbm_note = hbm_note_,
                                                         .gather_helpers = &gather_helpers_}));
     ENGRAM_LOG(kInfo) << "dram tier " << FormatSize(dram_.budget_bytes) << " in " << dram_.note;

@@ -288,6 +288,7 @@ void Tables::ShareOutDram() {
     if (const absl::Status status = stack->InstallDram({.budget_bytes = share.bytes,
                                                         .segments = segments_,
                                                         .table_digest = share.table_digest,
+                                                        .admission = options_.admission,
                                                         .helpers = options_.gather_helpers});
         !status.ok()) {
       ENGRAM_LOG(kError) << "layer " << Raw(stack->spec().id) << " gets no DRAM tier of "

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "storage/base/size.h"
+#include "storage/dram/access_ring.h"
 
 namespace engram {
 
@@ -238,6 +239,7 @@ absl::Status TierStack::InstallDram(const DramGrant& grant) {
                         .layer_rows = spec_.rows,
                         .table_digest = grant.table_digest,
                         .layer = Raw(spec_.id),
+                        .admission = grant.admission,
                         .segments = grant.segments,
                         .helpers = grant.helpers,
                         .counters = &probe_->prefetch});
@@ -259,7 +261,7 @@ void TierStack::CountShared(uint64_t rows, absl::Span<const RowId> sample) {
   if (sample.empty()) return;
   const std::shared_ptr<RowCache> cache = dram();
   if (cache == nullptr) return;
-  for (const RowId id : sample) cache->Touch(id);
+  for (const RowId id : sample) cache->Touch(id, dram::kSampleEvery);
 }
 
 std::array<TierSnapshot, kTierCount> TierStack::Snapshot() const {

@@ -71,9 +71,9 @@ class LayerFiller {
               uint64_t dram_bytes)
       : profile_(profile),
         cells_(CellsOf(profile, 0, never_seen_)),
-        hbm_(dram::FitGeometry(hbm_bytes, row_bytes, profile.rows)),
-        dram_(dram::FitGeometry(dram_bytes, row_bytes, profile.rows)),
-        taken_(dram_.resident ? 0 : dram_.sets) {}
+        hbm_(dram::FitShape(hbm_bytes, row_bytes, profile.rows)),
+        dram_(dram::FitShape(dram_bytes, row_bytes, profile.rows)),
+        taken_(resident() ? 0 : dram_.Slots() / dram::kWays) {}
 
   void Fill() {
     FillFromHead();
@@ -87,7 +87,7 @@ class LayerFiller {
     for (const HotRow& row : test.head) {
       const Place place = places[Raw(row.id)];
       if (place == Place::kHbm) in_hbm_.test += row.count;
-      if (place == Place::kDram || (place == Place::kNvme && dram_.resident)) {
+      if (place == Place::kDram || (place == Place::kNvme && resident())) {
         in_dram_.test += row.count;
       }
     }
@@ -98,17 +98,15 @@ class LayerFiller {
   double never_seen() const { return never_seen_; }
 
  private:
-  static uint64_t Slots(const dram::Geometry& geometry) {
-    return uint64_t{geometry.sets} * dram::kWays;
-  }
-  uint64_t HbmRoom() const { return Slots(hbm_) - std::min(Slots(hbm_), in_hbm_.rows); }
-  uint64_t DramRoom() const { return Slots(dram_) - std::min(Slots(dram_), in_dram_.rows); }
+  bool resident() const { return dram_.mode == dram::Mode::kResident; }
+  uint64_t HbmRoom() const { return hbm_.Slots() - std::min(hbm_.Slots(), in_hbm_.rows); }
+  uint64_t DramRoom() const { return dram_.Slots() - std::min(dram_.Slots(), in_dram_.rows); }
 
   Place PlaceFor(RowId id) {
     if (HbmRoom() > 0) return Place::kHbm;
-    if (dram_.sets == 0) return Place::kNvme;
-    if (dram_.resident) return Place::kDram;
-    uint8_t& taken = taken_[dram_.SetOf(Raw(id))];
+    if (dram_.segments == 0) return Place::kNvme;
+    if (resident()) return Place::kDram;
+    uint8_t& taken = taken_[dram_.FirstSetOf(Raw(id))];
     if (taken == dram::kWays) return Place::kNvme;
     ++taken;
     return Place::kDram;
@@ -153,8 +151,8 @@ class LayerFiller {
   const LayerProfile& profile_;
   double never_seen_ = 0;  // before cells_, whose making adds it up
   std::vector<Cell> cells_;
-  const dram::Geometry hbm_;
-  const dram::Geometry dram_;
+  const dram::LayerShape hbm_;
+  const dram::LayerShape dram_;
   std::vector<uint8_t> taken_;  // slots of each set
   std::vector<Place> places_;   // of the head's rows
   Sums in_hbm_;
@@ -162,9 +160,8 @@ class LayerFiller {
 };
 
 double RowBytes(uint32_t row_bytes) {
-  const dram::Geometry geometry{.row_bytes = row_bytes};
-  const double set_bytes = sizeof(dram::TagLine) + sizeof(uint64_t);
-  return static_cast<double>(geometry.RowStride()) + set_bytes / dram::kWays;
+  const dram::LayerShape shape{.row_bytes = row_bytes};
+  return static_cast<double>(shape.SetBytes()) / dram::kWays;
 }
 
 HitRatio Ratio(const Sums& sums, double lookups, std::optional<double> test_lookups) {

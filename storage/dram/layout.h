@@ -7,6 +7,7 @@
 //   offset 0               SegmentHeader         kHeaderBytes
 //   kCache, sets of rows, each SetBytes():
 //     0                    TagLine               one cache line
+//     kHotOffset           HotLine (hotness.h)   one cache line
 //     kStateOffset         uint64                used-bits, clock hand, prefetch marks
 //     SlotsOffset()        kWays row slots       near their tags: one page to look up, not two
 //   kResident, every row of the layer has its place:
@@ -103,9 +104,11 @@ struct LayerShape {
     return static_cast<uint32_t>(layer_rows - uint64_t{per_segment} * segment);
   }
   // Within a set. Rows of whole cache lines begin on one.
-  static constexpr uint64_t kStateOffset = sizeof(TagLine);
+  static constexpr uint64_t kHotOffset = sizeof(TagLine);
+  static constexpr uint64_t kStateOffset = kHotOffset + kLineBytes;
   constexpr uint64_t SlotsOffset() const {
-    return RowStride() % kLineBytes == 0 ? 2 * kLineBytes : kStateOffset + sizeof(uint64_t);
+    return RowStride() % kLineBytes == 0 ? kStateOffset + kLineBytes
+                                         : kStateOffset + sizeof(uint64_t);
   }
   constexpr uint64_t SetBytes() const {
     return (SlotsOffset() + kWays * RowStride() + kLineBytes - 1) / kLineBytes * kLineBytes;
@@ -124,6 +127,16 @@ struct LayerShape {
   constexpr uint64_t TotalBytes() const {
     if (segments == 0) return 0;
     return SegmentBytes(0) * (segments - 1) + SegmentBytes(segments - 1);
+  }
+  // Rows that there is room for.
+  constexpr uint64_t Slots() const {
+    return mode == Mode::kResident ? layer_rows : uint64_t{segments} * per_segment * kWays;
+  }
+  // kCache: the row's set, counted over all segments, where buckets were dealt out to segments in
+  // turn, as they are at first.
+  constexpr uint64_t FirstSetOf(uint32_t row_id) const {
+    const uint64_t hash = HashRowId(row_id);
+    return uint64_t{BucketOf(hash) % segments} * per_segment + dram::SetOf(hash, per_segment);
   }
   // What the daemon keeps beside the segments: a mark a row, or the segments of the buckets, twice.
   constexpr uint64_t HeapBytes() const {

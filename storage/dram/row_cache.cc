@@ -15,7 +15,9 @@
 #include "absl/strings/str_cat.h"
 #include "storage/base/size.h"
 #include "storage/base/status_macros.h"
+#include "storage/dram/access_ring.h"
 #include "storage/dram/gather.h"
+#include "storage/dram/hotness.h"
 #include "storage/dram/layout.h"
 #include "storage/dram/reader.h"
 #include "storage/dram/segment_set.h"
@@ -50,7 +52,7 @@ class RowCache::Impl {
   void Read(RowBatch& batch) const;
   void Offer(absl::Span<const RowId> ids, const std::byte* rows, bool prefetched);
   Presence Look(uint32_t row_id) const;
-  void Touch(uint32_t row_id) const;
+  void Touch(uint32_t row_id, uint32_t weight) const;
   TierUsage Usage() const;
   void Discard();
 
@@ -64,17 +66,23 @@ class RowCache::Impl {
   bool Complete() const;
   Stored StoreInSet(uint32_t row_id, const std::byte* row, bool prefetched);
   Stored StoreInPlace(uint32_t row_id, const std::byte* row, bool prefetched);
-  int Evict(std::byte* set);
+  Stored Replace(const Found& held, uint32_t row_id, const std::byte* row, bool prefetched);
   // Prefetched rows that nobody has read, in the memory itself: they are going.
   void CountMarksLeft() const;
   void WriteRow(std::byte* slot, const std::byte* row) const;
   uint64_t& MarkWord(uint32_t row_id) const { return marks_[row_id / 64]; }
+  static dram::HotLine& HotLineOf(std::byte* set) {
+    return *reinterpret_cast<dram::HotLine*>(set + dram::LayerShape::kHotOffset);
+  }
 
   WorkPool* const helpers_;
   PrefetchCounters own_counters_;
   PrefetchCounters* const counters_;
   SegmentSet set_;
   dram::View view_;
+  std::unique_ptr<dram::Hotness> hotness_;  // null if resident
+  // Relaxed: only so that all positions of batches are sampled in turn.
+  mutable std::atomic<uint32_t> sample_phase_{0};
   // Of a resident layer, a bit a row: a prefetch brought it, and nobody has read it.
   mutable std::vector<uint64_t> marks_;
   // Relaxed: once it is true, what made it so has been seen by whoever stored it, and rows are
@@ -94,7 +102,12 @@ RowCache::Impl::Impl(const Options& options, SegmentSet set)
   std::vector<std::byte*> bases;
   for (const std::shared_ptr<Segment>& segment : set_.segments) bases.push_back(segment->data());
   view_ = dram::View(set_.shape, std::move(bases), set_.bucket_segments);
-  if (view_.resident()) marks_.resize((options.layer_rows + 63) / 64);
+  if (view_.resident()) {
+    marks_.resize((options.layer_rows + 63) / 64);
+  } else {
+    hotness_ = std::make_unique<dram::Hotness>(static_cast<uint32_t>(set_.shape.Slots() / kWays),
+                                               options.admission);
+  }
   for (uint32_t i = 0; i < set_.shape.segments; ++i) {
     segment_rows_[i].store(set_.rows_held[i], std::memory_order_relaxed);
     rows_held_.fetch_add(set_.rows_held[i], std::memory_order_relaxed);
@@ -112,13 +125,19 @@ struct RowCache::Impl::GatherBatch {
   const RowId* const ids = batch.ids().data();
   const uint32_t* const positions;
   const bool marks_are_set;
+  const bool uses_bits;  // what is evicted depends on used-bits
+  const uint32_t phase;
   uint64_t first_uses = 0;
 
   uint32_t position(size_t i) const { return positions[i]; }
   uint32_t id(uint32_t position) const { return Raw(ids[position]); }
   std::byte* row(uint32_t position) const { return batch.row(position); }
-  void HitInSet(uint32_t /*position*/, const Found& found) {
-    first_uses += impl.view_.MarkUsed(found);
+  void HitInSet(uint32_t position, const Found& found) {
+    if (uses_bits || marks_are_set) first_uses += impl.view_.MarkUsed(found);
+    if ((position + phase) % dram::kSampleEvery == 0) {
+      impl.hotness_->Touch(HotLineOf(found.set), dram::View::line(found.set), id(position),
+                           dram::kSampleEvery);
+    }
   }
   void DeadPosition() const {}
   void HitResident(uint32_t position) {
@@ -164,10 +183,13 @@ void RowCache::Impl::Read(RowBatch& batch) const {
 // Fills the rows at these positions, leaves those that are not held at the front of `positions`, in
 // their order, and returns how many those are.
 size_t RowCache::Impl::Gather(const RowBatch& batch, absl::Span<uint32_t> positions) const {
-  GatherBatch rows{.impl = *this,
-                   .batch = batch,
-                   .positions = positions.data(),
-                   .marks_are_set = counters_->Waiting() > 0};
+  GatherBatch rows{
+      .impl = *this,
+      .batch = batch,
+      .positions = positions.data(),
+      .marks_are_set = counters_->Waiting() > 0,
+      .uses_bits = !view_.resident() && hotness_->admission() != dram::Admission::kFrequency,
+      .phase = sample_phase_.fetch_add(1, std::memory_order_relaxed)};
   const size_t kept = dram::Gather(view_, rows, positions.size(), positions.data(), Complete());
   if (rows.first_uses > 0) {
     counters_->used.fetch_add(rows.first_uses, std::memory_order_relaxed);
@@ -194,9 +216,12 @@ bool RowCache::Impl::IsMarked(const Found& found, uint32_t row_id) const {
   return (word.load(std::memory_order_relaxed) >> (row_id % 64) & 1) != 0;
 }
 
-void RowCache::Impl::Touch(uint32_t row_id) const {
+void RowCache::Impl::Touch(uint32_t row_id, uint32_t weight) const {
   if (row_id == dram::kNoRowId) return;
   const Found found = view_.Find(row_id);
+  if (!view_.resident()) {
+    hotness_->Touch(HotLineOf(found.set), dram::View::line(found.set), row_id, weight);
+  }
   // A set that is changing meanwhile may get a used-bit too many, which is not worth a check.
   if (found.row == nullptr) return;
   const bool first = view_.resident() ? TakePlaceMark(row_id) : view_.MarkUsed(found);
@@ -254,40 +279,32 @@ Stored RowCache::Impl::StoreInSet(uint32_t row_id, const std::byte* row, bool pr
   }
   // Release fence: whoever reads a word stored below finds an odd or newer version afterwards.
   std::atomic_thread_fence(std::memory_order_release);
-  int way = dram::View::MatchWay(line, dram::kEmptyTag);
-  const bool added = way >= 0;
-  if (!added) way = Evict(held.set);
-  std::atomic_ref<uint32_t>(line.tags[way]).store(dram::TagOf(row_id), std::memory_order_relaxed);
-  WriteRow(view_.SlotIn(held.set, way), row);
-  if (prefetched) {
-    const uint64_t mark = uint64_t{1} << (dram::kPrefetchedShift + way);
-    std::atomic_ref<uint64_t>(dram::View::state(held.set))
-        .fetch_or(mark, std::memory_order_relaxed);
-  }
-  version.store(held.version + 2, std::memory_order_release);
-  return added ? Stored::kOneMore : Stored::kInsteadOfAnother;
+  const Stored stored = Replace(held, row_id, row, prefetched);
+  // If nothing was changed, readers need not look again.
+  version.store(held.version + (stored == Stored::kNo ? 0 : 2), std::memory_order_release);
+  return stored;
 }
 
-// Second chance: the hand passes over the ways that were used since it last came by, and takes
-// the first that was not. The caller has the set, so only readers setting used-bits are beside us.
-int RowCache::Impl::Evict(std::byte* set) {
-  std::atomic_ref<uint64_t> state(dram::View::state(set));
+// The caller has the set, so only readers setting used-bits and taking marks are beside us.
+Stored RowCache::Impl::Replace(const Found& held, uint32_t row_id, const std::byte* row,
+                               bool prefetched) {
+  dram::TagLine& line = dram::View::line(held.set);
+  dram::HotLine& hot = HotLineOf(held.set);
+  std::atomic_ref<uint64_t> state(dram::View::state(held.set));
   const uint64_t seen = state.load(std::memory_order_relaxed);
-  const auto hand = static_cast<uint32_t>(seen >> dram::kHandShift & 0xF);
-  uint32_t way = hand;
-  uint64_t passed = 0;
-  while ((seen >> way & 1) != 0 && (passed & dram::kUsedMask) != dram::kUsedMask) {
-    passed |= uint64_t{1} << way;
-    way = (way + 1) % kWays;
+  const dram::Decision decision = prefetched ? hotness_->DecidePrefetched(hot, line, seen, row_id)
+                                             : hotness_->Decide(hot, line, seen, row_id);
+  const uint64_t before = state.fetch_and(~decision.clear, std::memory_order_relaxed);
+  if (decision.set != 0) state.fetch_or(decision.set, std::memory_order_relaxed);
+  if (decision.way < 0) return Stored::kNo;
+  const uint64_t mark = uint64_t{1} << (dram::kPrefetchedShift + decision.way);
+  if ((before & decision.clear & mark) != 0) {
+    counters_->unused.fetch_add(1, std::memory_order_relaxed);
   }
-  // After a full turn the hand is where it began, and that way goes.
-  const uint64_t bit = uint64_t{1} << way;
-  const uint64_t mark = bit << dram::kPrefetchedShift;
-  const uint64_t before = state.fetch_and(~(passed | bit | mark), std::memory_order_relaxed);
-  if ((before & mark) != 0) counters_->unused.fetch_add(1, std::memory_order_relaxed);
-  state.fetch_xor(uint64_t{hand ^ (way + 1) % kWays} << dram::kHandShift,
-                  std::memory_order_relaxed);
-  return static_cast<int>(way);
+  std::atomic_ref<uint32_t>(line.tags[decision.way])
+      .store(dram::TagOf(row_id), std::memory_order_relaxed);
+  WriteRow(view_.SlotIn(held.set, decision.way), row);
+  return decision.was_empty ? Stored::kOneMore : Stored::kInsteadOfAnother;
 }
 
 void RowCache::Impl::CountMarksLeft() const {
@@ -384,7 +401,7 @@ RowCache::Presence RowCache::Look(RowId id) const {
   return id == kZeroRow ? Presence::kAbsent : impl_->Look(Raw(id));
 }
 
-void RowCache::Touch(RowId id) { impl_->Touch(Raw(id)); }
+void RowCache::Touch(RowId id, uint32_t weight) { impl_->Touch(Raw(id), weight); }
 
 const dram::LayerShape& RowCache::shape() const { return impl_->view().shape(); }
 

@@ -5,7 +5,7 @@
 // in one 64-byte cache line behind a version counter. A reader copies a row and checks the version
 // afterwards (a sequence lock); it never waits and never writes shared memory except a used-bit. A
 // writer takes a set by making its version odd; a set that is taken is skipped, for an offered row
-// can always be offered again.
+// can always be offered again. Whom an offered row replaces, if anybody, is hotness.h's matter.
 //
 // Any number of threads may call any method at once, but for Discard. A row that comes out is byte
 // for byte one that was offered under that id.
@@ -21,6 +21,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "storage/base/work_pool.h"
+#include "storage/dram/hotness.h"
 #include "storage/dram/layout.h"
 #include "storage/dram/prefetch_counters.h"
 #include "storage/dram/segment.h"
@@ -40,6 +41,8 @@ class RowCache final : public Tier {
     // Names the rows: segments that an earlier daemon left for the same ones are taken over.
     std::string table_digest = {};
     int32_t layer = 0;
+    // What is kept where not all rows fit.
+    dram::Admission admission = dram::Admission::kFrequency;
     SegmentStore* segments = nullptr;  // outlives the cache
     // Large batches are gathered together with idle threads of these, if given. They outlive the
     // cache, and so do `counters`, in which the fate of prefetched rows is counted.
@@ -57,8 +60,9 @@ class RowCache final : public Tier {
   TierUsage Usage() const override;
 
   enum class Source { kLookup, kPrefetch };
-  // Takes copies of rows: rows[i * row_bytes …] is the row of ids[i]. kZeroRow ids and rows
-  // already held are passed over. May evict others of the same set.
+  // Takes copies of rows that were not held: rows[i * row_bytes …] is the row of ids[i]. kZeroRow
+  // ids and rows already held are passed over, and so are those that admission keeps out. May evict
+  // others of the same set. Of kLookup each row counts as one access.
   void Offer(absl::Span<const RowId> ids, absl::Span<const std::byte> rows,
              Source source = Source::kLookup);
 
@@ -68,8 +72,8 @@ class RowCache final : public Tier {
   // kUnread: a prefetch brought the row, and nobody has read it.
   enum class Presence { kAbsent, kHeld, kUnread };
   Presence Look(RowId id) const;
-  // Another process has read the row, so it said. Any id is taken.
-  void Touch(RowId id);
+  // Another process has read `weight` rows, of which this is one; so it said. Any id is taken.
+  void Touch(RowId id, uint32_t weight);
 
   // What a client needs to read along.
   const dram::LayerShape& shape() const;

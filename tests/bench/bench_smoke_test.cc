@@ -92,7 +92,7 @@ std::map<std::string, Json> RunSuite(const std::string& suite) {
   for (const Json& line : outcome.lines) {
     for (const char* key : {"value", "baseline", "ratio"}) ExpectPositive(line, key);
     EXPECT_TRUE(line["unit"].is_string()) << line;
-    if (suite != "hash") {  // the only one without a table
+    if (suite != "hash" && suite != "zipf") {  // these have no table on the drive
       ExpectPositive(line, "table_bytes");
       EXPECT_EQ(line["small"], true) << line;
     }
@@ -225,6 +225,29 @@ TEST(BenchSmokeTest, Hash) {
     EXPECT_EQ(line["unit"], "rows/s") << line;
     ExpectPositive(line, "chunk_ms");
   }
+}
+
+TEST(BenchSmokeTest, Zipf) {
+  std::map<std::string, Json> results = RunSuite("zipf");
+  EXPECT_EQ(results.size(), 5u);
+  Json& steady = results["zipf/dram/1/1%"];
+  EXPECT_EQ(steady["unit"], "of accesses") << steady;
+  EXPECT_EQ(steady["table_rows"], 100000) << steady;
+  for (const std::string key : {"static_in_sets", "perfect_counts", "sampled_4", "sampled_16",
+                                "lru", "lru_in_sets", "clock", "seed"}) {
+    ExpectPositive(steady, key);
+  }
+  // Traces follow from the seed, so this is no matter of luck.
+  EXPECT_GT(steady["ratio"], 0.97) << steady;
+  EXPECT_GT(steady["value"], steady["lru"]) << steady;
+  EXPECT_LT(steady["static_in_sets"], steady["baseline"]) << steady;
+  for (const std::string what : {"all", "half"}) {
+    Json& drift = results["zipf/drift/1/1%/" + what];
+    EXPECT_EQ(drift["better"], "lower") << drift;
+    ExpectPositive(drift, "perfect_counts_after_4");
+  }
+  EXPECT_GT(results["zipf/scan/1/1%"]["ratio"], 0.97) << results["zipf/scan/1/1%"];
+  ExpectPositive(results["zipf/orders/1.05+0.8/1%"], "even_split");
 }
 
 TEST(BenchSmokeTest, WrongUsage) {

@@ -59,7 +59,8 @@ void Declare(CLI::App& app, Flags& flags) {
                  "nvme, load, scale: rounds of each line; more of them are steadier")
       ->check(CLI::Range(1, 1000));
   app.add_option("--only", flags.options.only, "nvme: lines whose names begin so");
-  app.add_option("--rows", flags.options.rows, "scale: rows of the tables, separated by commas")
+  app.add_option("--rows", flags.options.rows,
+                 "scale: rows of the tables, separated by commas; zipf: of its table")
       ->delimiter(',')
       ->check(CLI::Range(uint64_t{kLeastRows}, kLayers.size() * kMaxLayerRows));
   app.add_option("--parameters", flags.options.parameters, "params: parameters of the table")

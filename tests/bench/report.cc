@@ -50,6 +50,7 @@ std::string FileSystem(const std::string& dir) {
 }
 
 std::string Human(double value, const std::string& unit) {
+  if (unit == "of accesses") return absl::StrFormat("%.4f ", value);
   if (!absl::EndsWith(unit, "/s")) return absl::StrFormat("%.1f ", value);  // a time
   if (value >= 1e9) return absl::StrFormat("%.2f G", value / 1e9);
   if (value >= 1e6) return absl::StrFormat("%.2f M", value / 1e6);

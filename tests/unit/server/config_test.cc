@@ -96,6 +96,7 @@ TEST(ParseConfig, ReadsEveryKey) {
       "shared_memory: false\n"
       "shm_dir: /dev/hugepages\n"
       "warm_restart: false\n"
+      "admission: prefetch\n"
       "hbm: 8 GiB\n"
       "admin_tcp: true\n"
       "nvme_depth: 256\n"
@@ -118,6 +119,7 @@ TEST(ParseConfig, ReadsEveryKey) {
   EXPECT_FALSE(config->shared_memory);
   EXPECT_EQ(config->shm_dir, "/dev/hugepages");
   EXPECT_FALSE(config->warm_restart);
+  EXPECT_EQ(config->admission, "prefetch");
   EXPECT_EQ(config->hbm_bytes, uint64_t{8} << 30);
   EXPECT_TRUE(config->admin_tcp);
   EXPECT_EQ(config->nvme_depth, 256);

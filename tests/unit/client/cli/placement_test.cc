@@ -200,25 +200,24 @@ TEST_F(PlacementTest, TiersAreFilledRowByRow) {
       const double part = static_cast<double>(layer.bytes()) / table_bytes;
       const auto hbm_bytes = static_cast<uint64_t>(part * static_cast<double>(budgets.hbm_bytes));
       const auto dram_bytes = static_cast<uint64_t>(part * static_cast<double>(budgets.dram_bytes));
-      const uint64_t slots =
-          dram::FitGeometry(hbm_bytes, layer.row_bytes, layer.rows).sets * uint64_t{dram::kWays};
-      const dram::Geometry cache = dram::FitGeometry(dram_bytes, layer.row_bytes, layer.rows);
+      const uint64_t slots = dram::FitShape(hbm_bytes, layer.row_bytes, layer.rows).Slots();
+      const dram::LayerShape cache = dram::FitShape(dram_bytes, layer.row_bytes, layer.rows);
       std::vector<Row> rows = Rows(i);
       std::stable_sort(rows.begin(), rows.end(),
                        [](const Row& a, const Row& b) { return a.count > b.count; });
       Want hbm, dram;
-      std::map<uint32_t, uint32_t> in_set;
+      std::map<uint64_t, uint32_t> in_set;
       for (const Row& row : rows) {
         if (hbm.rows < slots) {
           hbm.Add(row);
           all_hbm.Add(row);
-        } else if (cache.sets > 0 && in_set[cache.SetOf(row.id)] < dram::kWays) {
-          ++in_set[cache.SetOf(row.id)];
+        } else if (cache.segments > 0 && in_set[cache.FirstSetOf(row.id)] < dram::kWays) {
+          ++in_set[cache.FirstSetOf(row.id)];
           dram.Add(row);
           all_dram.Add(row);
         }
       }
-      ASSERT_FALSE(cache.resident);
+      ASSERT_EQ(cache.mode, dram::Mode::kCache);
       EXPECT_EQ(plan->layers[i].id, layer.id);
       EXPECT_EQ(plan->layers[i].hbm.bytes, hbm_bytes);
       EXPECT_EQ(plan->layers[i].dram.bytes, dram_bytes);
@@ -296,10 +295,9 @@ TEST_F(PlacementTest, WhatTheHeadDoesNotNameFillsWhatIsLeft) {
   ASSERT_TRUE(of_whole.ok() && of_cut.ok());
   for (size_t i = 0; i < spec_.layers.size(); ++i) {
     EXPECT_EQ(of_cut->layers[i].dram.named, 100u);
-    const uint64_t slots = dram::FitGeometry(of_cut->layers[i].dram.bytes,
-                                             spec_.layers[i].row_bytes, spec_.layers[i].rows)
-                               .sets *
-                           uint64_t{dram::kWays};
+    const uint64_t slots = dram::FitShape(of_cut->layers[i].dram.bytes, spec_.layers[i].row_bytes,
+                                          spec_.layers[i].rows)
+                               .Slots();
     EXPECT_EQ(of_cut->layers[i].dram.rows, slots);
     EXPECT_GE(of_cut->layers[i].dram.hits.same_text, of_whole->layers[i].dram.hits.same_text);
   }

@@ -45,13 +45,14 @@ std::vector<uint32_t> ReadAndCheck(RowCache& cache, const std::vector<RowId>& id
 }
 
 // In memory of this process: where segments lie is segment_test's matter.
-absl::StatusOr<std::unique_ptr<RowCache>> MakeCache(uint64_t budget_bytes, uint32_t row_bytes,
-                                                    uint64_t rows, WorkPool* helpers = nullptr,
-                                                    PrefetchCounters* counters = nullptr) {
+absl::StatusOr<std::unique_ptr<RowCache>> MakeCache(
+    uint64_t budget_bytes, uint32_t row_bytes, uint64_t rows, WorkPool* helpers = nullptr,
+    PrefetchCounters* counters = nullptr, dram::Admission admission = dram::Admission::kAll) {
   static SegmentStore* const store = SegmentStore::Anonymous().release();
   return RowCache::Create({.budget_bytes = budget_bytes,
                            .row_bytes = row_bytes,
                            .layer_rows = rows,
+                           .admission = admission,
                            .segments = store,
                            .helpers = helpers,
                            .counters = counters});

@@ -1,0 +1,336 @@
+// Hit ratio of the DRAM tier's policy over traces by Zipf's law, against the static placement of
+// the same size by the true law; how it follows when the popular rows move, what a scan does to it,
+// and what n-gram orders of different skew make of one cache.
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "storage/base/status_macros.h"
+#include "storage/dram/layout.h"
+#include "tests/bench/cache_models.h"
+#include "tests/bench/suites.h"
+#include "tests/bench/zipf_law.h"
+
+namespace engram::bench {
+namespace {
+
+using dram::Admission;
+using dram::kWays;
+
+constexpr uint64_t kSeed = 20261127;
+constexpr uint32_t kRows = 10'000'000;
+// A tenth of the larger table would take an hour; the share decides, not the size.
+constexpr uint32_t kRowsForTenth = 1'000'000;
+
+// One pass of warm-up is as many accesses as the table has rows, and at least so many a cached row:
+// a row at the edge of the cache then comes 17 (α 0.8, 1 % of 10^7 rows) to 43 times (10 % of
+// 10^6). With a tenth of that, perfect counts do not reach 0.97 of the static placement either: the
+// trace does not yet tell those rows apart.
+constexpr uint64_t kPassPerCachedRow = 300;
+// LRU and CLOCK have settled long before.
+constexpr uint64_t kShortPassPerCachedRow = 30;
+constexpr uint64_t kLeastMeasured = 1'000'000;
+
+// Accesses to one popularity order.
+class Trace {
+ public:
+  Trace(const ZipfLaw& law, const RankedRows& ranked, uint64_t seed)
+      : law_(law), ranked_(&ranked), random_(seed) {}
+  void Move(const RankedRows& ranked) { ranked_ = &ranked; }
+  uint32_t Next() { return (*ranked_)[law_.ranks()(random_) - 1]; }
+
+ private:
+  const ZipfLaw& law_;
+  const RankedRows* ranked_;
+  TraceRandom random_;
+};
+
+using NextRow = std::function<uint32_t()>;
+
+// The share of hits among so many accesses.
+absl::StatusOr<double> Replay(CacheModel& cache, const NextRow& next, uint64_t accesses) {
+  constexpr uint64_t kStretch = 1 << 20;
+  uint64_t hits = 0;
+  for (uint64_t done = 0; done < accesses;) {
+    ENGRAM_RETURN_IF_ERROR(CheckInterrupt());
+    const uint64_t end = std::min(accesses, done + kStretch);
+    for (; done < end; ++done) hits += cache.Access(next());
+  }
+  return static_cast<double>(hits) / static_cast<double>(accesses);
+}
+
+// The share of hits until so many accesses were misses.
+double ReplayMisses(CacheModel& cache, const NextRow& next, uint64_t misses) {
+  uint64_t accesses = 0;
+  for (uint64_t missed = 0; missed < misses; ++accesses) missed += !cache.Access(next());
+  return 1 - static_cast<double>(misses) / static_cast<double>(accesses);
+}
+
+class ZipfSuite {
+ public:
+  ZipfSuite(const BenchOptions& options, Reporter& reporter)
+      : options_(options), reporter_(reporter) {}
+
+  absl::Status Run() {
+    const std::vector<double> alphas =
+        options_.quick ? std::vector<double>{1.0} : std::vector<double>{0.8, 0.9, 1.0, 1.05};
+    const std::vector<double> shares =
+        options_.quick ? std::vector<double>{0.01} : std::vector<double>{0.001, 0.01, 0.1};
+    for (const double share : shares) {
+      UseTable(share);
+      for (const double alpha : alphas) ENGRAM_RETURN_IF_ERROR(Steady(alpha, share));
+    }
+    UseTable(0.01);
+    for (const double alpha : alphas) {
+      ENGRAM_RETURN_IF_ERROR(Drift(alpha, 1.0, "all"));
+      ENGRAM_RETURN_IF_ERROR(Drift(alpha, 0.5, "half"));
+      ENGRAM_RETURN_IF_ERROR(Scan(alpha));
+    }
+    return Orders();
+  }
+
+ private:
+  // Of a table, the share that is cached.
+  void UseTable(double share) {
+    rows_ = options_.quick ? 100'000 : share > 0.05 ? kRowsForTenth : kRows;
+    if (!options_.rows.empty()) {
+      rows_ = static_cast<uint32_t>(std::min<uint64_t>(options_.rows[0], UINT32_MAX / 2));
+    }
+    sets_ = std::max(1u, static_cast<uint32_t>(rows_ * share) / kWays);
+    if (ranked_.size() != rows_) ranked_ = ShuffleRows(rows_, kSeed);
+  }
+  uint32_t cached() const { return sets_ * kWays; }
+  uint64_t Pass() const {
+    return std::max<uint64_t>(rows_,
+                              uint64_t{cached()} * (options_.quick ? 30 : kPassPerCachedRow));
+  }
+  uint64_t ShortPass() const {
+    return std::min(Pass(), uint64_t{cached()} * kShortPassPerCachedRow);
+  }
+  uint64_t Measured() const { return std::max(kLeastMeasured, Pass() / 4); }
+
+  // One pass, then the hit ratio of a stretch of the same trace that was not seen before.
+  absl::StatusOr<double> HitRatio(std::unique_ptr<CacheModel> cache, const ZipfLaw& law,
+                                  uint64_t pass) {
+    Trace trace(law, ranked_, kSeed + 1);
+    const NextRow next = [&] { return trace.Next(); };
+    ENGRAM_RETURN_IF_ERROR(Replay(*cache, next, pass).status());
+    return Replay(*cache, next, Measured());
+  }
+
+  absl::Status Steady(double alpha, double share) {
+    const ZipfLaw law(rows_, alpha);
+    Result result{.name = absl::StrCat("zipf/dram/", alpha, "/", share * 100, "%"),
+                  .unit = "of accesses",
+                  .baseline = law.StaticHitRatio(cached()),
+                  .details = {}};
+    ENGRAM_ASSIGN_OR_RETURN(result.value,
+                            HitRatio(MakeDramModel(sets_, Admission::kFrequency, 1), law, Pass()));
+    result.details = {
+        {"baseline_is", std::string("static placement by the true law, fully associative")},
+        {"static_in_sets", law.StaticHitRatioInSets(sets_, ranked_)}};
+    struct Other {
+      const char* name;
+      std::unique_ptr<CacheModel> cache;
+      uint64_t pass;
+    };
+    std::vector<Other> others;
+    others.push_back({"perfect_counts", MakePerfectCountsModel(sets_, rows_), Pass()});
+    others.push_back({"sampled_4", MakeDramModel(sets_, Admission::kFrequency, 4), Pass()});
+    others.push_back({"sampled_16", MakeDramModel(sets_, Admission::kFrequency, 16), Pass()});
+    others.push_back({"lru", MakeLruModel(cached(), rows_), ShortPass()});
+    others.push_back({"lru_in_sets", MakeSetLruModel(sets_), ShortPass()});
+    others.push_back({"clock", MakeDramModel(sets_, Admission::kAll, 1), ShortPass()});
+    for (Other& other : others) {
+      ENGRAM_ASSIGN_OR_RETURN(const double ratio,
+                              HitRatio(std::move(other.cache), law, other.pass));
+      result.details.emplace_back(other.name, ratio);
+    }
+    Finish(result);
+    return absl::OkStatus();
+  }
+
+  // Hit ratios in windows of a quarter of the cache's size in misses, after the popular rows moved.
+  static constexpr int kWindowsACache = 4;
+  static constexpr int kWindows = 8 * kWindowsACache;
+  struct Recovery {
+    double before = 0;
+    std::array<double, kWindows> after{};
+  };
+
+  // `before` is null for a cache that begins with the move.
+  absl::StatusOr<Recovery> Follow(CacheModel& cache, const ZipfLaw& law, const RankedRows* before,
+                                  const RankedRows& after, uint64_t pass) {
+    Recovery recovery;
+    Trace trace(law, after, kSeed + 2);
+    const NextRow next = [&] { return trace.Next(); };
+    if (before != nullptr) {
+      trace.Move(*before);
+      ENGRAM_RETURN_IF_ERROR(Replay(cache, next, pass).status());
+      ENGRAM_ASSIGN_OR_RETURN(recovery.before, Replay(cache, next, kLeastMeasured));
+      trace.Move(after);
+    }
+    for (double& ratio : recovery.after) {
+      ratio = ReplayMisses(cache, next, cached() / kWindowsACache);
+    }
+    return recovery;
+  }
+
+  // Recovered is a cache that again serves more than LRU ever does, and as much as perfect counts
+  // of all accesses since the move do after as many misses, to 3 %. (Its former level is another
+  // matter: so soon after the move, nobody can know the new popular rows that well.)
+  absl::Status Drift(double alpha, double share, const char* what) {
+    const ZipfLaw law(rows_, alpha);
+    const RankedRows moved = MoveRows(ranked_, share, kSeed + 3);
+    const auto dram = MakeDramModel(sets_, Admission::kFrequency, 1);
+    const auto lru = MakeLruModel(cached(), rows_);
+    const auto fresh = MakePerfectCountsModel(sets_, rows_);
+    ENGRAM_ASSIGN_OR_RETURN(const Recovery ours, Follow(*dram, law, &ranked_, moved, Pass()));
+    ENGRAM_ASSIGN_OR_RETURN(const Recovery theirs, Follow(*lru, law, &ranked_, moved, ShortPass()));
+    ENGRAM_ASSIGN_OR_RETURN(const Recovery best, Follow(*fresh, law, nullptr, moved, 0));
+    int window = 0;
+    while (window < kWindows &&
+           (ours.after[window] < 0.97 * best.after[window] || ours.after[window] < theirs.before)) {
+      ++window;
+    }
+    Result result{.name = absl::StrCat("zipf/drift/", alpha, "/1%/", what),
+                  .value = static_cast<double>(window + 1) / kWindowsACache,
+                  .unit = "cache sizes of misses",
+                  .baseline = 4,
+                  .details = {}};
+    result.details = {{"better", std::string("lower")},
+                      {"baseline_is", std::string("what is aimed at")},
+                      {"times_noticed", static_cast<int64_t>(dram->TimesForgotten())},
+                      {"before", ours.before},
+                      {"lru_before", theirs.before}};
+    for (const int caches : {1, 2, 4, 8}) {
+      const int last = caches * kWindowsACache - 1;
+      result.details.emplace_back(absl::StrCat("after_", caches), ours.after[last]);
+      result.details.emplace_back(absl::StrCat("perfect_counts_after_", caches), best.after[last]);
+      result.details.emplace_back(absl::StrCat("lru_after_", caches), theirs.after[last]);
+    }
+    Finish(result);
+    return absl::OkStatus();
+  }
+
+  // Ten cache sizes of rows that come once, one after each access of the trace.
+  absl::Status Scan(double alpha) {
+    const ZipfLaw law(rows_, alpha);
+    const uint32_t scanned = 10 * cached();
+    struct Levels {
+      double before;
+      double during;
+      double after;
+    };
+    const auto levels = [&](CacheModel& cache, uint64_t pass) -> absl::StatusOr<Levels> {
+      Trace trace(law, ranked_, kSeed + 4);
+      const NextRow next = [&] { return trace.Next(); };
+      Levels result{};
+      ENGRAM_RETURN_IF_ERROR(Replay(cache, next, pass).status());
+      ENGRAM_ASSIGN_OR_RETURN(result.before, Replay(cache, next, kLeastMeasured));
+      uint64_t hits = 0;
+      for (uint32_t i = 0; i < scanned; ++i) {
+        hits += cache.Access(next());
+        cache.Access(rows_ + i);
+      }
+      result.during = static_cast<double>(hits) / scanned;
+      ENGRAM_ASSIGN_OR_RETURN(result.after, Replay(cache, next, cached()));
+      return result;
+    };
+    const auto dram = MakeDramModel(sets_, Admission::kFrequency, 1);
+    const auto lru = MakeLruModel(cached(), rows_ + scanned);
+    const auto clock = MakeDramModel(sets_, Admission::kAll, 1);
+    ENGRAM_ASSIGN_OR_RETURN(const Levels ours, levels(*dram, Pass()));
+    ENGRAM_ASSIGN_OR_RETURN(const Levels lrus, levels(*lru, ShortPass()));
+    ENGRAM_ASSIGN_OR_RETURN(const Levels clocks, levels(*clock, ShortPass()));
+    Result result{.name = absl::StrCat("zipf/scan/", alpha, "/1%"),
+                  .value = ours.during,
+                  .unit = "of accesses",
+                  .baseline = ours.before,
+                  .details = {}};
+    result.details = {{"baseline_is", std::string("the same cache before the scan")},
+                      {"after", ours.after},
+                      {"lru_before", lrus.before},
+                      {"lru", lrus.during},
+                      {"clock_before", clocks.before},
+                      {"clock", clocks.during},
+                      {"scanned_rows", int64_t{scanned}}};
+    Finish(result);
+    return absl::OkStatus();
+  }
+
+  // Half of the rows, and of the accesses, belong to a steep order (α 1.05), half to a flat one
+  // (0.8): one cache for both, against the static placement with the best split of the cache.
+  absl::Status Orders() {
+    const uint32_t half = rows_ / 2;
+    const ZipfLaw steep(half, 1.05);
+    const ZipfLaw flat(half, 0.8);
+    const RankedRows ranked = ShuffleRows(half, kSeed + 5);
+    const auto split = [&](int tenths) {
+      const uint32_t first = cached() / 10 * tenths;
+      return (steep.StaticHitRatio(first) + flat.StaticHitRatio(cached() - first)) / 2;
+    };
+    int best = 0;
+    for (int tenths = 1; tenths <= 10; ++tenths) {
+      if (split(tenths) > split(best)) best = tenths;
+    }
+    const auto replay = [&](CacheModel& first, CacheModel& second) -> absl::StatusOr<double> {
+      Trace steep_trace(steep, ranked, kSeed + 6);
+      Trace flat_trace(flat, ranked, kSeed + 7);
+      uint64_t hits = 0;
+      for (uint64_t i = 0; i < Pass() + Measured(); i += 2) {
+        if (i % (uint64_t{1} << 20) == 0) ENGRAM_RETURN_IF_ERROR(CheckInterrupt());
+        const int found =
+            first.Access(steep_trace.Next()) + second.Access(half + flat_trace.Next());
+        if (i >= Pass()) hits += found;
+      }
+      return static_cast<double>(hits) / static_cast<double>(Measured());
+    };
+    const auto shared = MakeDramModel(sets_, Admission::kFrequency, 1);
+    const auto steep_half = MakeDramModel(sets_ / 2, Admission::kFrequency, 1);
+    const auto flat_half = MakeDramModel(sets_ / 2, Admission::kFrequency, 1);
+    Result result{.name = "zipf/orders/1.05+0.8/1%",
+                  .unit = "of accesses",
+                  .baseline = split(best),
+                  .details = {}};
+    ENGRAM_ASSIGN_OR_RETURN(result.value, replay(*shared, *shared));
+    ENGRAM_ASSIGN_OR_RETURN(const double apart, replay(*steep_half, *flat_half));
+    result.details = {{"baseline_is", std::string("static placement by the true laws, best split")},
+                      {"best_split_steep", best / 10.0},
+                      {"even_split", apart},
+                      {"static_even_split", split(5)}};
+    Finish(result);
+    return absl::OkStatus();
+  }
+
+  void Finish(Result& result) {
+    result.details.emplace_back("table_rows", int64_t{rows_});
+    result.details.emplace_back("cached_rows", int64_t{cached()});
+    result.details.emplace_back("pass_accesses", static_cast<int64_t>(Pass()));
+    result.details.emplace_back("seed", static_cast<int64_t>(kSeed));
+    if (options_.quick) result.details.emplace_back("quick", true);
+    if (!options_.rows.empty()) result.details.emplace_back("small", rows_ < kRows);
+    reporter_.Print(result);
+  }
+
+  const BenchOptions& options_;
+  Reporter& reporter_;
+  uint32_t rows_ = 0;
+  uint32_t sets_ = 0;
+  RankedRows ranked_;
+};
+
+}  // namespace
+
+absl::Status RunZipfSuite(const BenchOptions& options, Reporter& reporter) {
+  return ZipfSuite(options, reporter).Run();
+}
+
+}  // namespace engram::bench
