@@ -87,7 +87,7 @@ double ZipfLaw::StaticHitRatioInSets(uint32_t sets, const RankedRows& ranked) co
   std::vector<uint8_t> held(sets);
   double sum = 0;
   for (uint32_t rank = 1; rank <= rows_; ++rank) {
-    uint8_t& ways = held[dram::BucketOf(dram::HashRowId(ranked[rank - 1]), sets)];
+    uint8_t& ways = held[dram::SetOf(dram::HashRowId(ranked[rank - 1]), sets)];
     if (ways == dram::kWays) continue;
     ++ways;
     sum += std::pow(rank, -alpha_);

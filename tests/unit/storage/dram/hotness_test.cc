@@ -326,7 +326,7 @@ TEST(HotnessTest, ThreadsTouchAndDecideAtOnce) {
       for (int i = 0; i < kRounds; ++i) {
         const bool hot = random() % 2 == 0;
         const auto id = static_cast<uint32_t>(hot ? random() % kHot : kHot + random() % 100000);
-        Set& set = sets[BucketOf(HashRowId(id), kSets)];
+        Set& set = sets[SetOf(HashRowId(id), kSets)];
         if (hotness.Touch(set.line, set.tags, id, 2) >= 0) continue;
         if (set.taken.exchange(true, std::memory_order_acquire)) continue;
         if (View::MatchWay(set.tags, TagOf(id)) < 0) {
@@ -349,7 +349,7 @@ TEST(HotnessTest, ThreadsTouchAndDecideAtOnce) {
   EXPECT_EQ(out_of_bounds, 0);
   uint32_t held = 0;
   for (uint32_t id = 0; id < kHot; ++id) {
-    Set& set = sets[BucketOf(HashRowId(id), kSets)];
+    Set& set = sets[SetOf(HashRowId(id), kSets)];
     held += View::MatchWay(set.tags, TagOf(id)) >= 0;
   }
   EXPECT_GE(held, kHot * 8 / 10);
