@@ -267,6 +267,8 @@ class AdminServiceImpl final : public AdminService, private v1::EngramAdmin::Ser
     response->set_nvme_io(snapshot.nvme_io);
     response->set_dram_budget_bytes(snapshot.dram_budget_bytes);
     response->set_hbm_budget_bytes(snapshot.hbm_budget_bytes);
+    response->set_dram_memory(snapshot.dram_memory);
+    response->set_attached_clients(snapshot.attached_clients);
     for (const TableSnapshot& table : snapshot.tables) {
       *response->add_tables() = ToTableStats(table);
     }

@@ -192,7 +192,11 @@ class Daemon {
     if (snapshot.ready || stopping_.load(std::memory_order_acquire)) {
       snapshot.nvme_io = store_->Describe();
       snapshot.dram_budget_bytes = dram_.budget_bytes;
-      if (handover_ != nullptr && snapshot.ready) handover_->Hear();
+      snapshot.dram_memory = dram_.note;
+      if (handover_ != nullptr && snapshot.ready) {
+        handover_->Hear();
+        snapshot.attached_clients = handover_->clients();
+      }
       snapshot.tables = tables_->Snapshot();
     }
     return snapshot;

@@ -65,6 +65,9 @@ void AddDaemon(const DaemonSnapshot& snapshot, Families& families) {
   }
   families.AddGauge("engram_dram_budget_bytes", "Configured budget of the DRAM tier.",
                     static_cast<double>(snapshot.dram_budget_bytes));
+  families.AddGauge("engram_dram_attached_clients",
+                    "Clients on this host that read the DRAM tier themselves.",
+                    static_cast<double>(snapshot.attached_clients));
   families.AddGauge("engram_hbm_budget_bytes", "Configured budget of the HBM tier.",
                     static_cast<double>(snapshot.hbm_budget_bytes));
 }

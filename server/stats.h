@@ -114,6 +114,8 @@ struct DaemonSnapshot {
   bool ready = false;
   std::string nvme_io;  // how the store reads: "io_uring, direct I/O"
   std::string hbm_note;
+  std::string dram_memory;        // where it lies, and whether it is shared
+  uint64_t attached_clients = 0;  // that read DRAM themselves
   uint64_t dram_budget_bytes = 0;
   uint64_t hbm_budget_bytes = 0;
   std::vector<TableSnapshot> tables;

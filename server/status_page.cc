@@ -89,6 +89,8 @@ std::string StatsJson(const DaemonSnapshot& snapshot) {
                          {"ready", snapshot.ready},
                          {"nvme_io", snapshot.nvme_io},
                          {"hbm_note", snapshot.hbm_note},
+                         {"dram_memory", snapshot.dram_memory},
+                         {"attached_clients", snapshot.attached_clients},
                          {"dram_budget_bytes", snapshot.dram_budget_bytes},
                          {"hbm_budget_bytes", snapshot.hbm_budget_bytes},
                          {"tables", std::move(tables)}};

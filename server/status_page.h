@@ -9,8 +9,8 @@
 namespace engram {
 
 // One JSON document, in the form of `engramctl stats --json` with more keys:
-//   {"daemon_version", "uptime_seconds", "ready", "nvme_io", "hbm_note", "dram_budget_bytes",
-//    "hbm_budget_bytes",
+//   {"daemon_version", "uptime_seconds", "ready", "nvme_io", "hbm_note", "dram_memory",
+//    "attached_clients", "dram_budget_bytes", "hbm_budget_bytes",
 //    "tables": [{"name", "version", "lookups", "failed_lookups", "prefetched_rows",
 //                "prefetched_used_rows", "prefetched_unused_rows", "prefetched_late_rows",
 //                "skipped_prefetch_rows", "failed_rows", "zero_rows", "lookup_p50_seconds",

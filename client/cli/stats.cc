@@ -116,6 +116,8 @@ Json ToJson(const v1::StatsResponse& stats) {
   json["daemon_version"] = stats.daemon_version();
   json["uptime_seconds"] = stats.uptime_seconds();
   json["nvme_io"] = stats.nvme_io();
+  json["dram_memory"] = stats.dram_memory();
+  json["attached_clients"] = stats.attached_clients();
   json["dram_budget_bytes"] = stats.dram_budget_bytes();
   json["hbm_budget_bytes"] = stats.hbm_budget_bytes();
   return json;
@@ -146,10 +148,12 @@ void PrintTable(const v1::TableStats& table) {
 }
 
 void PrintStats(const v1::StatsResponse& stats) {
-  Print(absl::StrFormat("engramd %s, up %s; NVMe by %s; budgets: dram %s, hbm %s\n",
-                        stats.daemon_version(), HumanSeconds(stats.uptime_seconds()),
-                        stats.nvme_io(), FormatSize(stats.dram_budget_bytes()),
-                        FormatSize(stats.hbm_budget_bytes())));
+  Print(
+      absl::StrFormat("engramd %s, up %s; NVMe by %s; budgets: dram %s, hbm %s\n"
+                      "dram in %s; %d clients read it themselves\n",
+                      stats.daemon_version(), HumanSeconds(stats.uptime_seconds()), stats.nvme_io(),
+                      FormatSize(stats.dram_budget_bytes()), FormatSize(stats.hbm_budget_bytes()),
+                      stats.dram_memory(), stats.attached_clients()));
   if (stats.tables().empty()) Print("no tables\n");
   for (const v1::TableStats& table : stats.tables()) PrintTable(table);
 }

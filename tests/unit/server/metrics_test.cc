@@ -31,6 +31,7 @@ DaemonSnapshot MakeSnapshot() {
   snapshot.ready = true;
   snapshot.nvme_io = "io_uring, direct I/O; 3 reads fell back to pread";
   snapshot.dram_budget_bytes = 4096;
+  snapshot.attached_clients = 3;
   snapshot.hbm_budget_bytes = 0;
   TableSnapshot table;
   table.name = "demo";
@@ -114,6 +115,7 @@ TEST(MetricsText, EachSampleHasItsValue) {
            "engram_ready 1",
            "engram_nvme_io_info{mode=\"io_uring, direct I/O\"} 1",
            "engram_dram_budget_bytes 4096",
+           "engram_dram_attached_clients 3",
            "engram_hbm_budget_bytes 0",
            "engram_table_active_version{table=\"demo\"} 7",
            "engram_lookups_total{table=\"demo\"} 20",
