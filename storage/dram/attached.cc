@@ -313,19 +313,21 @@ AttachedLayer::Result AttachedLayer::Gather(absl::Span<const uint32_t> ids,
   result.hits = ids.size() - result.missing - batch.dead;
   if (cell_.cell != nullptr && result.hits > 0) {
     dram::CountRows(*cell_.cell, result.hits, 0);
-    Report(ids, missing.first(result.missing), phase % dram::kSampleEvery);
+    Report(ids, missing.first(result.missing), phase);
   }
   return result;
 }
 
 // Of rows that were missing the daemon hears anyway.
 void AttachedLayer::Report(absl::Span<const uint32_t> ids, absl::Span<const uint32_t> missing,
-                           size_t first) const {
+                           uint32_t phase) const {
+  const size_t every = view_.resident() ? dram::kResidentSampleEvery : dram::kSampleEvery;
+  const size_t first = phase % every;
   if (first >= ids.size()) return;
-  const size_t count = (ids.size() - first + dram::kSampleEvery - 1) / dram::kSampleEvery;
+  const size_t count = (ids.size() - first + every - 1) / every;
   dram::AccessRing& ring = link_->ring();
   uint64_t number = dram::TakePlaces(ring, count);
-  for (size_t i = first; i < ids.size(); i += dram::kSampleEvery) {
+  for (size_t i = first; i < ids.size(); i += every) {
     const auto position = static_cast<uint32_t>(i);
     if (ids[i] == dram::kNoRowId) continue;
     if (!missing.empty() && std::binary_search(missing.begin(), missing.end(), position)) continue;

@@ -133,8 +133,8 @@ class AttachedLayer {
   };
   // Copies the rows of `ids` that are held to out[i * row_bytes …]; kNoRowId gives zeros. Positions
   // of the others go to `missing`, which has room for all, ascending. Requires out.size() ==
-  // ids.size() * row_bytes. Counts them for the daemon; every kSampleEvery-th position from `phase`
-  // on is reported, so callers take turns with it.
+  // ids.size() * row_bytes. Counts them for the daemon; one position in several is reported,
+  // from `phase` on, so callers take turns with it.
   Result Gather(absl::Span<const uint32_t> ids, absl::Span<std::byte> out,
                 absl::Span<uint32_t> missing, uint32_t phase) const;
   // Adds a look-up that needed nothing but DRAM.
@@ -143,7 +143,7 @@ class AttachedLayer {
  private:
   AttachedLayer() = default;
   void Report(absl::Span<const uint32_t> ids, absl::Span<const uint32_t> missing,
-              size_t first) const;
+              uint32_t phase) const;
 
   std::shared_ptr<AttachLink> link_;
   int32_t layer_ = 0;

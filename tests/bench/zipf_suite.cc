@@ -30,9 +30,9 @@ constexpr uint32_t kRows = 10'000'000;
 constexpr uint32_t kRowsForTenth = 1'000'000;
 
 // One pass of warm-up is as many accesses as the table has rows, and at least so many a cached row:
-// a row at the edge of the cache then comes 17 (α 0.8, 1 % of 10^7 rows) to 43 times (10 % of
-// 10^6). With a tenth of that, perfect counts do not reach 0.97 of the static placement either: the
-// trace does not yet tell those rows apart.
+// a row at the edge of the cache then comes 14 (α 1.05, 1 %) to 52 times (α 0.8, 0.1 %). After 10
+// accesses a cached row perfect counts do not reach 0.97 of the static placement either: the trace
+// does not yet tell those rows apart.
 constexpr uint64_t kPassPerCachedRow = 300;
 // LRU and CLOCK have settled long before.
 constexpr uint64_t kShortPassPerCachedRow = 30;
