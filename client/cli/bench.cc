@@ -185,7 +185,9 @@ absl::Status Measure(const CommandLine& line, const Flags& flags, const TableDes
   std::vector<std::unique_ptr<Batch>> batches;
   std::vector<Result> results(flags.threads);
   for (uint32_t i = 0; i < flags.threads; ++i) {
-    ENGRAM_ASSIGN_OR_RETURN(clients.emplace_back(), ConnectClient(line));
+    const bool shm = flags.transport == "shm";
+    ENGRAM_ASSIGN_OR_RETURN(clients.emplace_back(),
+                            ConnectClient(line, shm ? TransportKind::kShm : TransportKind::kGrpc));
     batches.push_back(std::make_unique<Batch>(table, layers, flags, flags.seed + i * 0x10001ull));
   }
   const std::atomic<bool>& interrupted = CatchInterrupts();
@@ -274,10 +276,6 @@ void PrintResultJson(const Flags& flags, const TableDescription& table, const Re
 }
 
 absl::Status Run(const CommandLine& line, const Flags& flags) {
-  if (flags.transport == "shm") {
-    return absl::UnimplementedError(
-        "--transport shm is not available in this version; use --transport grpc");
-  }
   ENGRAM_ASSIGN_OR_RETURN(const auto client, ConnectClient(line));
   ENGRAM_ASSIGN_OR_RETURN(const TableDescription table, client->Describe(flags.name));
   Result total;

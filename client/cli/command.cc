@@ -32,11 +32,13 @@ absl::StatusOr<std::unique_ptr<AdminClient>> ConnectAdmin(const CommandLine& lin
   return AdminClient::Connect(line.server, kConnectTimeout);
 }
 
-absl::StatusOr<std::unique_ptr<Client>> ConnectClient(const CommandLine& line) {
+absl::StatusOr<std::unique_ptr<Client>> ConnectClient(const CommandLine& line,
+                                                      TransportKind transport) {
   ClientOptions options;
   options.target = line.server;
   options.connect_timeout = kConnectTimeout;
   options.default_deadline = kCallTimeout;
+  options.transport = transport;
   return Client::Connect(options);
 }
 

@@ -37,7 +37,9 @@ CLI::App* AddCommand(CommandLine& line, const std::string& name, const std::stri
 
 // Connections to line.server; Unavailable, naming it, when nobody answers for 2 s.
 absl::StatusOr<std::unique_ptr<AdminClient>> ConnectAdmin(const CommandLine& line);
-absl::StatusOr<std::unique_ptr<Client>> ConnectClient(const CommandLine& line);
+// Over gRPC if nothing else is said: to map a tier is not worth it for one look-up.
+absl::StatusOr<std::unique_ptr<Client>> ConnectClient(
+    const CommandLine& line, TransportKind transport = TransportKind::kGrpc);
 
 // For CLI11's check: the empty string if `text` is a version, 1 and up, else what is wrong. (CLI11
 // itself takes -1 for the largest number.)

@@ -251,6 +251,25 @@ TEST_F(ShmTest, TheNextDaemonTakesTheTierOver) {
   }
 }
 
+TEST_F(ShmTest, EngramctlMeasuresBothTransportsAndShowsWhereDramLies) {
+  const TestCheckpoint checkpoint = MakeCheckpoint("ckpt", 500, 1);
+  StartDaemon();
+  ASSERT_TRUE(Load("t", checkpoint.directory).ok());
+  for (const std::string transport : {"grpc", "shm"}) {
+    const CommandResult result =
+        RunTool("engramctl", {"bench", "t", "--server", daemon_->target(), "--transport", transport,
+                              "--seconds", "0.2", "--json"});
+    EXPECT_EQ(result.exit_code, 0) << result.errors;
+    EXPECT_NE(result.output.find("\"transport\":\"" + transport + "\""), std::string::npos)
+        << result.output;
+  }
+  const std::unique_ptr<Client> client = ShmClient();
+  const CommandResult stats = RunTool("engramctl", {"stats", "--server", daemon_->target()});
+  EXPECT_NE(stats.output.find("dram in tmpfs " + ShmDirOf(dir_.path())), std::string::npos)
+      << stats.output;
+  EXPECT_EQ(stats.output.find("; 0 clients read it themselves"), std::string::npos) << stats.output;
+}
+
 TEST_F(ShmTest, WithoutWarmRestartNothingStays) {
   const TestCheckpoint checkpoint = MakeCheckpoint("ckpt", 500, 1);
   StartDaemon({"--warm-restart=false"});
