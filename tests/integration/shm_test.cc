@@ -260,7 +260,7 @@ TEST_F(ShmTest, EngramctlMeasuresBothTransportsAndShowsWhereDramLies) {
         RunTool("engramctl", {"bench", "t", "--server", daemon_->target(), "--transport", transport,
                               "--seconds", "0.2", "--json"});
     EXPECT_EQ(result.exit_code, 0) << result.errors;
-    EXPECT_NE(result.output.find("\"transport\":\"" + transport + "\""), std::string::npos)
+    EXPECT_NE(result.output.find("\"transport\": \"" + transport + "\""), std::string::npos)
         << result.output;
   }
   const std::unique_ptr<Client> client = ShmClient();
@@ -308,7 +308,7 @@ TEST_F(ShmTest, RefusesWhatItCannotTrust) {
   });
   EXPECT_NE(daemon_->Log().find("is no segment of layout"), std::string::npos);
   damage([&](const std::string& file) {  // another table
-    write(file, offsetof(dram::SegmentHeader, table_digest), "0", 1);
+    write(file, offsetof(dram::SegmentHeader, table_digest), "x", 1);
   });
   damage([&](const std::string& file) {  // cut short
     std::filesystem::resize_file(file, dram::kHeaderBytes + 100);

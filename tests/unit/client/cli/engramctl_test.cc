@@ -104,6 +104,33 @@ TEST(UsageTest, NobodyAtTheServerIsExitStatus1NamingIt) {
       HasSubstr("unix:/nonexistent/a"));
 }
 
+class EngramctlTest : public ::testing::Test {
+ protected:
+  CtlResult Run(const std::vector<std::string>& arguments) {
+    return RunCtl(arguments, daemon_.target());
+  }
+
+  std::string Good(const std::vector<std::string>& arguments) {
+    const CtlResult result = Run(arguments);
+    EXPECT_EQ(result.exit_status, 0) << result.err;
+    EXPECT_EQ(result.err, "");
+    return result.out;
+  }
+
+  Json GoodJson(std::vector<std::string> arguments) {
+    // Before and after the command is the same.
+    arguments.push_back("--json");
+    const std::string after = Good(arguments);
+    arguments.pop_back();
+    arguments.insert(arguments.begin(), "--json");
+    const Json before = Json::parse(Good(arguments), nullptr, false);
+    EXPECT_FALSE(before.is_discarded());
+    return Json::parse(after, nullptr, false);
+  }
+
+  FakeDaemon daemon_;
+};
+
 TEST_F(EngramctlTest, Load) {
   const std::string here = std::filesystem::canonical(".").string();
   EXPECT_THAT(Good({"load", "t", "--checkpoint", "."}),

@@ -236,7 +236,8 @@ TEST_F(PlacementTest, SplitsTakeTheWorthiestRowsFirst) {
   const TierBudgets budgets{200'000, 700'000};
   const auto plan = PlanPlacement(spec_, profile, budgets, nullptr);
   ASSERT_TRUE(plan.ok()) << plan.status();
-  const double row_bytes[] = {264 + 72 / 15.0, 104 + 72 / 15.0};
+  // Sets of 15 rows, 64 bytes of tags, 64 of counts, 8 of state: 4,096, and 1,696 to whole lines.
+  const double row_bytes[] = {4096 / 15.0, 1728 / 15.0};
   std::vector<Row> rows = Rows(0);
   const std::vector<Row> more = Rows(1);
   rows.insert(rows.end(), more.begin(), more.end());
@@ -301,7 +302,8 @@ TEST_F(PlacementTest, WhatTheHeadDoesNotNameFillsWhatIsLeft) {
     EXPECT_EQ(of_cut->layers[i].dram.rows, slots);
     EXPECT_GE(of_cut->layers[i].dram.hits.same_text, of_whole->layers[i].dram.hits.same_text);
   }
-  EXPECT_NEAR(of_cut->dram.hits.same_text, of_whole->splits[0].dram.same_text, 2e-3);
+  // A page of header for each layer, and what is left of the last one, are not the splits' matter.
+  EXPECT_NEAR(of_cut->dram.hits.same_text, of_whole->splits[0].dram.same_text, 4e-3);
   EXPECT_FALSE(of_cut->dram.hits.test.has_value());
 }
 

@@ -211,14 +211,14 @@ TEST_F(ProfileTest, PlanPredictsFromAProfile) {
   EXPECT_DOUBLE_EQ(all["tiers"]["dram"]["test_hit_ratio"].get<double>(), 1);
   EXPECT_NEAR(all["tiers"]["nvme"]["hit_ratio"].get<double>(), 0, 1e-12);
   EXPECT_DOUBLE_EQ(all["tiers"]["hbm"]["hit_ratio"].get<double>(), 0);
-  const Json some = GoodJson(with({"8KiB"}), daemon_.target());
+  const Json some = GoodJson(with({"24KiB"}), daemon_.target());
   EXPECT_GT(some["tiers"]["dram"]["hit_ratio"], 0.2);
   EXPECT_LT(some["tiers"]["dram"]["rows"], all["tiers"]["dram"]["rows"]);
   EXPECT_LT(some["tiers"]["dram"]["hit_ratio"], 1);
   EXPECT_EQ(some["layers"][1]["layer"], 14);
   EXPECT_EQ(some["splits"].size(), 3u);
   EXPECT_FALSE(some["tiers"]["dram"].contains("test_hit_ratio"));
-  const std::string text = Good(with({"8KiB"}), daemon_.target());
+  const std::string text = Good(with({"24KiB"}), daemon_.target());
   EXPECT_THAT(text, HasSubstr("Good-Turing"));
   EXPECT_THAT(text, HasSubstr("by frequency"));
   // Another table's profile, and none at all.
