@@ -161,7 +161,7 @@ class LayerFiller {
 
 double RowBytes(uint32_t row_bytes) {
   const dram::LayerShape shape{.row_bytes = row_bytes};
-  return static_cast<double>(shape.SetBytes()) / dram::kWays;
+  return static_cast<double>(shape.SetBytes() + dram::kLineBytes) / dram::kWays;
 }
 
 HitRatio Ratio(const Sums& sums, double lookups, std::optional<double> test_lookups) {

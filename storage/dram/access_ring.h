@@ -3,8 +3,8 @@
 // change its size; its contents are the client's word and are believed as such: they guide eviction
 // and statistics, nothing else.
 //
-// Written by any number of the client's threads, read by one of the daemon's. Nobody waits: what
-// the daemon does not read in time is overwritten. Only the standard library.
+// Written by any number of the client's threads, read by one of the daemon's. Nobody waits: a ring
+// that the daemon has not read yet takes no more. Only the standard library.
 #ifndef ENGRAM_STORAGE_DRAM_ACCESS_RING_H_
 #define ENGRAM_STORAGE_DRAM_ACCESS_RING_H_
 
@@ -33,8 +33,9 @@ struct alignas(64) RingCell {
 
 struct AccessRing {
   RingCell cells[kRingCells];
-  alignas(64) uint64_t written;  // samples so far; sample n lies in slot n mod kRingSlots
-  uint64_t slots[kRingSlots];    // cell << 32 | row id, plus one, so that 0 is none
+  alignas(64) uint64_t written;   // samples so far; sample n lies in slot n mod kRingSlots
+  alignas(64) uint64_t consumed;  // of them, read by the daemon, which only ever writes this
+  uint64_t slots[kRingSlots];     // cell << 32 | row id, plus one, so that 0 is none
 };
 inline constexpr uint64_t kRingBytes = 36864;
 static_assert(sizeof(AccessRing) <= kRingBytes);
@@ -44,7 +45,13 @@ inline void CountRows(RingCell& cell, uint64_t rows, uint64_t calls) {
   std::atomic_ref<uint64_t>(cell.rows).fetch_add(rows, std::memory_order_relaxed);
   if (calls > 0) std::atomic_ref<uint64_t>(cell.calls).fetch_add(calls, std::memory_order_relaxed);
 }
-// Takes places for `count` samples; the first is sample number …
+// Whether the daemon has not read what is there yet: more would only replace it.
+inline bool IsFull(AccessRing& ring) {
+  return std::atomic_ref<uint64_t>(ring.written).load(std::memory_order_relaxed) -
+             std::atomic_ref<uint64_t>(ring.consumed).load(std::memory_order_relaxed) >=
+         kRingSlots;
+}
+// Takes places for `count` samples and gives the number of the first.
 inline uint64_t TakePlaces(AccessRing& ring, uint64_t count) {
   return std::atomic_ref<uint64_t>(ring.written).fetch_add(count, std::memory_order_relaxed);
 }
@@ -85,6 +92,7 @@ class RingReader {
       const size_t cell = (sample - 1) >> 32;
       if (cell < kRingCells) sampled(stacks[cell], static_cast<uint32_t>(sample - 1));
     }
+    std::atomic_ref<uint64_t>(ring_->consumed).store(read_, std::memory_order_relaxed);
   }
 
  private:

@@ -323,7 +323,7 @@ void AttachedLayer::Report(absl::Span<const uint32_t> ids, absl::Span<const uint
                            uint32_t phase) const {
   const size_t every = view_.resident() ? dram::kResidentSampleEvery : dram::kSampleEvery;
   const size_t first = phase % every;
-  if (first >= ids.size()) return;
+  if (first >= ids.size() || dram::IsFull(link_->ring())) return;
   const size_t count = (ids.size() - first + every - 1) / every;
   dram::AccessRing& ring = link_->ring();
   uint64_t number = dram::TakePlaces(ring, count);

@@ -5,9 +5,10 @@
 // A segment is one stretch of memory, mapped by the daemon and read-only by clients on its host:
 //
 //   offset 0               SegmentHeader         kHeaderBytes
-//   kCache, sets of rows, each SetBytes():
+//   kCache:
+//     kHeaderBytes         per_segment × HotLine one cache line a set (hotness.h), the daemon's own
+//     RowsOffset()         sets of rows, each SetBytes(), and within a set
 //     0                    TagLine               one cache line
-//     kHotOffset           HotLine (hotness.h)   one cache line
 //     kStateOffset         uint64                used-bits, clock hand, prefetch marks
 //     SlotsOffset()        kWays row slots       near their tags: one page to look up, not two
 //   kResident, every row of the layer has its place:
@@ -104,18 +105,20 @@ struct LayerShape {
     return static_cast<uint32_t>(layer_rows - uint64_t{per_segment} * segment);
   }
   // Within a set. Rows of whole cache lines begin on one.
-  static constexpr uint64_t kHotOffset = sizeof(TagLine);
-  static constexpr uint64_t kStateOffset = kHotOffset + kLineBytes;
+  static constexpr uint64_t kStateOffset = sizeof(TagLine);
   constexpr uint64_t SlotsOffset() const {
     return RowStride() % kLineBytes == 0 ? kStateOffset + kLineBytes
                                          : kStateOffset + sizeof(uint64_t);
   }
+  // Whole lines, and not so many that tags of different sets meet in few sets of the processor's
+  // own cache: with 64 lines a set, all tags meet in one.
   constexpr uint64_t SetBytes() const {
-    return (SlotsOffset() + kWays * RowStride() + kLineBytes - 1) / kLineBytes * kLineBytes;
+    const uint64_t lines = (SlotsOffset() + kWays * RowStride() + kLineBytes - 1) / kLineBytes;
+    return (lines % 8 == 0 ? lines + 1 : lines) * kLineBytes;
   }
   // Where the sets (kCache) or the row slots (kResident) begin.
   constexpr uint64_t RowsOffset() const {
-    if (mode == Mode::kCache) return kHeaderBytes;
+    if (mode == Mode::kCache) return kHeaderBytes + uint64_t{per_segment} * kLineBytes;
     const uint64_t end = kHeaderBytes + (uint64_t{per_segment} + 63) / 64 * 8;
     return (end + kLineBytes - 1) / kLineBytes * kLineBytes;
   }
@@ -186,7 +189,9 @@ constexpr LayerShape FitShape(uint64_t budget_bytes, uint32_t row_bytes, uint64_
       budget_bytes / segments >= 16 * kHugePageBytes ? kHugePageBytes : page_bytes;
   size = budget_bytes / segments / unit * unit;
   shape.per_segment =
-      size < kHeaderBytes ? 0 : static_cast<uint32_t>((size - kHeaderBytes) / shape.SetBytes());
+      size < kHeaderBytes
+          ? 0
+          : static_cast<uint32_t>((size - kHeaderBytes) / (shape.SetBytes() + kLineBytes));
   shape.segments = shape.per_segment == 0 ? 0 : static_cast<uint32_t>(segments);
   return shape;
 }

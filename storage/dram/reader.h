@@ -103,6 +103,13 @@ class View {
   std::byte* SetAt(size_t segment, uint32_t set) const {
     return segments_[segment] + rows_offset_ + set * set_bytes_;
   }
+  // What hotness.h knows of the row's set.
+  std::byte* HotLineOf(uint32_t row_id) const {
+    const uint64_t hash = HashRowId(row_id);
+    const size_t segment = bucket_segments_.empty() ? 0 : bucket_segments_[BucketOf(hash)];
+    return segments_[segment] + kHeaderBytes +
+           uint64_t{dram::SetOf(hash, shape_.per_segment)} * kLineBytes;
+  }
   static TagLine& line(std::byte* set) { return *reinterpret_cast<TagLine*>(set); }
   static uint64_t& state(std::byte* set) {
     return *reinterpret_cast<uint64_t*>(set + LayerShape::kStateOffset);

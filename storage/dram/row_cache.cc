@@ -71,8 +71,8 @@ class RowCache::Impl {
   void CountMarksLeft() const;
   void WriteRow(std::byte* slot, const std::byte* row) const;
   uint64_t& MarkWord(uint32_t row_id) const { return marks_[row_id / 64]; }
-  static dram::HotLine& HotLineOf(std::byte* set) {
-    return *reinterpret_cast<dram::HotLine*>(set + dram::LayerShape::kHotOffset);
+  dram::HotLine& HotLineOf(uint32_t row_id) const {
+    return *reinterpret_cast<dram::HotLine*>(view_.HotLineOf(row_id));
   }
 
   WorkPool* const helpers_;
@@ -135,7 +135,7 @@ struct RowCache::Impl::GatherBatch {
   void HitInSet(uint32_t position, const Found& found) {
     if (uses_bits || marks_are_set) first_uses += impl.view_.MarkUsed(found);
     if ((position + phase) % dram::kSampleEvery == 0) {
-      impl.hotness_->Touch(HotLineOf(found.set), dram::View::line(found.set), id(position),
+      impl.hotness_->Touch(impl.HotLineOf(id(position)), dram::View::line(found.set), id(position),
                            dram::kSampleEvery);
     }
   }
@@ -220,7 +220,7 @@ void RowCache::Impl::Touch(uint32_t row_id, uint32_t weight) const {
   if (row_id == dram::kNoRowId) return;
   const Found found = view_.Find(row_id);
   if (!view_.resident()) {
-    hotness_->Touch(HotLineOf(found.set), dram::View::line(found.set), row_id, weight);
+    hotness_->Touch(HotLineOf(row_id), dram::View::line(found.set), row_id, weight);
   }
   // A set that is changing meanwhile may get a used-bit too many, which is not worth a check.
   if (found.row == nullptr) return;
@@ -289,7 +289,7 @@ Stored RowCache::Impl::StoreInSet(uint32_t row_id, const std::byte* row, bool pr
 Stored RowCache::Impl::Replace(const Found& held, uint32_t row_id, const std::byte* row,
                                bool prefetched) {
   dram::TagLine& line = dram::View::line(held.set);
-  dram::HotLine& hot = HotLineOf(held.set);
+  dram::HotLine& hot = HotLineOf(row_id);
   std::atomic_ref<uint64_t> state(dram::View::state(held.set));
   const uint64_t seen = state.load(std::memory_order_relaxed);
   const dram::Decision decision = prefetched ? hotness_->DecidePrefetched(hot, line, seen, row_id)

@@ -315,10 +315,12 @@ TEST_F(ShmTest, RefusesWhatItCannotTrust) {
   });
   damage([&](const std::string& file) { std::filesystem::resize_file(file, 10); });
   damage([&](const std::string& file) {  // every set was being written
-    const dram::LayerShape shape{.row_bytes = kRowBytes};
-    const uint64_t bytes = std::filesystem::file_size(file);
+    dram::SegmentHeader header{};
+    std::ifstream(file, std::ios::binary).read(reinterpret_cast<char*>(&header), sizeof(header));
+    const dram::LayerShape shape{.row_bytes = kRowBytes, .per_segment = header.per_segment};
     const std::string garbage(shape.SetBytes() - sizeof(dram::TagLine), 'x');
-    for (uint64_t at = dram::kHeaderBytes; at + shape.SetBytes() <= bytes; at += shape.SetBytes()) {
+    for (uint32_t set = 0; set < header.per_segment; ++set) {
+      const uint64_t at = shape.RowsOffset() + set * shape.SetBytes();
       uint32_t version = 0;
       std::ifstream in(file, std::ios::binary);
       in.seekg(static_cast<std::streamoff>(at));

@@ -236,7 +236,7 @@ TEST_F(PlacementTest, SplitsTakeTheWorthiestRowsFirst) {
   const TierBudgets budgets{200'000, 700'000};
   const auto plan = PlanPlacement(spec_, profile, budgets, nullptr);
   ASSERT_TRUE(plan.ok()) << plan.status();
-  // Sets of 15 rows, 64 bytes of tags, 64 of counts, 8 of state: 4,096, and 1,696 to whole lines.
+  // Sets of 15 rows, 64 bytes of tags, 64 of counts, 8 of state, to whole lines.
   const double row_bytes[] = {4096 / 15.0, 1728 / 15.0};
   std::vector<Row> rows = Rows(0);
   const std::vector<Row> more = Rows(1);

@@ -62,6 +62,22 @@ TEST(AccessRing, SaysWhatWasPutOnce) {
   EXPECT_TRUE(again.samples.empty());
 }
 
+TEST(AccessRing, IsFullUntilItIsRead) {
+  const auto ring = std::make_unique<AccessRing>();
+  RingReader reader(ring.get());
+  for (int round = 0; round < 3; ++round) {
+    for (uint32_t i = 0; i < kRingSlots; ++i) {
+      ASSERT_FALSE(IsFull(*ring)) << i;
+      Push(*ring, 0, i);
+    }
+    EXPECT_TRUE(IsFull(*ring));
+    Heard heard;
+    heard.Read(reader);
+    EXPECT_EQ(heard.samples[0].size(), kRingSlots);
+  }
+  EXPECT_FALSE(IsFull(*ring));
+}
+
 TEST(AccessRing, TheNewestStayWhenNobodyReads) {
   const auto ring = std::make_unique<AccessRing>();
   RingReader reader(ring.get());

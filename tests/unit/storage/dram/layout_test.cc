@@ -142,6 +142,12 @@ TEST(View, SetsAndTheirRowsLieInTheirSegment) {
       ++hits[segment];
       ASSERT_TRUE(Inside(shape, memory.segments, segment, set, shape.SetBytes()));
       ASSERT_EQ(reinterpret_cast<uintptr_t>(set) % kLineBytes, 0u);
+      ASSERT_LE(view.HotLineOf(row) + kLineBytes, memory.segments[segment] + shape.RowsOffset());
+      ASSERT_GE(view.HotLineOf(row), memory.segments[segment] + kHeaderBytes);
+      // The same place among the counts as among the sets.
+      ASSERT_EQ((view.HotLineOf(row) - memory.segments[segment] - kHeaderBytes) / kLineBytes,
+                static_cast<uint64_t>(set - memory.segments[segment] - shape.RowsOffset()) /
+                    shape.SetBytes());
       std::byte* const last = view.SlotIn(set, kWays - 1);
       ASSERT_LE(last + shape.RowStride(), set + shape.SetBytes());
       ASSERT_GE(view.SlotIn(set, 0), reinterpret_cast<std::byte*>(&View::state(set) + 1));
