@@ -145,6 +145,8 @@ absl::StatusOr<DramSetup> SetUpDram(const Config& config) {
         ": mount a larger one (`mount -o remount,size=… ", config.shm_dir,
         "`; Docker: --shm-size), set shm_dir, lower dram, or set shared_memory to false"));
   }
+  // Reserved huge pages are taken from the available memory already.
+  if (setup.segments->page_bytes() > dram::kPageBytes) return setup;
   const uint64_t available = AvailableMemory();
   if (available == kUnknown) return setup;
   const uint64_t most =
