@@ -118,6 +118,40 @@ TEST(BenchSmokeTest, Grpc) {
   }
 }
 
+TEST(BenchSmokeTest, Shm) {
+  std::map<std::string, Json> results = RunSuite("shm");
+  for (const std::string mode : {"resident", "cache"}) {
+    Json& line = results["shm/" + mode + "/threads_1"];
+    EXPECT_EQ(line["unit"], "rows/s") << line;
+    EXPECT_EQ(line["threads"], 1) << line;
+    EXPECT_THAT(line["array_pages"].get<std::string>(), HasSubstr("in huge pages"));
+  }
+}
+
+TEST(BenchSmokeTest, Latency) {
+  std::map<std::string, Json> results = RunSuite("latency");
+  EXPECT_EQ(results.size(), 4u);
+  for (const std::string mode : {"resident", "cache"}) {
+    for (const std::string transport : {"shm", "grpc"}) {
+      Json& line = results["latency/" + transport + "/" + mode];
+      EXPECT_EQ(line["unit"], "us") << line;
+      ExpectPositive(line, "p99_us");
+      ExpectPositive(line, "baseline_p99_us");
+    }
+  }
+}
+
+TEST(BenchSmokeTest, Restart) {
+  std::map<std::string, Json> results = RunSuite("restart");
+  EXPECT_EQ(results.size(), 2u);
+  for (const std::string how : {"sigterm", "kill"}) {
+    Json& line = results["restart/" + how];
+    EXPECT_EQ(line["unit"], "s") << line;
+    ExpectPositive(line, "until_ready_s");
+    ExpectPositive(line, "slowest_s");
+  }
+}
+
 TEST(BenchSmokeTest, Nvme) {
   std::map<std::string, Json> results = RunSuite("nvme");
   EXPECT_EQ(results.size(), 8u);
