@@ -35,8 +35,10 @@ AttachedShape FromWire(const v1::DramLayer& wire, const std::string& table_diges
   layer.table_digest = table_digest;
   layer.segment_ids.assign(wire.segment_ids().begin(), wire.segment_ids().end());
   layer.bucket_segments.resize(wire.bucket_segments().size() / sizeof(uint16_t));
-  std::memcpy(layer.bucket_segments.data(), wire.bucket_segments().data(),
-              layer.bucket_segments.size() * sizeof(uint16_t));
+  if (!layer.bucket_segments.empty()) {
+    std::memcpy(layer.bucket_segments.data(), wire.bucket_segments().data(),
+                layer.bucket_segments.size() * sizeof(uint16_t));
+  }
   layer.huge_pages = wire.huge_pages();
   return layer;
 }
