@@ -177,7 +177,9 @@ class ShmStressTest : public DaemonFixture {
     const std::vector<std::string> budgets = {"1MiB", "3MiB", "5MiB", "5500KiB", "64MiB"};
     if (kill) daemon_->Kill();
     StopDaemon();
-    StartDaemon({"--dram", budgets[random() % budgets.size()]});
+    // Where all are admitted, rows are replaced all the time.
+    StartDaemon({"--dram", budgets[random() % budgets.size()], "--admission",
+                 random() % 3 == 0 ? "frequency" : "all"});
   }
 
   // Descriptors of the daemon's process.
@@ -203,7 +205,7 @@ class ShmStressTest : public DaemonFixture {
 
 TEST_F(ShmStressTest, NoClientEverSeesAWrongRow) {
   std::mt19937_64 random(TestSeed());
-  StartDaemon({"--dram", "3MiB"});
+  StartDaemon({"--dram", "1MiB", "--admission", "all"});
   for (const uint64_t version : {1, 2}) {
     const TestCheckpoint checkpoint =
         MakeCheckpoint("v" + std::to_string(version), kBaseSize, version);
