@@ -92,7 +92,7 @@ int RunClient(const std::string& target, uint64_t seed, const std::vector<uint64
       ids[i].resize(1 + random() % 200);
       for (uint32_t& id : ids[i]) {
         id = static_cast<uint32_t>(random() % row_counts[i]);
-        if (random() % 2 == 0) id %= 500;  // some are hot
+        if (random() % 4 != 0) id %= 3000;  // more than 1 MiB holds, so that they take turns
         if (random() % 100 == 0) id = kDeadPosition;
       }
       rows[i].assign(ids[i].size() * kRowBytes, std::byte{0xEE});
@@ -174,12 +174,12 @@ class ShmStressTest : public DaemonFixture {
 
   void RestartDaemon(bool kill, std::mt19937_64& random) {
     // From too little for most rows to enough for all; some need other segments.
-    const std::vector<std::string> budgets = {"1MiB", "3MiB", "5MiB", "5500KiB", "64MiB"};
+    const std::vector<std::string> budgets = {"512KiB", "1MiB", "1MiB", "5500KiB", "64MiB"};
     if (kill) daemon_->Kill();
     StopDaemon();
     // Where all are admitted, rows are replaced all the time.
     StartDaemon({"--dram", budgets[random() % budgets.size()], "--admission",
-                 random() % 3 == 0 ? "frequency" : "all"});
+                 random() % 4 == 0 ? "frequency" : "all"});
   }
 
   // Descriptors of the daemon's process.
