@@ -3,7 +3,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <numeric>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -15,7 +17,9 @@ namespace {
 constexpr size_t kBatch = 8192;
 constexpr uint8_t kDramTier = 1;  // in LayerRequest::tiers
 
-constexpr int kMostPasses = 30;
+constexpr int kMostPasses = 50;
+constexpr int kGoodLooks = 4;
+constexpr std::chrono::milliseconds kBetweenLooks{100};
 
 // Looks the rows up and leaves those that DRAM has served.
 absl::Status KeepServed(Client& client, int32_t layer, std::vector<uint32_t>& ids,
@@ -74,8 +78,9 @@ absl::Status WarmTable::Fill(bool check) {
   return absl::OkStatus();
 }
 
-// Asks for all rows, then for those that DRAM has served, and so on until none is missing: what is
-// asked for and missing comes in for another, but is not asked for again.
+// Asks for all rows, then for those that DRAM has served, and so on: what is asked for and missing
+// comes in for another, but is not asked for again. It comes in after its answer, maybe a while
+// later on a busy machine; so it takes several looks in a row, some time apart, that miss nothing.
 absl::Status WarmTable::FindHeld() {
   ENGRAM_ASSIGN_OR_RETURN(
       const std::unique_ptr<Client> client,
@@ -85,12 +90,14 @@ absl::Status WarmTable::FindHeld() {
     std::vector<uint32_t>& held = held_[i];
     held.resize(plan_.shape.rows[i]);
     std::iota(held.begin(), held.end(), 0);
-    size_t asked = 0;
-    for (int pass = 0; held.size() != asked; ++pass) {
+    int good_looks = 0;
+    for (int pass = 0; good_looks < kGoodLooks; ++pass) {
       ENGRAM_RETURN_IF_ERROR(CheckInterrupt());
-      asked = held.size();
       if (pass == kMostPasses) return absl::InternalError("DRAM does not come to rest");
+      const size_t asked = held.size();
       ENGRAM_RETURN_IF_ERROR(KeepServed(*client, kLayers[i], held, absl::MakeSpan(rows)));
+      good_looks = held.size() == asked ? good_looks + 1 : 0;
+      if (good_looks > 0) std::this_thread::sleep_for(kBetweenLooks);
     }
     if (!held.empty()) continue;
     return absl::FailedPreconditionError(
