@@ -48,8 +48,6 @@ const char* Meaning(HandoverStatus status) {
       return "a segment is gone already";
     case HandoverStatus::kOtherLayout:
       return "the daemon's layout is of another version: use a client of its release";
-    case HandoverStatus::kBadRequest:
-      return "the daemon does not understand the request";
     case HandoverStatus::kTooManyClients:
       return "too many clients are attached";
   }
@@ -244,7 +242,8 @@ absl::StatusOr<std::unique_ptr<AttachedLayer>> AttachedLayer::Map(
                                : description.bucket_segments.size() == dram::kBuckets &&
                                      shape.mode == dram::Mode::kCache;
   bool fits = buckets_fit && shape.segments == description.segment_ids.size() &&
-              shape.segments > 0 && shape.per_segment > 0 && shape.row_bytes > 0;
+              shape.segments > 0 && shape.per_segment > 0 && shape.row_bytes > 0 &&
+              shape.page_bytes > 0;
   for (const uint16_t segment : description.bucket_segments) fits &= segment < shape.segments;
   if (shape.mode == dram::Mode::kResident) {
     fits &= shape.layer_rows > uint64_t{shape.per_segment} * (shape.segments - 1) &&

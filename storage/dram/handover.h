@@ -33,7 +33,6 @@ enum class HandoverStatus : uint32_t {
   kOk = 0,
   kGone = 1,         // a segment is not there any more: attach anew
   kOtherLayout = 2,  // the daemon's layout_version is another
-  kBadRequest = 3,
   kTooManyClients = 4,
 };
 

@@ -52,9 +52,9 @@ struct alignas(kLineBytes) TagLine {
 static_assert(sizeof(TagLine) == kLineBytes);
 
 // A set's state word: bit w says that way w was read since the clock hand last passed it; the hand
-// (0 … kWays − 1) lies above; bit kPrefetchedShift + w marks a row that a prefetch brought and
-// nobody has read. The daemon's readers set used-bits and take marks away; all else is changed by
-// the set's writer.
+// (0 … kWays − 1) lies above, and above that an age of hotness.h (kStagingShift); bit
+// kPrefetchedShift + w marks a row that a prefetch brought and nobody has read. The daemon's
+// readers set used-bits and take marks away; all else is changed by the set's writer.
 inline constexpr uint64_t kUsedMask = (uint64_t{1} << kWays) - 1;
 inline constexpr int kHandShift = 16;
 inline constexpr int kPrefetchedShift = 32;

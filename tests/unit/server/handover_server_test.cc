@@ -164,6 +164,7 @@ TEST_F(HandoverServerTest, RefusesAnotherInstanceAndOtherLayouts) {
   EXPECT_FALSE(refused([](S& s) { s.shape.mode = dram::Mode::kCache; }).ok());
   EXPECT_FALSE(refused([](S& s) { s.shape.per_segment = 0; }).ok());
   EXPECT_FALSE(refused([](S& s) { s.shape.per_segment *= 2; }).ok());
+  EXPECT_FALSE(refused([](S& s) { s.shape.page_bytes = 0; }).ok());
   EXPECT_FALSE(refused([](S& s) { s.segment_ids.clear(); }).ok());
   EXPECT_FALSE(refused([](S& s) { s.segment_ids[0] = 1000000; }).ok());
   EXPECT_FALSE(refused([](S& s) { s.bucket_segments.assign(dram::kBuckets, 9); }).ok());
