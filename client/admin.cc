@@ -103,6 +103,12 @@ class GrpcAdminClient : public AdminClient {
     return Ask<v1::DropResponse>(&v1::EngramAdmin::Stub::AsyncDrop, request, kSlow, cancel);
   }
 
+  absl::StatusOr<v1::SetDramBudgetResponse> SetDramBudget(const v1::SetDramBudgetRequest& request,
+                                                          Cancel cancel) override {
+    return Ask<v1::SetDramBudgetResponse>(&v1::EngramAdmin::Stub::AsyncSetDramBudget, request,
+                                          kSlow, cancel);
+  }
+
  private:
   template <typename Response, typename Request>
   absl::StatusOr<Response> Ask(

@@ -11,6 +11,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engram/v1/admin.grpc.pb.h"
+#include "server/dram_setup.h"
 #include "server/load_job.h"
 #include "server/repair_job.h"
 #include "server/verify_job.h"
@@ -254,6 +255,24 @@ class AdminServiceImpl final : public AdminService, private v1::EngramAdmin::Ser
     last.set_done(true);
     for (const std::string& problem : result->problems) last.add_problems(problem);
     writer->Write(last);
+    return grpc::Status::OK;
+  }
+
+  grpc::Status SetDramBudget(grpc::ServerContext* context, const v1::SetDramBudgetRequest* request,
+                             v1::SetDramBudgetResponse* response) override {
+    InFlight::Token token;
+    if (const absl::Status status = Enter(*context, token); !status.ok()) return ToGrpc(status);
+    Tables& tables = *parts_.tables;
+    const uint64_t before = tables.dram_budget_bytes();
+    if (request->bytes() > before) {
+      const absl::Status room =
+          CheckRoomForDram(tables.segments(), request->bytes(), tables.DramBytes());
+      if (!room.ok()) return ToGrpc(room);
+    }
+    tables.SetDramBudget(request->bytes());
+    response->set_bytes(request->bytes());
+    response->set_before_bytes(before);
+    response->set_used_bytes(tables.DramBytes());
     return grpc::Status::OK;
   }
 

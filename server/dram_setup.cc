@@ -97,6 +97,24 @@ std::string StoreName(const std::string& data_dir) {
   return absl::StrCat("engramd-", absl::Hex(hash, absl::kZeroPad16));
 }
 
+absl::Status NoRoom(const SegmentStore& segments, uint64_t bytes, uint64_t room_bytes) {
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "a dram budget of ", FormatSize(bytes), " does not fit into shm_dir ", segments.parent(),
+      ", which has room for ", FormatSize(room_bytes),
+      ": mount a larger one (`mount -o remount,size=… ", segments.parent(),
+      "`; Docker: --shm-size), set shm_dir, lower dram, or set shared_memory to false"));
+}
+
+// What the tier may take, by the memory that there is, when it has `held_bytes` of it already.
+uint64_t MostMemory(const SegmentStore& segments, uint64_t held_bytes) {
+  // Reserved huge pages are taken from the available memory already.
+  if (segments.page_bytes() > dram::kPageBytes) return kUnknown;
+  const uint64_t available = AvailableMemory();
+  if (available == kUnknown) return kUnknown;
+  const uint64_t all = available + held_bytes;
+  return all > kHeadroomBytes ? all - kHeadroomBytes : 0;
+}
+
 }  // namespace
 
 uint64_t AvailableMemory(const std::string& proc, const std::string& cgroups) {
@@ -112,6 +130,18 @@ uint64_t AvailableMemory(const std::string& proc, const std::string& cgroups) {
     }
   }
   return available;
+}
+
+absl::Status CheckRoomForDram(const SegmentStore& segments, uint64_t bytes, uint64_t held_bytes) {
+  if (const uint64_t free = segments.FreeBytes(); free != kUnknown && free + held_bytes < bytes) {
+    return NoRoom(segments, bytes, free + held_bytes);
+  }
+  const uint64_t most = MostMemory(segments, held_bytes);
+  if (most >= bytes) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "a dram budget of ", FormatSize(bytes), " cannot be had: ", FormatSize(most),
+      " could be, by what memory is available on this host and in engramd's cgroup; ask for less, "
+      "or free memory first"));
 }
 
 absl::StatusOr<DramSetup> SetUpDram(const Config& config) {
@@ -139,18 +169,9 @@ absl::StatusOr<DramSetup> SetUpDram(const Config& config) {
   const uint64_t left_over = setup.segments->leftover_bytes();
   if (const uint64_t free = setup.segments->FreeBytes();
       free != kUnknown && free + left_over < config.dram_bytes) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "a dram budget of ", FormatSize(config.dram_bytes), " does not fit into shm_dir ",
-        config.shm_dir, ", which has room for ", FormatSize(free + left_over),
-        ": mount a larger one (`mount -o remount,size=… ", config.shm_dir,
-        "`; Docker: --shm-size), set shm_dir, lower dram, or set shared_memory to false"));
+    return NoRoom(*setup.segments, config.dram_bytes, free + left_over);
   }
-  // Reserved huge pages are taken from the available memory already.
-  if (setup.segments->page_bytes() > dram::kPageBytes) return setup;
-  const uint64_t available = AvailableMemory();
-  if (available == kUnknown) return setup;
-  const uint64_t most =
-      available + left_over > kHeadroomBytes ? available + left_over - kHeadroomBytes : 0;
+  const uint64_t most = MostMemory(*setup.segments, left_over);
   if (most < config.dram_bytes) {
     setup.budget_bytes = most;
     absl::StrAppend(&setup.note, ", ", FormatSize(most), " instead of ",

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "server/config.h"
@@ -25,6 +26,10 @@ struct DramSetup {
 // to mount. NotFound, PermissionDenied or FailedPrecondition when it is not usable and is not the
 // default; the default is done without.
 absl::StatusOr<DramSetup> SetUpDram(const Config& config);
+
+// Whether the tier, which has `held_bytes` now, may have `bytes`. ResourceExhausted, saying what
+// there is and what to do, if not.
+absl::Status CheckRoomForDram(const SegmentStore& segments, uint64_t bytes, uint64_t held_bytes);
 
 // Bytes that a process may still take: MemAvailable of /proc/meminfo and what the process' cgroups
 // leave (memory.max less memory.current, of version 2; the same of version 1), whichever is less.

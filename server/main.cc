@@ -191,7 +191,7 @@ class Daemon {
     snapshot.ready = ready_.load(std::memory_order_acquire);
     if (snapshot.ready || stopping_.load(std::memory_order_acquire)) {
       snapshot.nvme_io = store_->Describe();
-      snapshot.dram_budget_bytes = dram_.budget_bytes;
+      snapshot.dram_budget_bytes = tables_->dram_budget_bytes();
       snapshot.dram_memory = dram_.note;
       if (handover_ != nullptr && snapshot.ready) {
         handover_->Hear();

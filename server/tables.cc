@@ -57,7 +57,8 @@ Tables::Tables(Store* store, Options options)
     : store_(store),
       options_(std::move(options)),
       own_segments_(options_.segments == nullptr ? SegmentStore::Anonymous() : nullptr),
-      segments_(options_.segments == nullptr ? own_segments_.get() : options_.segments) {}
+      segments_(options_.segments == nullptr ? own_segments_.get() : options_.segments),
+      dram_budget_(options_.dram_budget_bytes) {}
 
 absl::StatusOr<std::shared_ptr<OpenTable>> Tables::OpenVersion(const TableRecord& record) {
   auto table = std::make_shared<OpenTable>();
@@ -204,9 +205,9 @@ absl::Status Tables::DropOne(const Key& key) {
   }
   ENGRAM_LOG(kInfo) << Title(name, version) << " is dropped";
   if (table == nullptr) return absl::OkStatus();
-  std::vector<std::shared_ptr<RowCache>> going;
+  std::vector<TierStack::ResizedDram> going;
   for (const std::unique_ptr<TierStack>& layer : table->layers) {
-    going.push_back(layer->TakeDram());
+    going.push_back({.before = layer->TakeDram(), .now = nullptr});
     dram_shares_.erase(layer.get());
   }
   GiveBack(std::move(going));
@@ -233,17 +234,17 @@ Tables::Shares Tables::PlanShares() const {
   }
   for (auto& [stack, share] : shares) {
     const double part = static_cast<double>(share.bytes) / static_cast<double>(total);
-    share.bytes = static_cast<uint64_t>(part * static_cast<double>(options_.dram_budget_bytes));
+    share.bytes = static_cast<uint64_t>(part * static_cast<double>(dram_budget_bytes()));
   }
   return shares;
 }
 
-void Tables::GiveBack(std::vector<std::shared_ptr<RowCache>> caches) {
-  std::erase(caches, nullptr);
+void Tables::GiveBack(std::vector<TierStack::ResizedDram> caches) {
+  std::erase_if(caches, [](const auto& cache) { return cache.before == nullptr; });
   if (caches.empty()) return;
   segments_->Advance();
   if (segments_->shared()) std::this_thread::sleep_for(kClientBatch);
-  for (const std::shared_ptr<RowCache>& cache : caches) cache->Discard();
+  for (const auto& [before, now] : caches) before->Discard(now.get());
 }
 
 // What an earlier daemon left is kept where it is wanted, within the shares.
@@ -261,60 +262,102 @@ void Tables::TrimLeftovers(const Shares& shares) {
   });
 }
 
-void Tables::ShareOutDram() {
-  const Shares wanted = PlanShares();
+std::vector<std::shared_ptr<OpenTable>> Tables::AllOpen() const {
   std::vector<std::shared_ptr<OpenTable>> all;
-  {
-    MutexLock lock(mutex_);
-    for (const auto& [key, table] : open_) all.push_back(table);
-  }
-  // First everything that shrinks or goes gives its memory back, then the new shares are taken:
-  // the budget holds at every moment.
-  std::vector<std::shared_ptr<RowCache>> going;
-  for (const std::shared_ptr<OpenTable>& table : all) {
-    for (const std::unique_ptr<TierStack>& layer : table->layers) {
-      const auto share = dram_shares_.find(layer.get());
-      const auto want = wanted.find(layer.get());
-      if (share == dram_shares_.end()) continue;
-      if (want != wanted.end() && want->second.bytes == share->second) continue;
-      going.push_back(layer->TakeDram());
-      dram_shares_.erase(share);
+  MutexLock lock(mutex_);
+  for (const auto& [key, table] : open_) all.push_back(table);
+  return all;
+}
+
+// Everything that shrinks or goes gives its memory back.
+void Tables::ShrinkShares(const Shares& wanted) {
+  std::vector<TierStack::ResizedDram> going;
+  for (auto share = dram_shares_.begin(); share != dram_shares_.end();) {
+    auto& [stack, bytes] = *share;
+    const auto want = wanted.find(stack);
+    if (want != wanted.end() && want->second.bytes >= bytes) {
+      ++share;
+      continue;
     }
+    if (want != wanted.end()) {
+      if (absl::StatusOr<TierStack::ResizedDram> resized = stack->ResizeDram(want->second.bytes);
+          resized.ok()) {
+        going.push_back(*std::move(resized));
+        bytes = want->second.bytes;
+        ++share;
+        continue;
+      }
+    }
+    going.push_back({.before = stack->TakeDram(), .now = nullptr});
+    share = dram_shares_.erase(share);
   }
   GiveBack(std::move(going));
-  TrimLeftovers(wanted);
-  for (const auto& [stack, share] : wanted) {
-    if (dram_shares_.contains(stack)) continue;
-    if (const absl::Status status = stack->InstallDram({.budget_bytes = share.bytes,
-                                                        .segments = segments_,
-                                                        .table_digest = share.table_digest,
-                                                        .admission = options_.admission,
-                                                        .helpers = options_.gather_helpers});
-        !status.ok()) {
-      ENGRAM_LOG(kError) << "layer " << Raw(stack->spec().id) << " gets no DRAM tier of "
-                         << FormatSize(share.bytes) << ": " << status.message();
+}
+
+void Tables::GrowShare(TierStack& stack, const Share& wanted) {
+  const auto share = dram_shares_.find(&stack);
+  if (share != dram_shares_.end()) {
+    if (share->second == wanted.bytes) return;
+    absl::StatusOr<TierStack::ResizedDram> resized = stack.ResizeDram(wanted.bytes);
+    if (resized.ok()) {
+      GiveBack({*std::move(resized)});
+      share->second = wanted.bytes;
+      return;
     }
-    dram_shares_[stack] = share.bytes;
+    if (absl::IsResourceExhausted(resized.status())) {
+      ENGRAM_LOG(kError) << "layer " << Raw(stack.spec().id) << " keeps a DRAM tier of "
+                         << FormatSize(share->second) << ": " << resized.status().message();
+      return;
+    }
+    GiveBack({{.before = stack.TakeDram(), .now = nullptr}});
   }
+  if (const absl::Status status = stack.InstallDram({.budget_bytes = wanted.bytes,
+                                                     .segments = segments_,
+                                                     .table_digest = wanted.table_digest,
+                                                     .admission = options_.admission,
+                                                     .helpers = options_.gather_helpers});
+      !status.ok()) {
+    ENGRAM_LOG(kError) << "layer " << Raw(stack.spec().id) << " gets no DRAM tier of "
+                       << FormatSize(wanted.bytes) << ": " << status.message();
+  }
+  dram_shares_[&stack] = wanted.bytes;
+}
+
+// First the memory is given back, then it is taken: the budget holds at every moment.
+void Tables::ShareOutDram() {
+  const Shares wanted = PlanShares();
+  const std::vector<std::shared_ptr<OpenTable>> alive = AllOpen();
+  ShrinkShares(wanted);
+  TrimLeftovers(wanted);
+  for (const auto& [stack, share] : wanted) GrowShare(*stack, share);
   // Also for a switch that moves no memory: clients that follow the active version look again.
   segments_->Advance();
 }
 
-void Tables::GiveUpDram() {
+void Tables::SetDramBudget(uint64_t bytes) {
   MutexLock admin(admin_mutex_);
-  std::vector<std::shared_ptr<OpenTable>> all;
-  {
-    MutexLock lock(mutex_);
-    for (const auto& [key, table] : open_) all.push_back(table);
-  }
-  std::vector<std::shared_ptr<RowCache>> going;
-  for (const std::shared_ptr<OpenTable>& table : all) {
+  ENGRAM_LOG(kInfo) << "the DRAM budget becomes " << FormatSize(bytes) << ", before "
+                    << FormatSize(dram_budget_bytes());
+  dram_budget_.store(bytes, std::memory_order_relaxed);
+  ShareOutDram();
+}
+
+uint64_t Tables::DramBytes() const {
+  uint64_t bytes = 0;
+  for (const std::shared_ptr<OpenTable>& table : AllOpen()) {
     for (const std::unique_ptr<TierStack>& layer : table->layers) {
-      going.push_back(layer->TakeDram());
-      dram_shares_.erase(layer.get());
+      if (const auto dram = layer->SharedDram(); dram != nullptr) {
+        bytes += dram->Usage().capacity_bytes;
+      }
     }
   }
-  GiveBack(std::move(going));
+  return bytes;
+}
+
+void Tables::GiveUpDram() {
+  MutexLock admin(admin_mutex_);
+  const std::vector<std::shared_ptr<OpenTable>> alive = AllOpen();
+  ShrinkShares({});
 }
 
 Tables::SharedStack Tables::FindStack(uint32_t stack_id) const {

@@ -8,6 +8,7 @@
 #ifndef ENGRAM_SERVER_TABLES_H_
 #define ENGRAM_SERVER_TABLES_H_
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <optional>
@@ -42,7 +43,7 @@ struct OpenTable {
 class Tables {
  public:
   struct Options {
-    uint64_t dram_budget_bytes = 0;
+    uint64_t dram_budget_bytes = 0;  // at first
     // Where DRAM lies; outlives the Tables. Null: in anonymous memory that they make themselves.
     SegmentStore* segments = nullptr;
     dram::Admission admission = dram::Admission::kFrequency;
@@ -76,6 +77,14 @@ class Tables {
   SharedStack FindStack(uint32_t stack_id) const;
   SegmentStore& segments() const { return *segments_; }
 
+  // Gives the tier another budget and shares it out; returns when what was given up is free. Rows
+  // stay as far as there is room. That there is room is for the caller to see to: a layer whose
+  // memory is not to be had is logged and keeps what it has.
+  void SetDramBudget(uint64_t bytes);
+  uint64_t dram_budget_bytes() const { return dram_budget_.load(std::memory_order_relaxed); }
+  // What the tier takes now.
+  uint64_t DramBytes() const;
+
   // Takes all DRAM away, so that nothing of it outlives the daemon.
   void GiveUpDram();
   Store* store() const { return store_; }
@@ -94,21 +103,27 @@ class Tables {
   using Shares = std::map<TierStack*, Share>;
   Shares PlanShares() const;
   void TrimLeftovers(const Shares& shares) ABSL_EXCLUSIVE_LOCKS_REQUIRED(admin_mutex_);
-  // Tells clients that the memory of these caches is going, and discards it.
-  void GiveBack(std::vector<std::shared_ptr<RowCache>> caches);
+  void ShrinkShares(const Shares& wanted) ABSL_EXCLUSIVE_LOCKS_REQUIRED(admin_mutex_);
+  void GrowShare(TierStack& stack, const Share& wanted) ABSL_EXCLUSIVE_LOCKS_REQUIRED(admin_mutex_);
+  // Tells clients that the memory of these caches is going, but for what the resized ones keep, and
+  // discards it.
+  void GiveBack(std::vector<TierStack::ResizedDram> caches);
+  std::vector<std::shared_ptr<OpenTable>> AllOpen() const;
   absl::Status DropOne(const Key& key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(admin_mutex_);
 
   Store* const store_;
   const Options options_;
   const std::unique_ptr<SegmentStore> own_segments_;  // before the stacks, whose memory it is
   SegmentStore* const segments_;
+  // Changed by whoever has admin_mutex_. Relaxed: nothing else is read through it.
+  std::atomic<uint64_t> dram_budget_;
   Mutex admin_mutex_;    // one change at a time; taken before mutex_
   mutable Mutex mutex_;  // held only to read or write the maps
   std::map<Key, std::shared_ptr<OpenTable>> open_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, VersionId, std::less<>> active_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, std::shared_ptr<TableProbe>, std::less<>> probes_ ABSL_GUARDED_BY(mutex_);
   // What each stack with a cache was given, to leave alone those that keep their share.
-  std::map<const TierStack*, uint64_t> dram_shares_ ABSL_GUARDED_BY(admin_mutex_);
+  std::map<TierStack*, uint64_t> dram_shares_ ABSL_GUARDED_BY(admin_mutex_);
 };
 
 }  // namespace engram

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "storage/base/size.h"
+#include "storage/base/status_macros.h"
 #include "storage/dram/access_ring.h"
 
 namespace engram {
@@ -18,6 +19,11 @@ namespace {
 
 // 0 is nobody. Relaxed: only the numbers matter.
 std::atomic<uint32_t> next_stack_id{1};
+
+// Of a cache of which nobody can take a new pointer.
+void WaitForLastReader(const std::shared_ptr<RowCache>& cache) {
+  while (cache.use_count() > 1) std::this_thread::sleep_for(std::chrono::microseconds(200));
+}
 
 }  // namespace
 
@@ -227,8 +233,7 @@ std::shared_ptr<RowCache> TierStack::TakeDram() {
     taken = std::move(dram_);
     dram_note_ = "off: only the active version of a table has DRAM";
   }
-  // Nobody can take a new pointer.
-  while (taken.use_count() > 1) std::this_thread::sleep_for(std::chrono::microseconds(200));
+  WaitForLastReader(taken);
   return taken;
 }
 
@@ -252,6 +257,19 @@ absl::Status TierStack::InstallDram(const DramGrant& grant) {
   dram_note_ = absl::StrCat("off: ", cache.status().message());
   // A budget that holds not even one set is the operator's choice (0 turns the tier off).
   return absl::IsInvalidArgument(cache.status()) ? absl::OkStatus() : cache.status();
+}
+
+absl::StatusOr<TierStack::ResizedDram> TierStack::ResizeDram(uint64_t budget_bytes) {
+  std::shared_ptr<RowCache> before = dram();
+  if (before == nullptr) return absl::FailedPreconditionError("there is no DRAM cache");
+  ENGRAM_ASSIGN_OR_RETURN(std::shared_ptr<RowCache> now, before->Resize(budget_bytes));
+  if (now == nullptr) return ResizedDram{};
+  {
+    MutexLock lock(mutex_);
+    dram_ = now;
+  }
+  WaitForLastReader(before);
+  return ResizedDram{.before = std::move(before), .now = std::move(now)};
 }
 
 void TierStack::CountShared(uint64_t rows, absl::Span<const RowId> sample) {

@@ -76,6 +76,15 @@ class TierStack {
     WorkPool* helpers = nullptr;
   };
   absl::Status InstallDram(const DramGrant& grant);
+  // Gives the cache another budget and waits until the last reader in this process of the one
+  // before is done. The caller tells clients, and then discards `before` but for what `now` has;
+  // both are null if nothing had to change. Errors as for RowCache::Resize; FailedPrecondition also
+  // if there is no cache.
+  struct ResizedDram {
+    std::shared_ptr<RowCache> before;
+    std::shared_ptr<const RowCache> now;
+  };
+  absl::StatusOr<ResizedDram> ResizeDram(uint64_t budget_bytes);
 
   // For clients that read DRAM themselves. To be let go of soon: TakeDram waits for it.
   std::shared_ptr<const RowCache> SharedDram() const { return dram(); }

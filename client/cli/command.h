@@ -59,6 +59,7 @@ std::string AbsoluteDirectory(const std::string& directory);
 
 void AddActivateCommand(CommandLine& line);
 void AddBenchCommand(CommandLine& line);
+void AddBudgetCommand(CommandLine& line);
 void AddDescribeCommand(CommandLine& line);
 void AddDropCommand(CommandLine& line);
 void AddHashCommand(CommandLine& line);

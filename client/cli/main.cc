@@ -65,6 +65,7 @@ int Run(int argc, char** argv) {
   engram::AddHashCommand(line);
   engram::AddLookupCommand(line);
   engram::AddStatsCommand(line);
+  engram::AddBudgetCommand(line);
   engram::AddProfileCommand(line);
   engram::AddPlanCommand(line);
   engram::AddBenchCommand(line);

@@ -102,6 +102,10 @@ class Hotness {
   // count, else that of a ghost, if it is greater than the weakest ghost's.
   void Recall(HotLine& line, TagLine& tags, uint32_t row_id, uint32_t count);
 
+  // What lines of an earlier sketch say stays known, if this is their epoch. Before anything else
+  // is called.
+  void ResumeEpoch(uint32_t epoch) { epoch_.store(epoch, std::memory_order_relaxed); }
+
   // How often a move of the popular rows was noticed and all counts forgotten.
   uint64_t times_forgotten() const { return forgotten_.load(std::memory_order_relaxed); }
 

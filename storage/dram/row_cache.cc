@@ -1,10 +1,12 @@
 #include "storage/dram/row_cache.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <bit>
 #include <cassert>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <numeric>
 #include <string>
@@ -33,6 +35,14 @@ using dram::kWays;
 // which is what waking a thread costs.
 constexpr size_t kRowsPerStretch = 512;
 
+SegmentSetRequest RequestOf(const RowCache::Options& options) {
+  return {.budget_bytes = options.budget_bytes,
+          .row_bytes = options.row_bytes,
+          .layer_rows = options.layer_rows,
+          .table_digest = options.table_digest,
+          .layer = options.layer};
+}
+
 }  // namespace
 
 // What came of an offered row.
@@ -40,13 +50,15 @@ enum class Stored { kNo, kInsteadOfAnother, kOneMore };
 
 class RowCache::Impl {
  public:
-  Impl(const Options& options, SegmentSet set);
+  // `before` is what it was resized from, if anything.
+  Impl(const Options& options, SegmentSet set, const Impl* before = nullptr);
   ~Impl() {
-    if (!discarded_) CountMarksLeft();
+    if (!discarded_) CountLost(set_.segments);
   }
 
   const dram::View& view() const { return view_; }
   const SegmentSet& set() const { return set_; }
+  const Options& options() const { return options_; }
   uint32_t row_bytes() const { return view_.shape().row_bytes; }
 
   void Read(RowBatch& batch) const;
@@ -54,7 +66,7 @@ class RowCache::Impl {
   Presence Look(uint32_t row_id) const;
   void Touch(uint32_t row_id, uint32_t weight) const;
   TierUsage Usage() const;
-  void Discard();
+  void Discard(const Impl* successor);
 
  private:
   // What dram::Gather wants of a batch.
@@ -67,14 +79,16 @@ class RowCache::Impl {
   Stored StoreInSet(uint32_t row_id, const std::byte* row, bool prefetched);
   Stored StoreInPlace(uint32_t row_id, const std::byte* row, bool prefetched);
   Stored Replace(const Found& held, uint32_t row_id, const std::byte* row, bool prefetched);
-  // Prefetched rows that nobody has read, in the memory itself: they are going.
-  void CountMarksLeft() const;
+  uint32_t EpochOfLines() const;
+  // These segments are going, and with them their rows and prefetched rows that nobody has read.
+  void CountLost(absl::Span<const std::shared_ptr<Segment>> going) const;
   void WriteRow(std::byte* slot, const std::byte* row) const;
   uint64_t& MarkWord(uint32_t row_id) const { return marks_[row_id / 64]; }
   dram::HotLine& HotLineOf(uint32_t row_id) const {
     return *reinterpret_cast<dram::HotLine*>(view_.HotLineOf(row_id));
   }
 
+  const Options options_;
   WorkPool* const helpers_;
   PrefetchCounters own_counters_;
   PrefetchCounters* const counters_;
@@ -88,16 +102,19 @@ class RowCache::Impl {
   // Relaxed: once it is true, what made it so has been seen by whoever stored it, and rows are
   // found through their bits until then.
   mutable std::atomic<bool> complete_{false};
-  // Statistics only, so relaxed is enough.
-  std::atomic<uint64_t> rows_held_{0};
+  // Statistics only, so relaxed is enough. Shared with the cache that this one was resized from.
+  const std::shared_ptr<std::atomic<uint64_t>> rows_held_;
   bool discarded_ = false;
   std::vector<std::atomic<uint64_t>> segment_rows_;  // of a resident layer, acquire and release
 };
 
-RowCache::Impl::Impl(const Options& options, SegmentSet set)
-    : helpers_(options.helpers),
+RowCache::Impl::Impl(const Options& options, SegmentSet set, const Impl* before)
+    : options_(options),
+      helpers_(options.helpers),
       counters_(options.counters != nullptr ? options.counters : &own_counters_),
       set_(std::move(set)),
+      rows_held_(before != nullptr ? before->rows_held_
+                                   : std::make_shared<std::atomic<uint64_t>>(0)),
       segment_rows_(set_.shape.segments) {
   std::vector<std::byte*> bases;
   for (const std::shared_ptr<Segment>& segment : set_.segments) bases.push_back(segment->data());
@@ -107,10 +124,12 @@ RowCache::Impl::Impl(const Options& options, SegmentSet set)
   } else {
     hotness_ = std::make_unique<dram::Hotness>(static_cast<uint32_t>(set_.shape.Slots() / kWays),
                                                options.admission);
+    // Counts that an earlier cache has gathered in these segments are still good.
+    hotness_->ResumeEpoch(EpochOfLines());
   }
   for (uint32_t i = 0; i < set_.shape.segments; ++i) {
     segment_rows_[i].store(set_.rows_held[i], std::memory_order_relaxed);
-    rows_held_.fetch_add(set_.rows_held[i], std::memory_order_relaxed);
+    if (before == nullptr) rows_held_->fetch_add(set_.rows_held[i], std::memory_order_relaxed);
     if (view_.resident() && set_.rows_held[i] == set_.shape.UnitsOf(i)) {
       std::atomic_ref<uint32_t>(view_.header(i).complete).store(1, std::memory_order_release);
     }
@@ -239,7 +258,7 @@ void RowCache::Impl::Offer(absl::Span<const RowId> ids, const std::byte* rows, b
     stored += result != Stored::kNo;
     added += result == Stored::kOneMore;
   }
-  if (added > 0) rows_held_.fetch_add(added, std::memory_order_relaxed);
+  if (added > 0) rows_held_->fetch_add(added, std::memory_order_relaxed);
   if (prefetched) counters_->stored.fetch_add(stored, std::memory_order_relaxed);
 }
 
@@ -307,21 +326,49 @@ Stored RowCache::Impl::Replace(const Found& held, uint32_t row_id, const std::by
   return decision.was_empty ? Stored::kOneMore : Stored::kInsteadOfAnother;
 }
 
-void RowCache::Impl::CountMarksLeft() const {
-  if (counters_->Waiting() == 0) return;
-  uint64_t marks = 0;
-  for (uint64_t& word : marks_) {
-    marks += static_cast<uint64_t>(
-        std::popcount(std::atomic_ref<uint64_t>(word).load(std::memory_order_relaxed)));
+// The epoch of most lines that have one, of some that are looked at.
+uint32_t RowCache::Impl::EpochOfLines() const {
+  constexpr uint32_t kLinesASegment = 64;
+  std::array<uint32_t, 256> votes{};
+  for (uint32_t i = 0; i < set_.shape.segments; ++i) {
+    auto* const lines = reinterpret_cast<dram::HotLine*>(view_.segments()[i] + dram::kHeaderBytes);
+    const uint32_t sets = set_.shape.per_segment;
+    for (uint32_t at = 0; at < sets; at += std::max(1u, sets / kLinesASegment)) {
+      ++votes[std::atomic_ref<uint8_t>(lines[at].epoch).load(std::memory_order_relaxed)];
+    }
   }
-  for (size_t i = 0; !view_.resident() && i < view_.segments().size(); ++i) {
+  // Those of new segments, and of sets that nobody has touched, say nothing.
+  votes[0] = 0;
+  return static_cast<uint32_t>(std::max_element(votes.begin(), votes.end()) - votes.begin());
+}
+
+void RowCache::Impl::CountLost(absl::Span<const std::shared_ptr<Segment>> going) const {
+  const bool marked = counters_->Waiting() > 0;
+  if (view_.resident()) {  // it goes as a whole
+    uint64_t marks = 0;
+    for (size_t i = 0; marked && i < marks_.size(); ++i) {
+      marks += static_cast<uint64_t>(
+          std::popcount(std::atomic_ref<uint64_t>(marks_[i]).load(std::memory_order_relaxed)));
+    }
+    counters_->unused.fetch_add(marks, std::memory_order_relaxed);
+    return;
+  }
+  const bool shrinks = going.size() < set_.segments.size();
+  if (!marked && !shrinks) return;
+  uint64_t marks = 0;
+  uint64_t rows = 0;
+  for (uint32_t i = 0; i < set_.segments.size(); ++i) {
+    if (std::find(going.begin(), going.end(), set_.segments[i]) == going.end()) continue;
     for (uint32_t set = 0; set < view_.shape().per_segment; ++set) {
-      const uint64_t state = std::atomic_ref<uint64_t>(dram::View::state(view_.SetAt(i, set)))
-                                 .load(std::memory_order_relaxed);
+      std::byte* const begin = view_.SetAt(i, set);
+      const uint64_t state =
+          std::atomic_ref<uint64_t>(dram::View::state(begin)).load(std::memory_order_relaxed);
       marks += static_cast<uint64_t>(std::popcount(state >> dram::kPrefetchedShift));
+      for (uint32_t& tag : dram::View::line(begin).tags) rows += tag != dram::kEmptyTag;
     }
   }
   counters_->unused.fetch_add(marks, std::memory_order_relaxed);
+  if (shrinks) rows_held_->fetch_sub(rows, std::memory_order_relaxed);
 }
 
 void RowCache::Impl::WriteRow(std::byte* slot, const std::byte* row) const {
@@ -337,9 +384,11 @@ TierUsage RowCache::Impl::Usage() const {
   TierUsage usage;
   usage.on = true;
   uint64_t huge = 0;
+  std::map<int, uint64_t> nodes;
   for (const std::shared_ptr<Segment>& segment : set_.segments) {
     usage.capacity_bytes += segment->bytes();
     huge += segment->huge_bytes();
+    if (segment->node() >= 0) nodes[segment->node()] += segment->bytes();
   }
   const uint64_t mapped = usage.capacity_bytes;
   usage.capacity_bytes += view_.shape().HeapBytes();
@@ -347,15 +396,25 @@ TierUsage RowCache::Impl::Usage() const {
       view_.resident() ? "resident" : "cache", ", ",
       huge == 0 ? "4 KiB pages"
                 : absl::StrCat(FormatSize(huge), " of ", FormatSize(mapped), " in huge pages"));
-  usage.rows = rows_held_.load(std::memory_order_relaxed);
+  for (const auto& [node, bytes] : nodes) {
+    absl::StrAppend(&usage.note, ", ", FormatSize(bytes), " on NUMA node ", node);
+  }
+  usage.rows = rows_held_->load(std::memory_order_relaxed);
   usage.bytes = usage.rows * row_bytes();
   return usage;
 }
 
-void RowCache::Impl::Discard() {
-  CountMarksLeft();
+void RowCache::Impl::Discard(const Impl* successor) {
+  std::vector<std::shared_ptr<Segment>> going = set_.segments;
+  if (successor != nullptr) {
+    const std::vector<std::shared_ptr<Segment>>& kept = successor->set_.segments;
+    std::erase_if(going, [&](const std::shared_ptr<Segment>& segment) {
+      return std::find(kept.begin(), kept.end(), segment) != kept.end();
+    });
+  }
+  if (!going.empty()) CountLost(going);
   discarded_ = true;
-  for (const std::shared_ptr<Segment>& segment : set_.segments) segment->Discard();
+  for (const std::shared_ptr<Segment>& segment : going) segment->Discard();
 }
 
 absl::StatusOr<std::unique_ptr<RowCache>> RowCache::Create(const Options& options) {
@@ -367,13 +426,18 @@ absl::StatusOr<std::unique_ptr<RowCache>> RowCache::Create(const Options& option
     return absl::InvalidArgumentError(
         absl::StrCat("layer_rows is ", options.layer_rows, "; a layer has 1 to ", kMaxLayerRows));
   }
-  ENGRAM_ASSIGN_OR_RETURN(SegmentSet set,
-                          MakeSegmentSet(*options.segments, {.budget_bytes = options.budget_bytes,
-                                                             .row_bytes = options.row_bytes,
-                                                             .layer_rows = options.layer_rows,
-                                                             .table_digest = options.table_digest,
-                                                             .layer = options.layer}));
+  ENGRAM_ASSIGN_OR_RETURN(SegmentSet set, MakeSegmentSet(*options.segments, RequestOf(options)));
   auto impl = std::make_unique<Impl>(options, std::move(set));
+  return std::unique_ptr<RowCache>(new RowCache(std::move(impl)));
+}
+
+absl::StatusOr<std::unique_ptr<RowCache>> RowCache::Resize(uint64_t budget_bytes) const {
+  Options options = impl_->options();
+  options.budget_bytes = budget_bytes;
+  ENGRAM_ASSIGN_OR_RETURN(SegmentSet set,
+                          ResizeSegmentSet(*options.segments, RequestOf(options), impl_->set()));
+  if (set.segments == impl_->set().segments) return nullptr;
+  auto impl = std::make_unique<Impl>(options, std::move(set), impl_.get());
   return std::unique_ptr<RowCache>(new RowCache(std::move(impl)));
 }
 
@@ -413,6 +477,8 @@ const std::vector<uint16_t>& RowCache::bucket_segments() const {
   return impl_->set().bucket_segments;
 }
 
-void RowCache::Discard() { impl_->Discard(); }
+void RowCache::Discard(const RowCache* successor) {
+  impl_->Discard(successor == nullptr ? nullptr : successor->impl_.get());
+}
 
 }  // namespace engram

@@ -81,9 +81,16 @@ class RowCache final : public Tier {
   // For each of the dram::kBuckets its segment; empty if there is only one, or it is resident.
   const std::vector<uint16_t>& bucket_segments() const;
 
-  // Gives the memory back, also that which clients have mapped. They have been told before
-  // (SegmentStore::Advance), and nobody reads or offers any more.
-  void Discard();
+  // The cache that this one becomes with another budget, with as many of its segments, and so of
+  // its rows, as there is room for. Both may be used until one of them is discarded; nothing is
+  // given back before. Null: nothing has to change. FailedPrecondition: that cannot be; this one is
+  // to be discarded and another created. Else as Create; then nothing has changed.
+  absl::StatusOr<std::unique_ptr<RowCache>> Resize(uint64_t budget_bytes) const;
+
+  // Gives the memory back, also that which clients have mapped, but for the segments that
+  // `successor` has too. Clients have been told before (SegmentStore::Advance), and nobody reads or
+  // offers any more.
+  void Discard(const RowCache* successor = nullptr);
 
  private:
   class Impl;

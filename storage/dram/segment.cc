@@ -21,7 +21,9 @@
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "storage/base/log.h"
+#include "storage/base/numa.h"
 #include "storage/base/size.h"
 #include "storage/base/status_macros.h"
 
@@ -120,7 +122,27 @@ std::unique_ptr<SegmentStore> SegmentStore::Anonymous() {
   store->control_ = static_cast<dram::ControlPage*>(page);
   store->control_->magic = dram::kControlMagic;
   store->control_->generation = 1;
+  store->ChooseNodes();
   return store;
+}
+
+// Says in the description what came of it, where there is anything to say.
+void SegmentStore::ChooseNodes() {
+  const absl::StatusOr<std::vector<int>> nodes = MemoryNodes();
+  if (!nodes.ok()) {
+    // Where the kernel has one node there is nothing to miss.
+    if (::access("/sys/devices/system/node/node1", F_OK) == 0) {
+      absl::StrAppend(&description_, ", NUMA nodes not chosen: ", nodes.status().message());
+    }
+    return;
+  }
+  if (nodes->size() < 2) return;
+  if (HasMemoryPolicy()) {
+    absl::StrAppend(&description_, ", NUMA nodes by the process' own policy");
+    return;
+  }
+  nodes_ = *nodes;
+  absl::StrAppend(&description_, ", spread over NUMA nodes ", absl::StrJoin(nodes_, " "));
 }
 
 absl::StatusOr<std::unique_ptr<SegmentStore>> SegmentStore::Open(const std::string& parent,
@@ -129,6 +151,7 @@ absl::StatusOr<std::unique_ptr<SegmentStore>> SegmentStore::Open(const std::stri
   ENGRAM_RETURN_IF_ERROR(store->OpenDirectory(parent, name));
   store->RetireControlPage();
   ENGRAM_RETURN_IF_ERROR(store->MakeControlPage());
+  store->ChooseNodes();
   store->FindLeftovers();
   return store;
 }
@@ -287,6 +310,10 @@ absl::StatusOr<std::shared_ptr<Segment>> SegmentStore::Create(SegmentHeader head
     }
   }
   absl::Status status = segment->Map(file.get(), bytes);
+  // Before anything of it is allocated.
+  if (status.ok() && !nodes_.empty()) {
+    PreferNode(segment->data_, bytes, nodes_[segment->id_ % nodes_.size()]);
+  }
   if (status.ok() && !huge_file_system_) segment->AskForHugePages(file.get());
   if (huge_file_system_) segment->huge_bytes_ = bytes;
   if (status.ok() && shared()) {
@@ -307,6 +334,7 @@ absl::StatusOr<std::shared_ptr<Segment>> SegmentStore::Create(SegmentHeader head
   header.layout_version = dram::kLayoutVersion;
   header.checksum = dram::HeaderChecksum(header);
   *reinterpret_cast<SegmentHeader*>(segment->data_) = header;
+  if (!nodes_.empty()) segment->node_ = NodeOf(segment->data_);
   MutexLock lock(mutex_);
   by_id_[segment->id_] = segment;
   return segment;
@@ -341,6 +369,7 @@ std::shared_ptr<Segment> SegmentStore::OpenLeftover(const std::string& file) {
   // A file that was cut short would have holes, or kill its readers.
   if (uint64_t{static_cast<uint64_t>(found.st_blocks)} * 512 < segment->bytes_) return nullptr;
   segment->huge_bytes_ = huge_file_system_ ? segment->bytes_ : 0;
+  if (!nodes_.empty()) segment->node_ = NodeOf(segment->data_);
   return segment;
 }
 

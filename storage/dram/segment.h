@@ -5,6 +5,9 @@
 // that the daemon's user alone may open, clients get read-only descriptors of, and a later daemon
 // can take over. Or it has none: then segments are anonymous memory of this process.
 //
+// On a machine of several NUMA nodes segments are spread over all of them that the process may use,
+// unless somebody (numactl, NUMAPolicy= of systemd) has told it where to take memory.
+//
 // All memory of a segment is allocated when it is made: a client that touches a hole would
 // allocate memory, and a full file system would kill whoever writes.
 //
@@ -47,6 +50,8 @@ class Segment {
   int share_fd() const { return share_fd_.get(); }
   // How much of it lies in huge pages, as far as the kernel has said.
   uint64_t huge_bytes() const { return huge_bytes_; }
+  // The NUMA node that it lies on, going by its first page; −1 if the store does not care.
+  int node() const { return node_; }
 
   // Gives the memory back: removes the file, and takes its pages from whoever still maps it (who
   // then reads zeros). No thread of this process may read or write the segment from now on.
@@ -62,6 +67,7 @@ class Segment {
   uint64_t bytes_ = 0;
   uint64_t id_ = 0;
   uint64_t huge_bytes_ = 0;
+  int node_ = -1;
   UniqueFd share_fd_;
   int directory_fd_ = -1;  // the store's
   std::string name_;       // empty: anonymous
@@ -83,6 +89,8 @@ class SegmentStore {
 
   bool shared() const { return directory_fd_.get() >= 0; }
   uint64_t page_bytes() const { return page_bytes_; }
+  // The directory that the store's own lies in; empty for anonymous memory.
+  const std::string& parent() const { return parent_; }
   // "tmpfs /dev/shm", "hugetlbfs /dev/hugepages (2 MiB pages)", "anonymous memory".
   const std::string& description() const { return description_; }
 
@@ -114,6 +122,7 @@ class SegmentStore {
   SegmentStore() = default;
   absl::Status OpenDirectory(const std::string& parent, const std::string& name);
   absl::Status MakeControlPage();
+  void ChooseNodes();
   void RetireControlPage();
   void FindLeftovers();
   std::shared_ptr<Segment> OpenLeftover(const std::string& file);
@@ -125,6 +134,9 @@ class SegmentStore {
   std::string description_ = "anonymous memory";
   uint64_t page_bytes_ = dram::kPageBytes;
   bool huge_file_system_ = false;
+  // Segments go to these NUMA nodes in turn: a segment each, for a huge page lies on one node
+  // anyway, and rows are spread over segments evenly. Empty: the kernel does as it likes.
+  std::vector<int> nodes_;
   UniqueFd control_share_fd_;
   dram::ControlPage* control_ = nullptr;
   mutable Mutex mutex_;

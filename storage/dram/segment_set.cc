@@ -32,17 +32,19 @@ SegmentHeader HeaderFor(const LayerShape& shape, const SegmentSetRequest& reques
   return header;
 }
 
-// Cache segments that an earlier daemon made for another budget are as good: fewer or more of them.
-// Not so if they would waste a tenth of this one.
-void KeepSizeOf(const SegmentHeader& found, uint64_t budget_bytes, LayerShape& shape) {
+// Cache segments that were made for another budget are as good: fewer or more of them. Not so if
+// they would leave more than `spare_bytes` of this one unused.
+void KeepSizeOf(uint32_t per_segment, uint64_t budget_bytes, uint64_t spare_bytes,
+                LayerShape& shape) {
   LayerShape kept = shape;
-  kept.per_segment = found.per_segment;
+  kept.per_segment = per_segment;
   if (kept.per_segment == 0) return;
   kept.segments = 1;
   const uint64_t each = kept.SegmentBytes(0);
   kept.segments =
       static_cast<uint32_t>(std::min<uint64_t>(budget_bytes / each, dram::kMaxSegments));
-  if (kept.TotalBytes() >= budget_bytes / 10 * 9) shape = kept;
+  while (kept.segments > 0 && kept.TotalBytes() + kept.HeapBytes() > budget_bytes) --kept.segments;
+  if (kept.TotalBytes() + spare_bytes >= budget_bytes) shape = kept;
 }
 
 // Sets that a writer had taken when it died are emptied; readers see it as one more change. Returns
@@ -79,7 +81,7 @@ uint64_t CountBits(const dram::View& view, uint32_t segment) {
 }
 
 // Each bucket to one segment, evenly. Buckets that a segment has had stay with it as far as that
-// goes, for their rows are there.
+// goes, for their rows are there. Empty if there is only one, which has them all.
 std::vector<uint16_t> ShareOutBuckets(const std::vector<std::shared_ptr<Segment>>& segments) {
   const size_t count = segments.size();
   constexpr uint16_t kNobody = 0xFFFF;
@@ -114,6 +116,7 @@ std::vector<uint16_t> ShareOutBuckets(const std::vector<std::shared_ptr<Segment>
       if (owner[bucket] == i) header.buckets[bucket / 64] |= uint64_t{1} << (bucket % 64);
     }
   }
+  if (count == 1) owner.clear();
   return owner;
 }
 
@@ -138,48 +141,62 @@ std::vector<std::shared_ptr<Segment>> Choose(std::vector<std::shared_ptr<Segment
   return chosen;
 }
 
+// The layout that fits best; an error if the budget holds not one set.
+absl::StatusOr<LayerShape> BestShape(const SegmentStore& store, const SegmentSetRequest& request) {
+  const LayerShape shape = dram::FitShape(request.budget_bytes, request.row_bytes,
+                                          request.layer_rows, store.page_bytes());
+  if (shape.segments > 0) return shape;
+  LayerShape least = shape;
+  least.segments = least.per_segment = 1;
+  return absl::InvalidArgumentError(
+      absl::StrCat("a DRAM budget of ", request.budget_bytes, " bytes is too small for rows of ",
+                   request.row_bytes, " bytes: the least is ", least.SegmentBytes(0),
+                   " bytes; raise it, or turn the tier off"));
+}
+
+// Makes those segments of the set that are null. If one is not to be had, those made are given
+// back.
+absl::Status MakeMissing(SegmentStore& store, const SegmentSetRequest& request, SegmentSet& set) {
+  std::vector<uint32_t> made;
+  for (uint32_t i = 0; i < set.shape.segments; ++i) {
+    if (set.segments[i] != nullptr) continue;
+    SegmentHeader header = HeaderFor(set.shape, request);
+    header.index = set.shape.mode == Mode::kResident ? i : 0;
+    absl::StatusOr<std::shared_ptr<Segment>> segment =
+        store.Create(header, set.shape.SegmentBytes(i));
+    if (!segment.ok()) {
+      for (const uint32_t index : made) set.segments[index]->Discard();
+      return segment.status();
+    }
+    set.segments[i] = *std::move(segment);
+    made.push_back(i);
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<SegmentSet> MakeSegmentSet(SegmentStore& store, const SegmentSetRequest& request) {
   SegmentSet set;
-  set.shape = dram::FitShape(request.budget_bytes, request.row_bytes, request.layer_rows,
-                             store.page_bytes());
-  if (set.shape.segments == 0) {
-    LayerShape least = set.shape;
-    least.segments = least.per_segment = 1;
-    return absl::InvalidArgumentError(
-        absl::StrCat("a DRAM budget of ", request.budget_bytes, " bytes is too small for rows of ",
-                     request.row_bytes, " bytes: the least is ", least.SegmentBytes(0),
-                     " bytes; raise it, or turn the tier off"));
-  }
+  ENGRAM_ASSIGN_OR_RETURN(set.shape, BestShape(store, request));
   std::vector<std::shared_ptr<Segment>> found = store.Adopt(HeaderFor(set.shape, request));
   if (!found.empty() && set.shape.mode == Mode::kCache &&
       found.front()->header().mode == Mode::kCache) {
-    KeepSizeOf(found.front()->header(), request.budget_bytes, set.shape);
+    KeepSizeOf(found.front()->header().per_segment, request.budget_bytes, request.budget_bytes / 10,
+               set.shape);
   }
   set.segments = Choose(std::move(found), set.shape);
-  std::vector<std::byte*> bases;
   std::vector<bool> is_new;
-  for (uint32_t i = 0; i < set.shape.segments; ++i) {
-    is_new.push_back(set.segments[i] == nullptr);
-    if (is_new.back()) {
-      SegmentHeader header = HeaderFor(set.shape, request);
-      header.index = set.shape.mode == Mode::kResident ? i : 0;
-      absl::StatusOr<std::shared_ptr<Segment>> made =
-          store.Create(header, set.shape.SegmentBytes(i));
-      if (!made.ok()) {
-        for (const std::shared_ptr<Segment>& segment : set.segments) {
-          if (segment != nullptr) segment->Discard();
-        }
-        return made.status();
-      }
-      set.segments[i] = *std::move(made);
+  for (const std::shared_ptr<Segment>& segment : set.segments) is_new.push_back(segment == nullptr);
+  if (const absl::Status status = MakeMissing(store, request, set); !status.ok()) {
+    for (const std::shared_ptr<Segment>& segment : set.segments) {
+      if (segment != nullptr) segment->Discard();
     }
-    bases.push_back(set.segments[i]->data());
+    return status;
   }
-  if (set.shape.mode == Mode::kCache && set.shape.segments > 1) {
-    set.bucket_segments = ShareOutBuckets(set.segments);
-  }
+  if (set.shape.mode == Mode::kCache) set.bucket_segments = ShareOutBuckets(set.segments);
+  std::vector<std::byte*> bases;
+  for (const std::shared_ptr<Segment>& segment : set.segments) bases.push_back(segment->data());
   const dram::View view(set.shape, std::move(bases), set.bucket_segments);
   set.rows_held.resize(set.shape.segments);
   for (uint32_t i = 0; i < set.shape.segments; ++i) {
@@ -190,6 +207,29 @@ absl::StatusOr<SegmentSet> MakeSegmentSet(SegmentStore& store, const SegmentSetR
       set.rows_held[i] = CountBits(view, i);
     }
   }
+  return set;
+}
+
+absl::StatusOr<SegmentSet> ResizeSegmentSet(SegmentStore& store, const SegmentSetRequest& request,
+                                            const SegmentSet& current) {
+  SegmentSet set;
+  ENGRAM_ASSIGN_OR_RETURN(set.shape, BestShape(store, request));
+  if (set.shape == current.shape) return current;
+  if (set.shape.mode == Mode::kCache && current.shape.mode == Mode::kCache) {
+    KeepSizeOf(current.shape.per_segment, request.budget_bytes, request.budget_bytes / 4,
+               set.shape);
+  }
+  if (set.shape.mode == Mode::kResident || current.shape.mode == Mode::kResident ||
+      set.shape.per_segment != current.shape.per_segment) {
+    return absl::FailedPreconditionError("the budget asks for another layout");
+  }
+  if (set.shape.segments == current.shape.segments) return current;
+  const size_t kept = std::min(set.shape.segments, current.shape.segments);
+  set.segments.assign(current.segments.begin(), current.segments.begin() + kept);
+  set.segments.resize(set.shape.segments);
+  ENGRAM_RETURN_IF_ERROR(MakeMissing(store, request, set));
+  set.bucket_segments = ShareOutBuckets(set.segments);
+  set.rows_held.resize(set.shape.segments);
   return set;
 }
 

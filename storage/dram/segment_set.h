@@ -35,6 +35,14 @@ struct SegmentSetRequest {
 // else as SegmentStore::Create.
 absl::StatusOr<SegmentSet> MakeSegmentSet(SegmentStore& store, const SegmentSetRequest& request);
 
+// What `current` becomes with the request's budget: its segments as far as there is room, and new
+// ones, of the same size. Both may be used until `current`'s last segments are discarded, and rows
+// stay but for those whose bucket goes to another segment. The numbers of rows held are not
+// counted. FailedPrecondition: that cannot be, or would waste a quarter of the budget; make a new
+// set instead. Else as MakeSegmentSet.
+absl::StatusOr<SegmentSet> ResizeSegmentSet(SegmentStore& store, const SegmentSetRequest& request,
+                                            const SegmentSet& current);
+
 }  // namespace engram
 
 #endif  // ENGRAM_STORAGE_DRAM_SEGMENT_SET_H_

@@ -213,6 +213,78 @@ TEST_F(TablesTest, DramBudgetHoldsAcrossChanges) {
   EXPECT_GT(DramCapacity(tables_->Snapshot()), kBudget / 2);
 }
 
+TEST_F(TablesTest, TheBudgetChangesUnderLoad) {
+  OpenTables(uint64_t{24} << 20);
+  Load("a", 1, 30000);  // 15 MiB
+  Load("b", 1, 50000);
+  std::atomic<bool> stop{false};
+  std::atomic<uint64_t> answers{0};
+  std::vector<std::thread> readers;
+  for (int t = 0; t < 3; ++t) {
+    readers.emplace_back([&, t] {
+      std::mt19937 random(t);
+      while (!stop) {
+        std::vector<uint32_t> ids(64);
+        for (uint32_t& id : ids) id = random() % 30000;
+        const std::string bytes = Bytes(ids);
+        auto lookup = Lookup::Start(
+            *tables_, pool_, {},
+            {.table = t == 0 ? "a" : "b", .layers = {{LayerId{1}, bytes}, {LayerId{14}, bytes}}});
+        ASSERT_TRUE(lookup.ok()) << lookup.status();
+        if (!(*lookup)->ReadMemory()) (*lookup)->ReadStorage();
+        ASSERT_TRUE((*lookup)->Finish().ok());
+        ASSERT_TRUE(RowsAreRight(**lookup));
+        (*lookup)->Warm();
+        ++answers;
+      }
+    });
+  }
+  // From nothing at all to enough for all rows.
+  for (const uint64_t kib : {24000, 12000, 20000, 300, 64000, 0, 9000, 1, 10000, 22000}) {
+    const uint64_t before = answers;
+    tables_->SetDramBudget(kib << 10);
+    EXPECT_EQ(tables_->dram_budget_bytes(), kib << 10);
+    EXPECT_LE(DramCapacity(tables_->Snapshot()), kib << 10);
+    EXPECT_EQ(DramCapacity(tables_->Snapshot()), tables_->DramBytes());
+    // All of it is put to use, unless it holds hardly a set, or more than all rows.
+    if (kib > 1000 && kib < 50000) {
+      EXPECT_GT(tables_->DramBytes(), (kib << 10) * 8 / 10);
+    }
+    while (answers < before + 20 && !::testing::Test::HasFailure()) std::this_thread::yield();
+  }
+  stop = true;
+  for (std::thread& reader : readers) reader.join();
+}
+
+// What a layer had stays when another budget needs no other layout.
+TEST_F(TablesTest, ASmallerBudgetKeepsRows) {
+  OpenTables(uint64_t{16} << 20);
+  Load("a", 1, 60000);
+  ASSERT_TRUE(tables_->Find("a", kActiveVersion).ok());
+  const auto rows_held = [&] {
+    return tables_->Snapshot()[0].layers[0].tiers[static_cast<size_t>(TierKind::kDram)].usage.rows;
+  };
+  std::vector<uint32_t> ids(4000);
+  for (uint32_t i = 0; i < ids.size(); ++i) ids[i] = i * 7;
+  const std::string bytes = Bytes(ids);
+  const auto look_up = [&] {
+    auto lookup =
+        Lookup::Start(*tables_, pool_, {}, {.table = "a", .layers = {{LayerId{1}, bytes}}});
+    ASSERT_TRUE(lookup.ok()) << lookup.status();
+    if (!(*lookup)->ReadMemory()) (*lookup)->ReadStorage();
+    ASSERT_TRUE((*lookup)->Finish().ok());
+    ASSERT_TRUE(RowsAreRight(**lookup));
+    (*lookup)->Warm();
+  };
+  for (int i = 0; i < 3; ++i) look_up();
+  const uint64_t before = rows_held();
+  ASSERT_GT(before, 3900u);
+  tables_->SetDramBudget(uint64_t{12} << 20);
+  EXPECT_GT(rows_held(), before / 2);
+  EXPECT_LT(rows_held(), before);
+  look_up();
+}
+
 TEST_F(TablesTest, SwitchingUnderLoadNeverMixesVersions) {
   OpenTables(uint64_t{2} << 20);
   Load("a", 1, 3000);
