@@ -43,7 +43,7 @@ namespace engram {
 inline constexpr uint32_t kDeadPosition = 0xFFFFFFFFu;
 
 // How rows come. kShm copies those that DRAM holds straight out of the daemon's memory, on the same
-// host and through its Unix socket; what is not there still comes over gRPC, and so do streams.
+// host and through its Unix socket; what is not there still comes over gRPC, also of streams.
 enum class TransportKind {
   kAuto,  // what $ENGRAM_TRANSPORT says (auto, grpc, shm); auto: kShm where it is to be had
   kGrpc,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace engram {
 namespace {
@@ -20,6 +21,11 @@ size_t PositionsOf(const TokenBatch& tokens) {
 }
 
 }  // namespace
+
+bool IsRefusal(const absl::Status& status) {
+  return absl::IsInvalidArgument(status) || absl::IsNotFound(status) ||
+         absl::IsFailedPrecondition(status);
+}
 
 bool ShmBatch::Plan(const ShmTable& table, const LookupRequest& request, const RowHasher* hasher) {
   if (!request.expect_table_digest.empty() && request.expect_table_digest != table.table_digest) {
@@ -114,27 +120,39 @@ void ShmBatch::AskForRest(const ShmTable& table, const LookupRequest& request) {
 bool ShmBatch::Add(const LookupAnswer& answer) {
   size_t next = 0;
   for (size_t i = 0; i < layers_.size(); ++i) {
-    Layer& layer = layers_[i];
-    if (layer.positions.empty()) continue;
-    if (next == answer.layers.size() || answer.layers[next].layer != layer.request.layer) {
-      return false;
-    }
-    const LayerAnswer& rest = answer.layers[next++];
-    const size_t row_bytes = layer.memory->row_bytes();
-    for (size_t j = 0; j < layer.positions.size(); ++j) {
-      std::memcpy(layer.request.out.data() + layer.positions[j] * row_bytes,
-                  layer.rows.data() + j * row_bytes, row_bytes);
-      if (!layer.tiers.empty()) layer.request.tiers[layer.positions[j]] = layer.tiers[j];
-    }
-    LayerAnswer& all = answer_.layers[i];
-    all.hbm_rows += rest.hbm_rows;
-    all.dram_rows += rest.dram_rows;
-    all.nvme_rows += rest.nvme_rows;
-    for (const FailedRow& failed : rest.failures) {
-      all.failures.push_back({layer.positions[failed.position], failed.status});
-    }
+    if (layer_complete(i)) continue;
+    if (next == answer.layers.size() || !AddLayer(i, answer.layers[next++])) return false;
   }
   return next == answer.layers.size() && answer.version == answer_.version;
+}
+
+bool ShmBatch::complete_behind(size_t index) const {
+  return std::all_of(layers_.begin() + static_cast<std::ptrdiff_t>(index) + 1, layers_.end(),
+                     [](const Layer& layer) { return layer.positions.empty(); });
+}
+
+bool ShmBatch::AddLayer(size_t index, const LayerAnswer& rest) {
+  Layer& layer = layers_[index];
+  if (rest.layer != layer.request.layer) return false;
+  const size_t row_bytes = layer.memory->row_bytes();
+  for (size_t j = 0; j < layer.positions.size(); ++j) {
+    std::memcpy(layer.request.out.data() + layer.positions[j] * row_bytes,
+                layer.rows.data() + j * row_bytes, row_bytes);
+    if (!layer.tiers.empty()) layer.request.tiers[layer.positions[j]] = layer.tiers[j];
+  }
+  LayerAnswer& all = answer_.layers[index];
+  all.hbm_rows += rest.hbm_rows;
+  all.dram_rows += rest.dram_rows;
+  all.nvme_rows += rest.nvme_rows;
+  for (const FailedRow& failed : rest.failures) {
+    all.failures.push_back({layer.positions[failed.position], failed.status});
+  }
+  return true;
+}
+
+void ShmBatch::Replace(LookupAnswer answer) {
+  answer_ = std::move(answer);
+  for (Layer& layer : layers_) layer.positions.clear();
 }
 
 }  // namespace engram

@@ -22,6 +22,10 @@
 
 namespace engram {
 
+// Whether the daemon refused what was asked of it: then the whole request has to be put to it, for
+// the reason to fit, or because the version has gone.
+bool IsRefusal(const absl::Status& status);
+
 class ShmBatch {
  public:
   // False when the request is not a plain one for these layers (whatever is wrong with it, the
@@ -38,6 +42,15 @@ class ShmBatch {
   // Takes what rest() was answered with. False when it does not fit.
   bool Add(const LookupAnswer& answer);
   LookupAnswer& answer() { return answer_; }
+
+  // The same layer by layer, by their places in answer(): whether anything is missing of it, and
+  // what the daemon says of the rest.
+  bool layer_complete(size_t index) const { return layers_[index].positions.empty(); }
+  // Whether that is so of all layers after it.
+  bool complete_behind(size_t index) const;
+  bool AddLayer(size_t index, const LayerAnswer& rest);
+  // Takes a whole answer to the request instead.
+  void Replace(LookupAnswer answer);
 
  private:
   struct Layer {

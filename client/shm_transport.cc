@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "client/row_hasher.h"
 #include "client/shm_batch.h"
+#include "client/shm_stream.h"
 #include "client/shm_tables.h"
 #include "storage/base/mutex.h"
 #include "storage/base/status_macros.h"
@@ -24,13 +25,6 @@ using LookupDone = std::function<void(absl::StatusOr<LookupAnswer>)>;
 std::chrono::milliseconds Left(Clock::time_point start, std::chrono::milliseconds timeout) {
   const auto spent = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - start);
   return std::max(timeout - spent, std::chrono::milliseconds(1));
-}
-
-// Whether the daemon refused what was asked of it: then the whole request has to be put to it, for
-// the reason to fit, or because the version has gone.
-bool Refused(const absl::Status& status) {
-  return absl::IsInvalidArgument(status) || absl::IsNotFound(status) ||
-         absl::IsFailedPrecondition(status);
 }
 
 // Runs callbacks of look-ups that were done at once: not on the caller's thread, which may hold
@@ -96,7 +90,12 @@ class ShmTransport : public Transport {
   }
   absl::StatusOr<std::unique_ptr<LookupStream>> OpenStream(
       std::chrono::milliseconds default_timeout) override {
-    return rest_->OpenStream(default_timeout);
+    return OpenShmStream(
+        rest_.get(),
+        [this](const LookupRequest& request, std::chrono::milliseconds timeout, ShmBatch& batch) {
+          return Gather(request, timeout, batch);
+        },
+        default_timeout);
   }
 
   absl::StatusOr<LookupAnswer> Lookup(const LookupRequest& request,
@@ -107,7 +106,7 @@ class ShmTransport : public Transport {
     if (batch.complete()) return std::move(batch.answer());
     const absl::StatusOr<LookupAnswer> rest = rest_->Lookup(batch.rest(), Left(start, timeout));
     if (rest.ok() && batch.Add(*rest)) return std::move(batch.answer());
-    if (rest.ok() || Refused(rest.status())) return rest_->Lookup(request, Left(start, timeout));
+    if (rest.ok() || IsRefusal(rest.status())) return rest_->Lookup(request, Left(start, timeout));
     return rest.status();
   }
 
@@ -126,7 +125,7 @@ class ShmTransport : public Transport {
                         done = std::move(done)](const absl::StatusOr<LookupAnswer>& rest) {
                          if (rest.ok() && batch->Add(*rest))
                            return done(std::move(batch->answer()));
-                         if (rest.ok() || Refused(rest.status())) {
+                         if (rest.ok() || IsRefusal(rest.status())) {
                            return rest_->LookupAsync(request, Left(start, timeout), done);
                          }
                          done(rest.status());

@@ -1,6 +1,6 @@
 // Clients in processes of their own read DRAM while it changes under them: rows come and go, the
-// table's version is switched, clients are killed, the daemon is killed or restarted with another
-// budget. Every byte of every answer is compared.
+// table's version is switched, the budget changes, clients are killed, the daemon is killed or
+// restarted with another budget. Every byte of every answer is compared.
 //
 //   shm_stress_test                    30 s
 //   shm_stress_test --seconds=600      the long run; so does $ENGRAM_TEST_SECONDS
@@ -30,7 +30,8 @@ using Clock = std::chrono::steady_clock;
 
 uint64_t g_seconds = 30;
 
-constexpr uint64_t kBaseSize = 3000;  // four columns of that many rows in each of two layers: 6 MiB
+// Four columns of that many rows in each of two layers: 24 MiB.
+constexpr uint64_t kBaseSize = 12000;
 constexpr size_t kClients = 4;
 constexpr char kTable[] = "t";
 // What a client says at its end, through its exit status; anything else is a failure.
@@ -92,7 +93,8 @@ int RunClient(const std::string& target, uint64_t seed, const std::vector<uint64
       ids[i].resize(1 + random() % 200);
       for (uint32_t& id : ids[i]) {
         id = static_cast<uint32_t>(random() % row_counts[i]);
-        if (random() % 4 != 0) id %= 3000;  // more than 1 MiB holds, so that they take turns
+        // Mostly of more than 1 MiB holds, so that they take turns, or of what 12 MiB do not hold.
+        id %= std::array<uint32_t, 4>{3000, 3000, 20000, 0xFFFFFFFFu}[random() % 4];
         if (random() % 100 == 0) id = kDeadPosition;
       }
       rows[i].assign(ids[i].size() * kRowBytes, std::byte{0xEE});
@@ -174,12 +176,21 @@ class ShmStressTest : public DaemonFixture {
 
   void RestartDaemon(bool kill, std::mt19937_64& random) {
     // From too little for most rows to enough for all; some need other segments.
-    const std::vector<std::string> budgets = {"512KiB", "1MiB", "1MiB", "5500KiB", "64MiB"};
+    const std::vector<std::string> budgets = {"512KiB", "1MiB", "1MiB", "12MiB", "64MiB"};
     if (kill) daemon_->Kill();
     StopDaemon();
     // Where all are admitted, rows are replaced all the time.
     StartDaemon({"--dram", budgets[random() % budgets.size()], "--admission",
                  random() % 4 == 0 ? "frequency" : "all"});
+  }
+
+  // Mostly so that segments come or go, at times so that the layout changes.
+  void SetBudget(std::mt19937_64& random) {
+    v1::SetDramBudgetRequest request;
+    request.set_bytes(random() % 4 == 0 ? random() % (40 << 20) : (9 << 20) + random() % (9 << 20));
+    const auto answer = admin_->SetDramBudget(request);
+    ASSERT_TRUE(answer.ok()) << answer.status();
+    EXPECT_LE(answer->used_bytes(), request.bytes());
   }
 
   // Descriptors of the daemon's process.
@@ -215,11 +226,11 @@ TEST_F(ShmStressTest, NoClientEverSeesAWrongRow) {
   std::array<ClientProcess, kClients> clients;
   for (ClientProcess& client : clients) StartClient(client, random());
   uint64_t dram_rows = 0;
-  std::array<int, 5> done{};
+  std::array<int, 6> done{};
   const Clock::time_point end = Clock::now() + std::chrono::seconds(g_seconds);
   while (Clock::now() < end && !HasFailure()) {
     std::this_thread::sleep_for(std::chrono::milliseconds(20 + random() % 300));
-    const size_t what = std::min<uint64_t>(random() % 10, 4);
+    const size_t what = std::min<uint64_t>(random() % 13, 5);
     ++done[what];
     ClientProcess& client = clients[random() % kClients];
     switch (what) {
@@ -237,14 +248,18 @@ TEST_F(ShmStressTest, NoClientEverSeesAWrongRow) {
       case 3:
         RestartDaemon(/*kill=*/false, random);
         break;
-      default:
+      case 4:
         Activate(1 + random() % 2);
+        break;
+      default:
+        SetBudget(random);
     }
   }
   for (ClientProcess& client : clients) dram_rows += EndClient(client, SIGTERM);
   std::cout << "clients killed " << done[0] << ", restarted " << done[1] << "; daemon killed "
-            << done[2] << ", restarted " << done[3] << "; switches " << done[4] << "; " << dram_rows
-            << " rows from DRAM by clients that ended by themselves" << std::endl;
+            << done[2] << ", restarted " << done[3] << "; switches " << done[4] << ", budgets "
+            << done[5] << "; " << dram_rows << " rows from DRAM by clients that ended by themselves"
+            << std::endl;
   EXPECT_GT(dram_rows, 0u);
   // Whoever is dead has left nothing with the daemon.
   client_.reset();

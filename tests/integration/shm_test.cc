@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
@@ -12,6 +14,7 @@
 #include <future>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "storage/dram/layout.h"
@@ -197,6 +200,125 @@ TEST_F(ShmTest, TokensAndCallbacks) {
   }
 }
 
+// Requests ahead, of rows that DRAM holds, that it does not, and some of each; bad ones between.
+TEST_F(ShmTest, StreamsAnswerAsGrpcDoes) {
+  const TestCheckpoint checkpoint = MakeCheckpoint("ckpt", 2000, 1);
+  StartDaemon({"--dram", "1MiB"});
+  ASSERT_TRUE(Load("t", checkpoint.directory).ok());
+  const std::array<std::unique_ptr<Client>, 2> clients = {ShmClient(), GrpcClient()};
+  std::array<std::unique_ptr<LookupStream>, 2> streams;
+  for (size_t i = 0; i < 2; ++i) {
+    auto stream = clients[i]->OpenStream();
+    ASSERT_TRUE(stream.ok()) << stream.status();
+    streams[i] = *std::move(stream);
+  }
+  struct Step {
+    std::array<std::vector<uint32_t>, 2> ids;  // of each layer
+    std::array<std::array<std::vector<std::byte>, 2>, 2> rows;
+    std::array<std::array<std::vector<uint8_t>, 2>, 2> tiers;
+  };
+  constexpr size_t kAhead = 6;
+  constexpr uint64_t kSteps = 600;
+  constexpr std::array<int, 2> kLayers = {1, 14};
+  std::mt19937_64 random(TestSeed());
+  std::array<Step, kAhead> steps;
+  uint64_t dram_rows = 0;
+  const auto send = [&](uint64_t sequence) {
+    Step& step = steps[sequence % kAhead];
+    const uint64_t among = random() % 3 == 0 ? ~0ull : 300;
+    for (std::vector<uint32_t>& ids : step.ids) {
+      ids = RandomIds(random, checkpoint, 1 + random() % 100);
+      for (uint32_t& id : ids) id = random() % 40 == 0 ? kDeadPosition : id % among;
+    }
+    if (random() % 30 == 0) step.ids[1][0] = 0xFFFFFF00u;
+    const std::string table = random() % 30 == 0 ? "u" : "t";
+    for (size_t i = 0; i < 2; ++i) {
+      LookupRequest request{.table = table};
+      for (size_t layer = 0; layer < 2; ++layer) {
+        step.rows[i][layer].assign(step.ids[layer].size() * kRowBytes, std::byte{0xEE});
+        step.tiers[i][layer].resize(step.ids[layer].size());
+        request.layers.push_back({kLayers[layer], step.ids[layer],
+                                  absl::MakeSpan(step.rows[i][layer]),
+                                  absl::MakeSpan(step.tiers[i][layer])});
+      }
+      const absl::Status sent = streams[i]->Send(request);
+      ASSERT_TRUE(sent.ok()) << sent;
+    }
+  };
+  for (uint64_t sequence = 0; sequence < kAhead; ++sequence) send(sequence);
+  for (uint64_t sequence = 0; sequence < kSteps && !HasFailure(); ++sequence) {
+    Step& step = steps[sequence % kAhead];
+    for (size_t layer = 0; layer < 2; ++layer) {
+      std::array<LookupStream::Event, 2> events;
+      for (size_t i = 0; i < 2; ++i) {
+        auto event = streams[i]->Receive();
+        ASSERT_TRUE(event.ok()) << event.status();
+        events[i] = *std::move(event);
+        ASSERT_EQ(events[i].sequence, sequence);
+        ASSERT_EQ(events[i].status, events[0].status);
+        ASSERT_EQ(events[i].last, events[0].last);
+        if (!events[i].status.ok()) continue;
+        EXPECT_EQ(events[i].last, layer == 1);
+        EXPECT_EQ(events[i].version, 1u);
+        EXPECT_EQ(events[i].layer.layer, kLayers[layer]);
+        ExpectRows(checkpoint, kLayers[layer], step.ids[layer], step.rows[i][layer]);
+        const std::vector<uint8_t>& tiers = step.tiers[i][layer];
+        EXPECT_EQ(events[i].layer.dram_rows, std::count(tiers.begin(), tiers.end(), 1));
+        EXPECT_EQ(events[i].layer.nvme_rows, std::count(tiers.begin(), tiers.end(), 2));
+        if (i == 0) dram_rows += events[i].layer.dram_rows;
+      }
+      if (events[0].last) break;
+    }
+    if (sequence + kAhead < kSteps) send(sequence + kAhead);
+  }
+  EXPECT_GT(dram_rows, kSteps);
+  for (const std::unique_ptr<LookupStream>& stream : streams) {
+    stream->CloseSend();
+    EXPECT_TRUE(absl::IsOutOfRange(stream->Receive().status()));
+    EXPECT_TRUE(absl::IsFailedPrecondition(stream->Send({.table = "t"})));
+  }
+}
+
+TEST_F(ShmTest, AStreamOfRowsInDramNeedsNoDaemonAndBreaksWhenItMust) {
+  const TestCheckpoint checkpoint = MakeCheckpoint("ckpt", 500, 1);
+  StartDaemon();
+  ASSERT_TRUE(Load("t", checkpoint.directory).ok());
+  std::mt19937_64 random(TestSeed());
+  const std::vector<uint32_t> ids = RandomIds(random, checkpoint, 100);
+  Warm(checkpoint, ids);
+  auto connected = Client::Connect({.target = daemon_->target(),
+                                    .default_deadline = std::chrono::seconds(2),
+                                    .transport = TransportKind::kShm});
+  ASSERT_TRUE(connected.ok()) << connected.status();
+  const std::unique_ptr<Client> client = *std::move(connected);
+  ASSERT_TRUE(LookupAndCompare(*client, "t", checkpoint, ids).ok());  // maps the tier
+  auto stream = client->OpenStream();
+  ASSERT_TRUE(stream.ok()) << stream.status();
+  std::vector<std::byte> rows(ids.size() * kRowBytes);
+  const auto send = [&] {
+    return (*stream)->Send({.table = "t", .layers = {{1, ids, absl::MakeSpan(rows), {}}}});
+  };
+  ASSERT_EQ(::kill(daemon_->pid(), SIGSTOP), 0);
+  const absl::Status sent = send();
+  const auto event = (*stream)->Receive();
+  ASSERT_EQ(::kill(daemon_->pid(), SIGCONT), 0);
+  ASSERT_TRUE(sent.ok()) << sent;
+  ASSERT_TRUE(event.ok()) << event.status();
+  EXPECT_TRUE(event->last);
+  ExpectRows(checkpoint, 1, ids, rows);
+  // A receiver that waits hears of the end as soon as the sender does.
+  absl::Status received;
+  std::thread receiver([&] {
+    while (received.ok()) received = (*stream)->Receive().status();
+  });
+  daemon_->Kill();
+  absl::Status broken;
+  while (broken.ok()) broken = send();
+  receiver.join();
+  EXPECT_TRUE(absl::IsUnavailable(broken)) << broken;
+  EXPECT_TRUE(absl::IsUnavailable(received)) << received;
+}
+
 TEST_F(ShmTest, ASwitchIsSeenByTheNextCall) {
   const TestCheckpoint one = MakeCheckpoint("one", 500, 1);
   const TestCheckpoint two = MakeCheckpoint("two", 500, 2);
@@ -330,6 +452,67 @@ TEST_F(ShmTest, RefusesWhatItCannotTrust) {
       write(file, at + sizeof(dram::TagLine), garbage.data(), garbage.size());
     }
   });
+}
+
+// With engramctl, up and down under a client that reads all the time.
+TEST_F(ShmTest, TheBudgetChangesWhileClientsRead) {
+  const TestCheckpoint checkpoint = MakeCheckpoint("ckpt", 8000, 1);  // 16 MiB
+  StartDaemon({"--dram", "12MiB"});
+  ASSERT_TRUE(Load("t", checkpoint.directory).ok());
+  std::mt19937_64 random(TestSeed());
+  const std::vector<uint32_t> ids = RandomIds(random, checkpoint, 3000);
+  Warm(checkpoint, ids);
+  const std::unique_ptr<Client> client = ShmClient();
+  const auto set_budget = [&](const std::string& budget) {
+    const CommandResult result =
+        RunTool("engramctl", {"budget", "--dram", budget, "--server", daemon_->target(), "--json"});
+    EXPECT_EQ(result.exit_code, 0) << result.errors;
+    EXPECT_NE(result.output.find("\"dram_budget_bytes\""), std::string::npos) << result.output;
+  };
+  const auto files_bytes = [&] {
+    uint64_t bytes = 0;
+    for (const std::string& file : SegmentFiles()) bytes += std::filesystem::file_size(file);
+    return bytes;
+  };
+  for (const uint64_t mib : {10, 6, 12, 1, 32, 0, 12}) {
+    auto before = LookupAndCompare(*client, "t", checkpoint, ids);
+    ASSERT_TRUE(before.ok()) << before.status();
+    std::atomic<bool> stop{false};
+    std::thread reader([&] {
+      while (!stop && !HasFailure()) {
+        const auto answer = LookupAndCompare(*client, "t", checkpoint, ids);
+        EXPECT_TRUE(answer.ok()) << answer.status();
+      }
+    });
+    set_budget(std::to_string(mib) + "MiB");
+    // When the command returns, what was given up is free: also of what the client has mapped.
+    EXPECT_LE(files_bytes(), mib << 20);
+    if (mib < 16) {
+      EXPECT_GE(files_bytes(), (mib << 20) / 4 * 3);
+    }
+    stop = true;
+    reader.join();
+    const auto stats = admin_->Stats();
+    ASSERT_TRUE(stats.ok()) << stats.status();
+    EXPECT_EQ(stats->dram_budget_bytes(), mib << 20);
+    if (mib == 10) {
+      const auto after = LookupAndCompare(*client, "t", checkpoint, ids);
+      ASSERT_TRUE(after.ok()) << after.status();
+      EXPECT_GT(after->layers[0].dram_rows, ids.size() / 2);  // rows have stayed
+    }
+  }
+  Warm(checkpoint, ids);
+  const auto answer = LookupAndCompare(*client, "t", checkpoint, ids);
+  ASSERT_TRUE(answer.ok()) << answer.status();
+  EXPECT_EQ(answer->layers[0].dram_rows, ids.size());
+
+  const CommandResult refused =
+      RunTool("engramctl", {"budget", "--dram", "60TiB", "--server", daemon_->target()});
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_NE(refused.errors.find("a dram budget of 60TiB does not fit"), std::string::npos)
+      << refused.errors;
+  EXPECT_EQ(admin_->Stats()->dram_budget_bytes(), 12u << 20);
+  EXPECT_EQ(RunTool("engramctl", {"budget", "--server", daemon_->target()}).exit_code, 2);
 }
 
 TEST_F(ShmTest, ADirectoryThatIsTooSmallIsAnErrorBeforeAnythingIsServed) {

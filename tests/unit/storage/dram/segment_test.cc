@@ -209,6 +209,65 @@ TEST_F(SegmentTest, TooMuchIsRefusedAndLeavesNothing) {
   EXPECT_TRUE(Files().empty());
 }
 
+// Where the administrator has reserved huge pages and mounted a hugetlbfs that we may write to;
+// else it is skipped. (vm.nr_hugepages=8; mount -t hugetlbfs none /mnt/huge)
+TEST(HugePageTest, SegmentsInHugetlbfsAreMadeSharedFoundAgainAndGivenBack) {
+  std::string mount;
+  std::ifstream mounts("/proc/mounts");
+  for (std::string device, path, kind, rest; mounts >> device >> path >> kind;) {
+    std::getline(mounts, rest);
+    if (kind == "hugetlbfs" && ::access(path.c_str(), W_OK) == 0) mount = path;
+  }
+  if (mount.empty()) GTEST_SKIP() << "no hugetlbfs is mounted that this user may write to";
+  std::string parent = mount + "/engram_segment_XXXXXX";
+  ASSERT_NE(::mkdtemp(parent.data()), nullptr);
+  auto store = SegmentStore::Open(parent, "s");
+  ASSERT_TRUE(store.ok()) << store.status();
+  const uint64_t page = (*store)->page_bytes();
+  const uint64_t free = (*store)->FreeBytes();
+  EXPECT_GE(page, dram::kHugePageBytes);
+  if (free < 3 * page) {
+    std::filesystem::remove_all(parent);
+    GTEST_SKIP() << "only " << free << " bytes of huge pages are free";
+  }
+  EXPECT_NE((*store)->description().find("hugetlbfs " + parent), std::string::npos);
+  SegmentHeader header{};
+  header.mode = dram::Mode::kResident;
+  header.row_bytes = 264;
+  header.layer_rows = 1000;
+  header.page_bytes = page;
+  header.per_segment = 1000;
+  {
+    const auto made = (*store)->Create(header, 2 * page);
+    ASSERT_TRUE(made.ok()) << made.status();
+    EXPECT_EQ((*made)->huge_bytes(), 2 * page);
+    EXPECT_LE((*store)->FreeBytes(), free - 2 * page);
+    (*made)->data()[page + 5] = std::byte{42};
+    const auto* const mapped = static_cast<const std::byte*>(
+        ::mmap(nullptr, 2 * page, PROT_READ, MAP_SHARED, (*made)->share_fd(), 0));
+    ASSERT_NE(mapped, MAP_FAILED);
+    EXPECT_EQ(mapped[page + 5], std::byte{42});
+    ::munmap(const_cast<std::byte*>(mapped), 2 * page);
+    EXPECT_EQ((*store)->Create(header, free).status().code(), absl::StatusCode::kResourceExhausted);
+  }
+  store->reset();
+  store = SegmentStore::Open(parent, "s");
+  ASSERT_TRUE(store.ok()) << store.status();
+  const std::vector<std::shared_ptr<Segment>> found = (*store)->Adopt(header);
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_EQ(found[0]->data()[page + 5], std::byte{42});
+  EXPECT_EQ(found[0]->huge_bytes(), 2 * page);
+  const auto* const mapped = static_cast<const std::byte*>(
+      ::mmap(nullptr, 2 * page, PROT_READ, MAP_SHARED, found[0]->share_fd(), 0));
+  ASSERT_NE(mapped, MAP_FAILED);
+  EXPECT_EQ(mapped[page + 5], std::byte{42});
+  found[0]->Discard();                            // also of what is still mapped
+  EXPECT_GE((*store)->FreeBytes() + page, free);  // the control page has one
+  ::munmap(const_cast<std::byte*>(mapped), 2 * page);
+  store->reset();
+  std::filesystem::remove_all(parent);
+}
+
 TEST(AnonymousStoreTest, SharesNothing) {
   const std::unique_ptr<SegmentStore> store = SegmentStore::Anonymous();
   EXPECT_FALSE(store->shared());
