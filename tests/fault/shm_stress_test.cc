@@ -187,7 +187,7 @@ class ShmStressTest : public DaemonFixture {
   // Mostly so that segments come or go, at times so that the layout changes.
   void SetBudget(std::mt19937_64& random) {
     v1::SetDramBudgetRequest request;
-    request.set_bytes(random() % 4 == 0 ? random() % (40 << 20) : (9 << 20) + random() % (9 << 20));
+    request.set_bytes(random() % 3 == 0 ? random() % (64 << 20) : (9 << 20) + random() % (9 << 20));
     const auto answer = admin_->SetDramBudget(request);
     ASSERT_TRUE(answer.ok()) << answer.status();
     EXPECT_LE(answer->used_bytes(), request.bytes());
