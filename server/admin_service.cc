@@ -57,6 +57,9 @@ v1::TierStats ToTierStats(const LayerSnapshot& layer, TierKind kind) {
   out.set_bytes(tier.usage.bytes);
   out.set_capacity_bytes(tier.usage.capacity_bytes);
   out.set_hit_ratio(layer.HitRatio(kind));
+  out.set_checked_rows(tier.checked_rows);
+  out.set_mismatched_rows(tier.mismatched_rows);
+  out.set_times_forgotten(tier.times_forgotten);
   return out;
 }
 

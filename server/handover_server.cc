@@ -17,11 +17,13 @@
 #include <chrono>
 #include <cstring>
 #include <map>
+#include <optional>
 #include <random>
 #include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "storage/base/log.h"
 #include "storage/base/mutex.h"
 #include "storage/base/status_macros.h"
 #include "storage/base/unique_fd.h"
@@ -38,6 +40,8 @@ using dram::HandoverStatus;
 
 // How often clients' rings are read. A ring holds the samples of some 60,000 rows.
 constexpr std::chrono::milliseconds kRingPeriod{20};
+// How long no connection is accepted once there was no descriptor for one.
+constexpr std::chrono::milliseconds kAcceptPause{1000};
 constexpr int kEventsAtOnce = 64;
 constexpr int kBacklog = 128;
 // The kernel makes it as small as it can: a client that does not read holds few descriptors.
@@ -105,6 +109,9 @@ class HandoverServerImpl final : public HandoverServer {
   void Serve();
   void HandleEvents(const epoll_event* events, int count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Accept(int listener) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Epoll goes on telling of a connection that cannot be accepted, so it is not asked for a while.
+  void ListenAgain(bool listen);
+  int TimeoutMs() const;
   // False when the client is to be cut off.
   bool Answer(Connection& client);
   bool AnswerHello(Connection& client, const HandoverRequest& request);
@@ -118,6 +125,8 @@ class HandoverServerImpl final : public HandoverServer {
   UniqueFd stop_;  // an eventfd
   std::map<int, UniqueFd> listeners_;
   std::vector<std::string> paths_;
+  // Of the thread alone: when to listen again, if it does not.
+  std::optional<std::chrono::steady_clock::time_point> listen_at_;
   mutable Mutex mutex_;  // between the thread and those who ask
   std::map<int, std::unique_ptr<Connection>> clients_ ABSL_GUARDED_BY(mutex_);
   std::thread thread_;
@@ -178,13 +187,31 @@ absl::Status HandoverServerImpl::Listen(const std::string& path) {
   return absl::OkStatus();
 }
 
+int HandoverServerImpl::TimeoutMs() const {
+  if (clients() > 0) return static_cast<int>(kRingPeriod.count());
+  // Without clients there is nothing to hear.
+  return listen_at_.has_value() ? static_cast<int>(kAcceptPause.count()) : -1;
+}
+
+void HandoverServerImpl::ListenAgain(bool listen) {
+  for (const auto& [fd, listener] : listeners_) {
+    epoll_event event{};
+    if (listen) event.events = EPOLLIN;
+    event.data.fd = fd;
+    (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event);
+  }
+  listen_at_.reset();
+  if (!listen) listen_at_ = std::chrono::steady_clock::now() + kAcceptPause;
+}
+
 void HandoverServerImpl::Serve() {
   auto next_read = std::chrono::steady_clock::now() + kRingPeriod;
   while (true) {
     std::array<epoll_event, kEventsAtOnce> events;
-    // Without clients there is nothing to hear.
-    const int timeout_ms = clients() == 0 ? -1 : static_cast<int>(kRingPeriod.count());
-    const int count = ::epoll_wait(epoll_.get(), events.data(), kEventsAtOnce, timeout_ms);
+    const int count = ::epoll_wait(epoll_.get(), events.data(), kEventsAtOnce, TimeoutMs());
+    if (listen_at_.has_value() && std::chrono::steady_clock::now() >= *listen_at_) {
+      ListenAgain(true);
+    }
     for (int i = 0; i < count; ++i) {
       if (events[i].data.fd == stop_.get()) return Hear();
     }
@@ -214,7 +241,13 @@ void HandoverServerImpl::HandleEvents(const epoll_event* events, int count) {
 
 void HandoverServerImpl::Accept(int listener) {
   UniqueFd socket(::accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-  if (!socket.valid()) return;
+  if (!socket.valid()) {
+    if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+      ENGRAM_LOG(kWarning) << "cannot take a client that asks for shared memory: " << ErrorText();
+      ListenAgain(false);
+    }
+    return;
+  }
   ucred peer{};
   socklen_t size = sizeof(peer);
   if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return;

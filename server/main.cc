@@ -19,6 +19,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "server/admin_service.h"
+#include "server/adopted_check.h"
 #include "server/buffer_pool.h"
 #include "server/config.h"
 #include "server/dram_setup.h"
@@ -139,6 +140,7 @@ class Daemon {
                                                                 .grpc_sockets = sockets,
                                                                 .tables = tables_.get()}));
     }
+    adopted_check_ = std::make_unique<AdoptedCheck>(tables_.get());
     ready_ = true;
     return absl::OkStatus();
   }
@@ -148,6 +150,7 @@ class Daemon {
     stopping_ = true;
     // What is queued may be minutes of reading, and nobody is left to ask for it.
     prefetcher_->Stop();
+    adopted_check_->Stop();
     grpc_->Shutdown(std::chrono::seconds(config_.drain_seconds));
     if (http_ != nullptr) http_->Stop();  // it asks the hand-over for numbers
     handover_.reset();
@@ -213,6 +216,7 @@ class Daemon {
   std::unique_ptr<Store> store_;
   DramSetup dram_;
   std::unique_ptr<Tables> tables_;
+  std::unique_ptr<AdoptedCheck> adopted_check_;
   std::unique_ptr<Prefetcher> prefetcher_;
   Executor executor_;
   std::unique_ptr<StoreService> store_service_;

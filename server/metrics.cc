@@ -128,6 +128,10 @@ void AddLatency(const DaemonSnapshot& snapshot, Families& families) {
   }
 }
 
+const TierSnapshot& Dram(const LayerSnapshot& layer) {
+  return layer.tiers[static_cast<size_t>(TierKind::kDram)];
+}
+
 void AddLayers(const DaemonSnapshot& snapshot, Families& families) {
   struct Kind {
     const char* name;
@@ -145,6 +149,15 @@ void AddLayers(const DaemonSnapshot& snapshot, Families& families) {
       {"engram_nvme_pages_retried_total",
        "NVMe pages that came wrong, and right when they were read again.",
        [](const LayerSnapshot& l) { return l.retried_pages; }},
+      {"engram_dram_checked_rows_total",
+       "Rows in DRAM, taken over from an earlier daemon, that were compared with NVMe.",
+       [](const LayerSnapshot& l) { return Dram(l).checked_rows; }},
+      {"engram_dram_mismatched_rows_total",
+       "Of those, rows that differed: the layer's DRAM tier was given up and begun anew.",
+       [](const LayerSnapshot& l) { return Dram(l).mismatched_rows; }},
+      {"engram_dram_times_forgotten_total",
+       "Times that the popular rows were seen to move and their counts were forgotten.",
+       [](const LayerSnapshot& l) { return Dram(l).times_forgotten; }},
   };
   for (const Kind& kind : kinds) {
     MetricFamily& family = families.Add(kind.name, kind.help, MetricType::Counter);

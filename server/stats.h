@@ -55,6 +55,10 @@ struct LayerProbe {
   PageReadCounters pages;
   PrefetchCounters prefetch;
   std::atomic<uint64_t> late_rows{0};  // of prefetches: asked for before they had arrived
+  // Of rows in DRAM that an earlier daemon left: compared with NVMe, and found to differ.
+  std::atomic<uint64_t> checked_rows{0};
+  std::atomic<uint64_t> mismatched_rows{0};
+  std::atomic<uint64_t> times_forgotten{0};  // RowCache::times_forgotten, of caches that are gone
 };
 
 struct TableSnapshot;
@@ -80,6 +84,11 @@ class TableProbe {
 struct TierSnapshot {
   TierUsage usage;
   uint64_t hits = 0;
+  // Of DRAM alone: of rows that an earlier daemon left, compared with NVMe and found to differ; how
+  // often a move of the popular rows was noticed.
+  uint64_t checked_rows = 0;
+  uint64_t mismatched_rows = 0;
+  uint64_t times_forgotten = 0;
 };
 
 struct LayerSnapshot {

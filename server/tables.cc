@@ -311,16 +311,7 @@ void Tables::GrowShare(TierStack& stack, const Share& wanted) {
     }
     GiveBack({{.before = stack.TakeDram(), .now = nullptr}});
   }
-  if (const absl::Status status = stack.InstallDram({.budget_bytes = wanted.bytes,
-                                                     .segments = segments_,
-                                                     .table_digest = wanted.table_digest,
-                                                     .admission = options_.admission,
-                                                     .helpers = options_.gather_helpers});
-      !status.ok()) {
-    ENGRAM_LOG(kError) << "layer " << Raw(stack.spec().id) << " gets no DRAM tier of "
-                       << FormatSize(wanted.bytes) << ": " << status.message();
-  }
-  dram_shares_[&stack] = wanted.bytes;
+  Install(stack, wanted);
 }
 
 // First the memory is given back, then it is taken: the budget holds at every moment.
@@ -332,6 +323,50 @@ void Tables::ShareOutDram() {
   for (const auto& [stack, share] : wanted) GrowShare(*stack, share);
   // Also for a switch that moves no memory: clients that follow the active version look again.
   segments_->Advance();
+}
+
+void Tables::Install(TierStack& stack, const Share& share) {
+  if (const absl::Status status = stack.InstallDram({.budget_bytes = share.bytes,
+                                                     .segments = segments_,
+                                                     .table_digest = share.table_digest,
+                                                     .admission = options_.admission,
+                                                     .helpers = options_.gather_helpers});
+      !status.ok()) {
+    ENGRAM_LOG(kError) << "layer " << Raw(stack.spec().id) << " gets no DRAM tier of "
+                       << FormatSize(share.bytes) << ": " << status.message();
+  }
+  dram_shares_[&stack] = share.bytes;
+}
+
+std::vector<uint32_t> Tables::StacksWithAdoptedRows() const {
+  std::vector<uint32_t> ids;
+  MutexLock lock(mutex_);
+  for (const auto& [key, table] : open_) {
+    for (const std::unique_ptr<TierStack>& layer : table->layers) {
+      if (layer->AdoptedRows() > 0) ids.push_back(layer->id());
+    }
+  }
+  return ids;
+}
+
+bool Tables::HasAdoptedRows(uint32_t stack_id) {
+  MutexLock admin(admin_mutex_);
+  const SharedStack shared = FindStack(stack_id);
+  return shared.stack != nullptr && shared.stack->AdoptedRows() > 0;
+}
+
+void Tables::RenewDram(uint32_t stack_id) {
+  MutexLock admin(admin_mutex_);
+  const SharedStack shared = FindStack(stack_id);
+  // While the mutex was waited for, a switch or a drop may have taken the memory.
+  if (shared.stack == nullptr || shared.stack->AdoptedRows() == 0) return;
+  const Share share{.bytes = dram_shares_.at(shared.stack),
+                    .table_digest = shared.table->record.table_digest};
+  GiveBack({{.before = shared.stack->TakeDram(), .now = nullptr}});
+  Install(*shared.stack, share);
+  segments_->Advance();
+  ENGRAM_LOG(kInfo) << Title(shared.table->spec().name, shared.table->spec().version) << " layer "
+                    << Raw(shared.stack->spec().id) << " begins a DRAM tier anew";
 }
 
 void Tables::SetDramBudget(uint64_t bytes) {

@@ -85,6 +85,16 @@ class Tables {
   // What the tier takes now.
   uint64_t DramBytes() const;
 
+  // The stacks, by id, whose DRAM began with rows of an earlier daemon.
+  std::vector<uint32_t> StacksWithAdoptedRows() const;
+  // Whether this one is among them, once a change that is under way is over: meanwhile a stack may
+  // be without its cache. Whoever asks holds no table, for a drop waits for those.
+  bool HasAdoptedRows(uint32_t stack_id);
+  // Gives up what this stack has in DRAM, after telling clients, and begins anew with as much
+  // memory and no row. Nothing happens if the stack is gone, or has no row of an earlier daemon any
+  // more.
+  void RenewDram(uint32_t stack_id);
+
   // Takes all DRAM away, so that nothing of it outlives the daemon.
   void GiveUpDram();
   Store* store() const { return store_; }
@@ -100,6 +110,7 @@ class Tables {
     uint64_t bytes = 0;
     std::string table_digest;
   };
+  void Install(TierStack& stack, const Share& share) ABSL_EXCLUSIVE_LOCKS_REQUIRED(admin_mutex_);
   using Shares = std::map<TierStack*, Share>;
   Shares PlanShares() const;
   void TrimLeftovers(const Shares& shares) ABSL_EXCLUSIVE_LOCKS_REQUIRED(admin_mutex_);

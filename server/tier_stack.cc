@@ -234,6 +234,9 @@ std::shared_ptr<RowCache> TierStack::TakeDram() {
     dram_note_ = "off: only the active version of a table has DRAM";
   }
   WaitForLastReader(taken);
+  if (taken != nullptr) {
+    probe_->times_forgotten.fetch_add(taken->times_forgotten(), std::memory_order_relaxed);
+  }
   return taken;
 }
 
@@ -269,6 +272,7 @@ absl::StatusOr<TierStack::ResizedDram> TierStack::ResizeDram(uint64_t budget_byt
     dram_ = now;
   }
   WaitForLastReader(before);
+  probe_->times_forgotten.fetch_add(before->times_forgotten(), std::memory_order_relaxed);
   return ResizedDram{.before = std::move(before), .now = std::move(now)};
 }
 
@@ -282,13 +286,28 @@ void TierStack::CountShared(uint64_t rows, absl::Span<const RowId> sample) {
   for (const RowId id : sample) cache->Touch(id, dram::kSampleEvery);
 }
 
+uint64_t TierStack::AdoptedRows() const {
+  const std::shared_ptr<RowCache> cache = dram();
+  return cache == nullptr ? 0 : cache->taken_over_rows();
+}
+
+void TierStack::CountChecked(uint64_t rows, uint64_t mismatched) {
+  probe_->checked_rows.fetch_add(rows, std::memory_order_relaxed);
+  probe_->mismatched_rows.fetch_add(mismatched, std::memory_order_relaxed);
+}
+
 std::array<TierSnapshot, kTierCount> TierStack::Snapshot() const {
   std::array<TierSnapshot, kTierCount> result;
   result[static_cast<size_t>(TierKind::kHbm)].usage = hbm_->Usage();
   result[static_cast<size_t>(TierKind::kNvme)].usage = nvme_->Usage();
-  TierUsage& usage = result[static_cast<size_t>(TierKind::kDram)].usage;
+  TierSnapshot& in_dram = result[static_cast<size_t>(TierKind::kDram)];
+  in_dram.checked_rows = probe_->checked_rows.load(std::memory_order_relaxed);
+  in_dram.mismatched_rows = probe_->mismatched_rows.load(std::memory_order_relaxed);
+  in_dram.times_forgotten = probe_->times_forgotten.load(std::memory_order_relaxed);
+  TierUsage& usage = in_dram.usage;
   if (const std::shared_ptr<RowCache> cache = dram(); cache != nullptr) {
     usage = cache->Usage();
+    in_dram.times_forgotten += cache->times_forgotten();
   } else {
     MutexLock lock(mutex_);
     usage.note = dram_note_;

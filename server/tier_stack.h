@@ -88,6 +88,10 @@ class TierStack {
 
   // For clients that read DRAM themselves. To be let go of soon: TakeDram waits for it.
   std::shared_ptr<const RowCache> SharedDram() const { return dram(); }
+  // Rows that DRAM began with, left by an earlier daemon; 0 if there is no cache.
+  uint64_t AdoptedRows() const;
+  // Of those, compared with NVMe now and found to differ.
+  void CountChecked(uint64_t rows, uint64_t mismatched);
   // Names the stack towards them; never used again while the daemon lives.
   uint32_t id() const { return id_; }
   // What a client says that it has read there itself; a sample of the rows.

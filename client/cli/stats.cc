@@ -74,6 +74,16 @@ Json TableTier(const v1::TableStats& table, const NamedTier& tier) {
           {"hit_ratio", Share(hits, all)}};
 }
 
+// What only DRAM counts.
+void AddDramCounts(const v1::TierStats& stats, Json& dram) {
+  const auto add = [&dram](const char* key, uint64_t value) {
+    dram[key] = dram.value(key, uint64_t{0}) + value;
+  };
+  add("checked_rows", stats.checked_rows());
+  add("mismatched_rows", stats.mismatched_rows());
+  add("times_forgotten", stats.times_forgotten());
+}
+
 Json LayerTier(const v1::TierStats& stats) {
   return {{"on", stats.on()},
           {"note", stats.note()},
@@ -104,6 +114,8 @@ Json TableToJson(const v1::TableStats& table) {
     Json layer;
     layer["layer"] = stats.layer();
     for (const NamedTier& tier : kTiers) layer["tiers"][tier.name] = LayerTier((stats.*tier.get)());
+    AddDramCounts(stats.dram(), layer["tiers"]["dram"]);
+    AddDramCounts(stats.dram(), json["tiers"]["dram"]);
     json["layers"].push_back(std::move(layer));
   }
   return json;

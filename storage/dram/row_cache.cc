@@ -60,6 +60,8 @@ class RowCache::Impl {
   const SegmentSet& set() const { return set_; }
   const Options& options() const { return options_; }
   uint32_t row_bytes() const { return view_.shape().row_bytes; }
+  uint64_t taken_over_rows() const { return taken_over_rows_; }
+  uint64_t times_forgotten() const { return hotness_ == nullptr ? 0 : hotness_->times_forgotten(); }
 
   void Read(RowBatch& batch) const;
   void Offer(absl::Span<const RowId> ids, const std::byte* rows, bool prefetched);
@@ -93,6 +95,7 @@ class RowCache::Impl {
   PrefetchCounters own_counters_;
   PrefetchCounters* const counters_;
   SegmentSet set_;
+  const uint64_t taken_over_rows_;
   dram::View view_;
   std::unique_ptr<dram::Hotness> hotness_;  // null if resident
   // Relaxed: only so that all positions of batches are sampled in turn.
@@ -115,6 +118,9 @@ RowCache::Impl::Impl(const Options& options, SegmentSet set, const Impl* before)
       set_(std::move(set)),
       rows_held_(before != nullptr ? before->rows_held_
                                    : std::make_shared<std::atomic<uint64_t>>(0)),
+      taken_over_rows_(before != nullptr ? before->taken_over_rows_
+                                         : std::accumulate(set_.rows_held.begin(),
+                                                           set_.rows_held.end(), uint64_t{0})),
       segment_rows_(set_.shape.segments) {
   std::vector<std::byte*> bases;
   for (const std::shared_ptr<Segment>& segment : set_.segments) bases.push_back(segment->data());
@@ -466,6 +472,10 @@ RowCache::Presence RowCache::Look(RowId id) const {
 }
 
 void RowCache::Touch(RowId id, uint32_t weight) { impl_->Touch(Raw(id), weight); }
+
+uint64_t RowCache::taken_over_rows() const { return impl_->taken_over_rows(); }
+
+uint64_t RowCache::times_forgotten() const { return impl_->times_forgotten(); }
 
 const dram::LayerShape& RowCache::shape() const { return impl_->view().shape(); }
 

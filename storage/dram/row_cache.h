@@ -75,6 +75,12 @@ class RowCache final : public Tier {
   // Another process has read `weight` rows, of which this is one; so it said. Any id is taken.
   void Touch(RowId id, uint32_t weight);
 
+  // Rows that an earlier daemon had left in the segments when the cache was made; some may have
+  // been evicted since.
+  uint64_t taken_over_rows() const;
+  // dram::Hotness::times_forgotten; 0 of a resident layer.
+  uint64_t times_forgotten() const;
+
   // What a client needs to read along.
   const dram::LayerShape& shape() const;
   const std::vector<std::shared_ptr<Segment>>& segments() const;

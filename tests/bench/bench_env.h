@@ -34,6 +34,9 @@ struct BenchOptions {
   std::vector<uint64_t> rows;                // `scale`: of its tables; empty: its default
   uint64_t parameters = 0;                   // `params`: of its table; 0: its default
   uint64_t dram_bytes = uint64_t{16} << 30;  // `params`: the daemon's DRAM tier
+  std::vector<std::string> trace;            // `trace`: files that warm the cache
+  std::vector<std::string> test_trace;       // `trace`: files that are measured
+  std::string tokenizer;                     // `trace`: where tokenizer.json lies; empty: row ids
   std::string command;                       // as this program was called
 
   int Rounds(int suite_rounds) const { return rounds > 0 ? rounds : quick ? 1 : suite_rounds; }

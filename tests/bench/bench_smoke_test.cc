@@ -10,6 +10,7 @@
 #include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -267,8 +268,8 @@ TEST(BenchSmokeTest, Zipf) {
   Json& steady = results["zipf/dram/1/1%"];
   EXPECT_EQ(steady["unit"], "of accesses") << steady;
   EXPECT_EQ(steady["table_rows"], 100000) << steady;
-  for (const std::string key : {"static_in_sets", "perfect_counts", "sampled_4", "sampled_16",
-                                "lru", "lru_in_sets", "clock", "seed"}) {
+  for (const std::string key : {"static_in_sets", "perfect_counts", "all_hits_counted", "lru",
+                                "lru_in_sets", "clock", "seed"}) {
     ExpectPositive(steady, key);
   }
   // Traces follow from the seed, so this is no matter of luck.
@@ -284,6 +285,38 @@ TEST(BenchSmokeTest, Zipf) {
   ExpectPositive(results["zipf/orders/1.05+0.8/1%"], "even_split");
 }
 
+TEST(BenchSmokeTest, Trace) {
+  const Scratch scratch;
+  // The row of rank k is asked for in proportion to 1 / k, near enough.
+  const auto write = [&](const std::string& name, uint64_t seed, size_t count) {
+    std::mt19937_64 random(seed);
+    std::uniform_real_distribution<double> exponent(0, 1);
+    std::vector<uint32_t> ids(count);
+    for (uint32_t& id : ids) id = static_cast<uint32_t>(std::pow(50000, exponent(random))) - 1;
+    ids[count / 2] = 0xFFFFFFFF;
+    std::ofstream(scratch.path() + "/" + name, std::ios::binary)
+        .write(reinterpret_cast<const char*>(ids.data()),
+               static_cast<std::streamsize>(ids.size() * sizeof(uint32_t)));
+    return scratch.path() + "/" + name;
+  };
+  const std::string warm = write("a", 1, 700'000) + "," + write("b", 2, 300'000);
+  const Outcome outcome = RunBench("trace --quick --json --rows 1500 --trace " + warm +
+                                   " --test-trace " + write("c", 3, 200'000));
+  EXPECT_EQ(outcome.exit_code, 0);
+  ASSERT_EQ(outcome.lines.size(), 1u);
+  const Json& line = outcome.lines[0];
+  EXPECT_EQ(line["name"], "trace/dram/1500");
+  EXPECT_EQ(line["warm_accesses"], 999'998) << line;
+  EXPECT_EQ(line["accesses"], 199'999) << line;
+  EXPECT_LE(line["cached_rows"], 1500) << line;
+  // The law itself says log 1500 / log 50000.
+  EXPECT_NEAR(line["baseline"].get<double>(), 0.676, 0.01) << line;
+  EXPECT_GT(line["ratio"], 0.97) << line;
+  EXPECT_LE(line["baseline"], line["static_by_its_own_counts"]) << line;
+  EXPECT_GT(line["value"], line["clock"]) << line;
+  EXPECT_GE(line["clock"], line["lru"]) << line;
+}
+
 TEST(BenchSmokeTest, WrongUsage) {
   EXPECT_EQ(RunBench("2>/dev/null").exit_code, 2);
   EXPECT_EQ(RunBench("no_such_suite 2>/dev/null").exit_code, 2);
@@ -293,6 +326,8 @@ TEST(BenchSmokeTest, WrongUsage) {
   EXPECT_EQ(RunBench("params --parameters 3 2>/dev/null").exit_code, 2);
   EXPECT_EQ(RunBench("params --dram much 2>/dev/null").exit_code, 2);
   EXPECT_EQ(RunBench("nvme --rounds 0 2>/dev/null").exit_code, 2);
+  EXPECT_EQ(RunBench("trace 2>/dev/null").exit_code, 2);
+  EXPECT_EQ(RunBench("trace --trace /nowhere 2>/dev/null").exit_code, 2);
 }
 
 TEST(BenchSmokeTest, TooLittleSpace) {

@@ -16,7 +16,27 @@ uint32_t SetOf(uint32_t row_id, uint32_t sets) {
   return dram::SetOf(dram::HashRowId(row_id), sets);
 }
 
-class DramModel final : public CacheModel {
+// Row by row: whether it is held, then, if not, the offer.
+class Policy : public CacheModel {
+ public:
+  absl::StatusOr<uint64_t> Access(absl::Span<const uint32_t> row_ids) final {
+    uint64_t held = 0;
+    for (const uint32_t id : row_ids) {
+      if (Lookup(id)) {
+        ++held;
+      } else {
+        Offer(id);
+      }
+    }
+    return held;
+  }
+
+ private:
+  virtual bool Lookup(uint32_t row_id) = 0;
+  virtual void Offer(uint32_t row_id) = 0;
+};
+
+class DramModel final : public Policy {
  public:
   DramModel(uint32_t sets, dram::Admission admission, uint32_t sampled)
       : sampled_(sampled), hotness_(sets, admission), tags_(sets), states_(sets), lines_(sets) {}
@@ -51,7 +71,7 @@ class DramModel final : public CacheModel {
 };
 
 // A list through an array; slot 0 is its two ends.
-class LruModel final : public CacheModel {
+class LruModel final : public Policy {
  public:
   LruModel(uint32_t rows, uint32_t ids) : slots_(rows + 1), slot_of_(ids) {}
 
@@ -100,7 +120,7 @@ class LruModel final : public CacheModel {
 };
 
 // Tags of a set, the most recently used first.
-class SetLruModel final : public CacheModel {
+class SetLruModel final : public Policy {
  public:
   explicit SetLruModel(uint32_t sets) : sets_(sets), tags_(uint64_t{sets} * kWays) {}
 
@@ -124,7 +144,7 @@ class SetLruModel final : public CacheModel {
   std::vector<uint32_t> tags_;
 };
 
-class PerfectCountsModel final : public CacheModel {
+class PerfectCountsModel final : public Policy {
  public:
   PerfectCountsModel(uint32_t sets, uint32_t ids)
       : sets_(sets), tags_(uint64_t{sets} * kWays), counts_(ids) {}

@@ -1,4 +1,5 @@
-// What a trace is replayed against: caches as policies, without rows. One face for all of them.
+// What a trace is replayed against: caches as policies, without rows (row_cache_model.h has the one
+// with rows). One face for all of them.
 //
 // One thread at a time.
 #ifndef ENGRAM_TESTS_BENCH_CACHE_MODELS_H_
@@ -7,6 +8,8 @@
 #include <cstdint>
 #include <memory>
 
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "storage/dram/hotness.h"
 
 namespace engram::bench {
@@ -14,22 +17,15 @@ namespace engram::bench {
 class CacheModel {
  public:
   virtual ~CacheModel() = default;
-  // Whether the row is held; counts as an access.
-  virtual bool Lookup(uint32_t row_id) = 0;
-  // The row that Lookup has just missed.
-  virtual void Offer(uint32_t row_id) = 0;
+  // Asks for these rows in order, as one look-up; those that are not held are offered. Returns how
+  // many were held. DataLoss: a row came back that is not the one asked for.
+  virtual absl::StatusOr<uint64_t> Access(absl::Span<const uint32_t> row_ids) = 0;
   // dram::Hotness::times_forgotten, where there is one.
   virtual uint64_t TimesForgotten() const { return 0; }
-
-  bool Access(uint32_t row_id) {
-    if (Lookup(row_id)) return true;
-    Offer(row_id);
-    return false;
-  }
 };
 
-// The DRAM tier: `sets` sets of dram::kWays ways and its own decisions (storage/dram/hotness.h). Of
-// the hits, one in `sampled` is told to the sketch, at random, as clients do; misses all are.
+// The decisions of the DRAM tier alone (storage/dram/hotness.h), `sets` sets of dram::kWays ways.
+// Of the hits, one in `sampled` is told to the sketch, at random; misses all are.
 std::unique_ptr<CacheModel> MakeDramModel(uint32_t sets, dram::Admission admission,
                                           uint32_t sampled);
 

@@ -60,12 +60,24 @@ void Declare(CLI::App& app, Flags& flags) {
       ->check(CLI::Range(1, 1000));
   app.add_option("--only", flags.options.only, "nvme: lines whose names begin so");
   app.add_option("--rows", flags.options.rows,
-                 "scale: rows of the tables, separated by commas; zipf: of its table")
+                 "scale: rows of the tables, separated by commas; zipf: of its table; trace: of "
+                 "the cache")
       ->delimiter(',')
       ->check(CLI::Range(uint64_t{kLeastRows}, kLayers.size() * kMaxLayerRows));
   app.add_option("--parameters", flags.options.parameters, "params: parameters of the table")
       ->check(CLI::Range(uint64_t{kLeastParameters}, kMostParameters));
   app.add_option("--dram", flags.dram, "params: the daemon's DRAM tier; 16GiB if not given");
+  app.add_option("--trace", flags.options.trace,
+                 "trace: files of row ids (uint32) that warm the cache, separated by commas")
+      ->delimiter(',')
+      ->check(CLI::ExistingFile);
+  app.add_option("--test-trace", flags.options.test_trace, "trace: files that are measured then")
+      ->delimiter(',')
+      ->check(CLI::ExistingFile);
+  app.add_option("--tokenizer", flags.options.tokenizer,
+                 "trace: the files hold token ids of this directory's tokenizer.json, "
+                 "DeepSeek-V4.1's; replayed is one layer of its table")
+      ->check(CLI::ExistingDirectory);
   app.add_flag("--quick", flags.options.quick,
                "tiny tables and short rounds: only to see that it works");
   // For this program's own child processes.

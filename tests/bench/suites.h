@@ -31,6 +31,9 @@ absl::Status RunHashSuite(const BenchOptions& options, Reporter& reporter);
 // Hit ratios of the DRAM tier's policy over traces by Zipf's law, against static placement.
 absl::Status RunZipfSuite(const BenchOptions& options, Reporter& reporter);
 
+// Hit ratios of the daemon's row cache over a trace from files, against static placement.
+absl::Status RunTraceSuite(const BenchOptions& options, Reporter& reporter);
+
 // Rows a second over shared memory, and microseconds for one token's rows, against the bare gather.
 absl::Status RunShmSuite(const BenchOptions& options, Reporter& reporter);
 absl::Status RunLatencySuite(const BenchOptions& options, Reporter& reporter);
@@ -43,7 +46,7 @@ struct Suite {
   absl::Status (*run)(const BenchOptions& options, Reporter& reporter);
 };
 
-inline constexpr std::array<Suite, 10> kSuites = {{
+inline constexpr std::array<Suite, 11> kSuites = {{
     {"grpc", "rows/s of Lookup over a Unix socket, all rows in DRAM", RunGrpcSuite},
     {"nvme", "rows/s and latency from NVMe alone, past the page cache", RunNvmeSuite},
     {"load", "bytes/s from safetensors to published", RunLoadSuite},
@@ -54,8 +57,9 @@ inline constexpr std::array<Suite, 10> kSuites = {{
     {"latency", "us for 48 rows in DRAM, over shm and grpc", RunLatencySuite},
     {"restart", "s until the first row after a restart with DRAM full", RunRestartSuite},
     {"hash", "row ids/s of the addressing, one thread", RunHashSuite},
-    {"zipf", "hit ratio of the DRAM tier's policy by Zipf's law, drift, scans (--rows)",
-     RunZipfSuite},
+    {"zipf", "hit ratio of the row cache by Zipf's law, drift, scans (--rows)", RunZipfSuite},
+    {"trace", "hit ratio of the row cache over files (--trace, --test-trace, --rows)",
+     RunTraceSuite},
 }};
 
 }  // namespace engram::bench

@@ -1,6 +1,6 @@
-// Hit ratio of the DRAM tier's policy over traces by Zipf's law, against the static placement of
+// Hit ratio of the daemon's row cache over traces by Zipf's law, against the static placement of
 // the same size by the true law; how it follows when the popular rows move, what a scan does to it,
-// and what n-gram orders of different skew make of one cache.
+// and what n-gram orders of different skew make of one cache. Other policies stand beside it.
 #include <algorithm>
 #include <array>
 #include <cstdint>
@@ -13,8 +13,10 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "storage/base/status_macros.h"
+#include "storage/dram/access_ring.h"
 #include "storage/dram/layout.h"
 #include "tests/bench/cache_models.h"
+#include "tests/bench/row_cache_model.h"
 #include "tests/bench/suites.h"
 #include "tests/bench/zipf_law.h"
 
@@ -37,6 +39,9 @@ constexpr uint64_t kPassPerCachedRow = 300;
 // LRU and CLOCK have settled long before.
 constexpr uint64_t kShortPassPerCachedRow = 30;
 constexpr uint64_t kLeastMeasured = 1'000'000;
+constexpr uint32_t kRowBytes = 264;
+// Cache sizes that a scan is long.
+constexpr uint32_t kScanned = 10;
 
 // Accesses to one popularity order.
 class Trace {
@@ -54,23 +59,34 @@ class Trace {
 
 using NextRow = std::function<uint32_t()>;
 
-// The share of hits among so many accesses.
+// Rows of one look-up. Few, so that what a look-up asks for twice is no matter.
+constexpr size_t kBatch = 64;
+
+// The share of hits among so many accesses, a multiple of kBatch or a few more.
 absl::StatusOr<double> Replay(CacheModel& cache, const NextRow& next, uint64_t accesses) {
-  constexpr uint64_t kStretch = 1 << 20;
+  std::array<uint32_t, kBatch> batch;
   uint64_t hits = 0;
-  for (uint64_t done = 0; done < accesses;) {
-    ENGRAM_RETURN_IF_ERROR(CheckInterrupt());
-    const uint64_t end = std::min(accesses, done + kStretch);
-    for (; done < end; ++done) hits += cache.Access(next());
+  uint64_t done = 0;
+  for (; done < accesses; done += kBatch) {
+    if (done % (uint64_t{1} << 20) == 0) ENGRAM_RETURN_IF_ERROR(CheckInterrupt());
+    for (uint32_t& id : batch) id = next();
+    ENGRAM_ASSIGN_OR_RETURN(const uint64_t held, cache.Access(batch));
+    hits += held;
   }
-  return static_cast<double>(hits) / static_cast<double>(accesses);
+  return static_cast<double>(hits) / static_cast<double>(done);
 }
 
-// The share of hits until so many accesses were misses.
-double ReplayMisses(CacheModel& cache, const NextRow& next, uint64_t misses) {
-  uint64_t accesses = 0;
-  for (uint64_t missed = 0; missed < misses; ++accesses) missed += !cache.Access(next());
-  return 1 - static_cast<double>(misses) / static_cast<double>(accesses);
+// The share of hits until so many accesses, or a few more, were misses.
+absl::StatusOr<double> ReplayMisses(CacheModel& cache, const NextRow& next, uint64_t misses) {
+  std::array<uint32_t, kBatch> batch;
+  uint64_t hits = 0;
+  uint64_t done = 0;
+  for (; done - hits < misses; done += kBatch) {
+    for (uint32_t& id : batch) id = next();
+    ENGRAM_ASSIGN_OR_RETURN(const uint64_t held, cache.Access(batch));
+    hits += held;
+  }
+  return static_cast<double>(hits) / static_cast<double>(done);
 }
 
 class ZipfSuite {
@@ -103,10 +119,16 @@ class ZipfSuite {
     if (!options_.rows.empty()) {
       rows_ = static_cast<uint32_t>(std::min<uint64_t>(options_.rows[0], UINT32_MAX / 2));
     }
-    sets_ = std::max(1u, static_cast<uint32_t>(rows_ * share) / kWays);
+    const uint32_t wanted = std::max(kWays, static_cast<uint32_t>(rows_ * share));
+    ids_ = rows_ + kScanned * wanted;  // those beyond the table's are a scan's
+    budget_ = BudgetForRows(wanted, kRowBytes, ids_);
+    sets_ = static_cast<uint32_t>(dram::FitShape(budget_, kRowBytes, ids_).Slots() / kWays);
     if (ranked_.size() != rows_) ranked_ = ShuffleRows(rows_, kSeed);
   }
   uint32_t cached() const { return sets_ * kWays; }
+  absl::StatusOr<std::unique_ptr<RowCacheModel>> NewRowCache() const {
+    return RowCacheModel::Create(budget_, kRowBytes, ids_);
+  }
   uint64_t Pass() const {
     return std::max<uint64_t>(rows_,
                               uint64_t{cached()} * (options_.quick ? 30 : kPassPerCachedRow));
@@ -131,8 +153,8 @@ class ZipfSuite {
                   .unit = "of accesses",
                   .baseline = law.StaticHitRatio(cached()),
                   .details = {}};
-    ENGRAM_ASSIGN_OR_RETURN(result.value,
-                            HitRatio(MakeDramModel(sets_, Admission::kFrequency, 1), law, Pass()));
+    ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<CacheModel> ours, NewRowCache());
+    ENGRAM_ASSIGN_OR_RETURN(result.value, HitRatio(std::move(ours), law, Pass()));
     result.details = {
         {"baseline_is", std::string("static placement by the true law, fully associative")},
         {"static_in_sets", law.StaticHitRatioInSets(sets_, ranked_)}};
@@ -143,8 +165,7 @@ class ZipfSuite {
     };
     std::vector<Other> others;
     others.push_back({"perfect_counts", MakePerfectCountsModel(sets_, rows_), Pass()});
-    others.push_back({"sampled_4", MakeDramModel(sets_, Admission::kFrequency, 4), Pass()});
-    others.push_back({"sampled_16", MakeDramModel(sets_, Admission::kFrequency, 16), Pass()});
+    others.push_back({"all_hits_counted", MakeDramModel(sets_, Admission::kFrequency, 1), Pass()});
     others.push_back({"lru", MakeLruModel(cached(), rows_), ShortPass()});
     others.push_back({"lru_in_sets", MakeSetLruModel(sets_), ShortPass()});
     others.push_back({"clock", MakeDramModel(sets_, Admission::kAll, 1), ShortPass()});
@@ -178,7 +199,7 @@ class ZipfSuite {
       trace.Move(after);
     }
     for (double& ratio : recovery.after) {
-      ratio = ReplayMisses(cache, next, cached() / kWindowsACache);
+      ENGRAM_ASSIGN_OR_RETURN(ratio, ReplayMisses(cache, next, cached() / kWindowsACache));
     }
     return recovery;
   }
@@ -189,7 +210,7 @@ class ZipfSuite {
   absl::Status Drift(double alpha, double share, const char* what) {
     const ZipfLaw law(rows_, alpha);
     const RankedRows moved = MoveRows(ranked_, share, kSeed + 3);
-    const auto dram = MakeDramModel(sets_, Admission::kFrequency, 1);
+    ENGRAM_ASSIGN_OR_RETURN(const auto dram, NewRowCache());
     const auto lru = MakeLruModel(cached(), rows_);
     const auto fresh = MakePerfectCountsModel(sets_, rows_);
     ENGRAM_ASSIGN_OR_RETURN(const Recovery ours, Follow(*dram, law, &ranked_, moved, Pass()));
@@ -223,7 +244,7 @@ class ZipfSuite {
   // Ten cache sizes of rows that come once, one after each access of the trace.
   absl::Status Scan(double alpha) {
     const ZipfLaw law(rows_, alpha);
-    const uint32_t scanned = 10 * cached();
+    const uint32_t scanned = kScanned * cached();
     struct Levels {
       double before;
       double during;
@@ -235,17 +256,18 @@ class ZipfSuite {
       Levels result{};
       ENGRAM_RETURN_IF_ERROR(Replay(cache, next, pass).status());
       ENGRAM_ASSIGN_OR_RETURN(result.before, Replay(cache, next, kLeastMeasured));
-      uint64_t hits = 0;
-      for (uint32_t i = 0; i < scanned; ++i) {
-        hits += cache.Access(next());
-        cache.Access(rows_ + i);
-      }
-      result.during = static_cast<double>(hits) / scanned;
+      // None of the scanned rows is held, so half of the accesses may be hits.
+      uint32_t i = 0;
+      const NextRow both = [&] {
+        return i++ % 2 == 0 ? trace.Next() : rows_ + (i / 2 - 1) % scanned;
+      };
+      ENGRAM_ASSIGN_OR_RETURN(const double hits, Replay(cache, both, 2 * uint64_t{scanned}));
+      result.during = 2 * hits;
       ENGRAM_ASSIGN_OR_RETURN(result.after, Replay(cache, next, cached()));
       return result;
     };
-    const auto dram = MakeDramModel(sets_, Admission::kFrequency, 1);
-    const auto lru = MakeLruModel(cached(), rows_ + scanned);
+    ENGRAM_ASSIGN_OR_RETURN(const auto dram, NewRowCache());
+    const auto lru = MakeLruModel(cached(), ids_);
     const auto clock = MakeDramModel(sets_, Admission::kAll, 1);
     ENGRAM_ASSIGN_OR_RETURN(const Levels ours, levels(*dram, Pass()));
     ENGRAM_ASSIGN_OR_RETURN(const Levels lrus, levels(*lru, ShortPass()));
@@ -281,27 +303,36 @@ class ZipfSuite {
     for (int tenths = 1; tenths <= 10; ++tenths) {
       if (split(tenths) > split(best)) best = tenths;
     }
-    const auto replay = [&](CacheModel& first, CacheModel& second) -> absl::StatusOr<double> {
+    // Where both orders share a cache, `second` is null.
+    const auto replay = [&](CacheModel& first, CacheModel* second) -> absl::StatusOr<double> {
       Trace steep_trace(steep, ranked, kSeed + 6);
       Trace flat_trace(flat, ranked, kSeed + 7);
-      uint64_t hits = 0;
-      for (uint64_t i = 0; i < Pass() + Measured(); i += 2) {
-        if (i % (uint64_t{1} << 20) == 0) ENGRAM_RETURN_IF_ERROR(CheckInterrupt());
-        const int found =
-            first.Access(steep_trace.Next()) + second.Access(half + flat_trace.Next());
-        if (i >= Pass()) hits += found;
+      const NextRow next_steep = [&] { return steep_trace.Next(); };
+      const NextRow next_flat = [&] { return half + flat_trace.Next(); };
+      bool flat_next = true;
+      const NextRow either = [&] { return (flat_next = !flat_next) ? next_flat() : next_steep(); };
+      if (second == nullptr) {
+        ENGRAM_RETURN_IF_ERROR(Replay(first, either, Pass()).status());
+        return Replay(first, either, Measured());
       }
-      return static_cast<double>(hits) / static_cast<double>(Measured());
+      ENGRAM_RETURN_IF_ERROR(Replay(first, next_steep, Pass() / 2).status());
+      ENGRAM_RETURN_IF_ERROR(Replay(*second, next_flat, Pass() / 2).status());
+      ENGRAM_ASSIGN_OR_RETURN(const double of_steep, Replay(first, next_steep, Measured() / 2));
+      ENGRAM_ASSIGN_OR_RETURN(const double of_flat, Replay(*second, next_flat, Measured() / 2));
+      return (of_steep + of_flat) / 2;
     };
-    const auto shared = MakeDramModel(sets_, Admission::kFrequency, 1);
-    const auto steep_half = MakeDramModel(sets_ / 2, Admission::kFrequency, 1);
-    const auto flat_half = MakeDramModel(sets_ / 2, Admission::kFrequency, 1);
+    ENGRAM_ASSIGN_OR_RETURN(const auto shared, NewRowCache());
+    const uint64_t half_budget = BudgetForRows(cached() / 2, kRowBytes, ids_);
+    ENGRAM_ASSIGN_OR_RETURN(const auto steep_half,
+                            RowCacheModel::Create(half_budget, kRowBytes, ids_));
+    ENGRAM_ASSIGN_OR_RETURN(const auto flat_half,
+                            RowCacheModel::Create(half_budget, kRowBytes, ids_));
     Result result{.name = "zipf/orders/1.05+0.8/1%",
                   .unit = "of accesses",
                   .baseline = split(best),
                   .details = {}};
-    ENGRAM_ASSIGN_OR_RETURN(result.value, replay(*shared, *shared));
-    ENGRAM_ASSIGN_OR_RETURN(const double apart, replay(*steep_half, *flat_half));
+    ENGRAM_ASSIGN_OR_RETURN(result.value, replay(*shared, nullptr));
+    ENGRAM_ASSIGN_OR_RETURN(const double apart, replay(*steep_half, flat_half.get()));
     result.details = {{"baseline_is", std::string("static placement by the true laws, best split")},
                       {"best_split_steep", best / 10.0},
                       {"even_split", apart},
@@ -313,6 +344,8 @@ class ZipfSuite {
   void Finish(Result& result) {
     result.details.emplace_back("table_rows", int64_t{rows_});
     result.details.emplace_back("cached_rows", int64_t{cached()});
+    result.details.emplace_back("row_bytes", int64_t{kRowBytes});
+    result.details.emplace_back("sampled_hits", int64_t{dram::kSampleEvery});
     result.details.emplace_back("pass_accesses", static_cast<int64_t>(Pass()));
     result.details.emplace_back("seed", static_cast<int64_t>(kSeed));
     if (options_.quick) result.details.emplace_back("quick", true);
@@ -323,6 +356,8 @@ class ZipfSuite {
   const BenchOptions& options_;
   Reporter& reporter_;
   uint32_t rows_ = 0;
+  uint32_t ids_ = 0;
+  uint64_t budget_ = 0;
   uint32_t sets_ = 0;
   RankedRows ranked_;
 };

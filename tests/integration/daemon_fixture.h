@@ -4,9 +4,7 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <cstring>
-#include <iostream>
 #include <memory>
 #include <random>
 #include <string>
@@ -16,17 +14,9 @@
 #include "client/client.h"
 #include "tests/integration/test_checkpoint.h"
 #include "tests/integration/test_daemon.h"
+#include "tests/test_seed.h"
 
 namespace engram::testing {
-
-// The seed of a randomised test: $ENGRAM_TEST_SEED, or a new one; printed either way.
-inline uint64_t TestSeed() {
-  const char* given = std::getenv("ENGRAM_TEST_SEED");
-  const uint64_t seed =
-      given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
-  std::cout << "ENGRAM_TEST_SEED=" << seed << std::endl;
-  return seed;
-}
 
 class DaemonFixture : public ::testing::Test {
  protected:

@@ -4,8 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <iostream>
 #include <numeric>
 #include <random>
 
@@ -13,19 +11,12 @@
 #include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
 #include "google/protobuf/unknown_field_set.h"
+#include "tests/test_seed.h"
 
 namespace engram {
 namespace {
 
 using ::testing::HasSubstr;
-
-uint64_t TestSeed() {
-  const char* given = std::getenv("ENGRAM_TEST_SEED");
-  const uint64_t seed =
-      given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
-  std::cout << "ENGRAM_TEST_SEED=" << seed << std::endl;
-  return seed;
-}
 
 // Two layers, asked for in descending order, with buffers that have a guard behind them.
 class Ask {

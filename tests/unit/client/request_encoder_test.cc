@@ -3,24 +3,15 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <iostream>
 #include <random>
 
 #include "engram/v1/store.pb.h"
+#include "tests/test_seed.h"
 
 namespace engram {
 namespace {
 
 using ::testing::HasSubstr;
-
-uint64_t TestSeed() {
-  const char* given = std::getenv("ENGRAM_TEST_SEED");
-  const uint64_t seed =
-      given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
-  std::cout << "ENGRAM_TEST_SEED=" << seed << std::endl;
-  return seed;
-}
 
 std::string Encoded(const RequestEncoder& encoder) {
   std::string bytes(encoder.size(), '?');

@@ -2,20 +2,25 @@
 // one process, so that ThreadSanitizer sees both sides.
 #include "server/handover_server.h"
 
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <iostream>
 #include <optional>
 #include <random>
 #include <thread>
 
+#include "storage/base/unique_fd.h"
 #include "storage/dram/attached.h"
 #include "storage/dram/handover.h"
+#include "tests/test_seed.h"
 #include "tests/unit/server/table_fixture.h"
 
 namespace engram {
@@ -93,14 +98,6 @@ class HandoverServerTest : public TableFixture {
   std::unique_ptr<SegmentStore> segments_;
   std::unique_ptr<HandoverServer> server_;
 };
-
-uint64_t Seed() {
-  const char* given = std::getenv("ENGRAM_TEST_SEED");
-  const uint64_t seed =
-      given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
-  std::cout << "ENGRAM_TEST_SEED=" << seed << std::endl;
-  return seed;
-}
 
 TEST_F(HandoverServerTest, AClientReadsWhatWasLookedUpAndTheDaemonHears) {
   Load("t", 1, kRows);
@@ -186,6 +183,44 @@ TEST_F(HandoverServerTest, KeepsPlacesForOtherUsersAndFreesThoseOfTheDead) {
   EXPECT_TRUE(AttachLink::Connect(Path(), instance_).ok());
 }
 
+TEST_F(HandoverServerTest, WaitsForADescriptorAndDoesNotSpin) {
+  Serve(uint64_t{64} << 20);
+  const UniqueFd client(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::strncpy(address.sun_path, Path().c_str(), sizeof(address.sun_path) - 1);
+  ::testing::internal::CaptureStderr();
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  const int next = ::dup(0);  // the lowest that is free
+  ASSERT_GE(next, 0);
+  ::close(next);
+  rlimit none_left = before;
+  none_left.rlim_cur = static_cast<rlim_t>(next);
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none_left), 0);
+  const auto begin = std::chrono::steady_clock::now();
+  const int connected =
+      ::connect(client.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address));
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  EXPECT_EQ(server_->clients(), 0u);
+  const auto elapsed = std::chrono::steady_clock::now() - begin;
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  ASSERT_EQ(connected, 0);
+  for (int i = 0; i < 3000 && server_->clients() == 0; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  EXPECT_EQ(server_->clients(), 1u);
+  EXPECT_TRUE(AttachLink::Connect(Path(), instance_).ok());
+  const std::string log = ::testing::internal::GetCapturedStderr();
+  int tries = 0;
+  for (size_t at = log.find("Too many open files"); at != std::string::npos;
+       at = log.find("Too many open files", at + 1)) {
+    ++tries;
+  }
+  EXPECT_GE(tries, 1) << log;
+  EXPECT_LE(tries, 2 + elapsed / std::chrono::seconds(1));
+}
+
 TEST_F(HandoverServerTest, ItsEndIsNoticed) {
   Load("t", 1, 100);
   Serve(uint64_t{1} << 20);
@@ -202,7 +237,7 @@ TEST_F(HandoverServerTest, NoClientSeesAWrongRowWhileEverythingChanges) {
   Load("t", 1, kRows);
   Load("t", 2, kRows);
   Serve(uint64_t{2} << 20);
-  const uint64_t seed = Seed();
+  const uint64_t seed = TestSeed();
   std::atomic<bool> stop{false};
   std::atomic<uint64_t> used{0};
   std::atomic<uint64_t> discarded{0};

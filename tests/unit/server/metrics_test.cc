@@ -54,6 +54,9 @@ DaemonSnapshot MakeSnapshot() {
   layer.zero_rows = 6;
   layer.tiers[1].usage = {true, "", 10, 2640, 4000};
   layer.tiers[1].hits = uint64_t{1} << 52;
+  layer.tiers[1].checked_rows = 9;
+  layer.tiers[1].mismatched_rows = 1;
+  layer.tiers[1].times_forgotten = 2;
   layer.tiers[2].usage = {true, "", 100, 26400, 30000};
   layer.tiers[2].hits = 8;
   table.layers.push_back(layer);
@@ -127,6 +130,9 @@ TEST(MetricsText, EachSampleHasItsValue) {
            "engram_prefetch_skipped_rows_total{table=\"demo\"} 4",
            "engram_rows_failed_total{table=\"demo\",layer=\"14\"} 5",
            "engram_rows_zero_total{table=\"demo\",layer=\"14\"} 6",
+           "engram_dram_checked_rows_total{table=\"demo\",layer=\"14\"} 9",
+           "engram_dram_mismatched_rows_total{table=\"demo\",layer=\"14\"} 1",
+           "engram_dram_times_forgotten_total{table=\"demo\",layer=\"14\"} 2",
            "engram_rows_served_total{table=\"demo\",layer=\"14\",tier=\"dram\"} 4503599627370496",
            "engram_rows_served_total{table=\"demo\",layer=\"14\",tier=\"nvme\"} 8",
            "engram_rows_served_total{table=\"demo\",layer=\"14\",tier=\"hbm\"} 0",

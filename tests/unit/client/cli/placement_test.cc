@@ -5,14 +5,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
 #include <map>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "storage/dram/layout.h"
+#include "tests/test_seed.h"
 #include "tests/unit/storage/table/model_specs.h"
 
 namespace engram {
@@ -23,17 +22,6 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 constexpr double kClose = 1e-9;
-
-uint64_t TestSeed() {
-  static const uint64_t seed = [] {
-    const char* given = std::getenv("ENGRAM_TEST_SEED");
-    const uint64_t value =
-        given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
-    std::printf("ENGRAM_TEST_SEED=%llu\n", static_cast<unsigned long long>(value));
-    return value;
-  }();
-  return seed;
-}
 
 using Counts = std::map<uint32_t, uint64_t>;  // of the rows of one layer
 

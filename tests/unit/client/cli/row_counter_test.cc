@@ -19,23 +19,13 @@
 #include "client/table_description.h"
 #include "storage/table/ngram_hasher.h"
 #include "storage/table/token_map.h"
+#include "tests/test_seed.h"
 #include "tests/unit/storage/table/model_specs.h"
 
 namespace engram {
 namespace {
 
 using ::testing::HasSubstr;
-
-uint64_t TestSeed() {
-  static const uint64_t seed = [] {
-    const char* given = std::getenv("ENGRAM_TEST_SEED");
-    const uint64_t value =
-        given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
-    std::printf("ENGRAM_TEST_SEED=%llu\n", static_cast<unsigned long long>(value));
-    return value;
-  }();
-  return seed;
-}
 
 void ExpectStatus(const absl::Status& status, absl::StatusCode code, const std::string& text) {
   EXPECT_EQ(status.code(), code) << status;

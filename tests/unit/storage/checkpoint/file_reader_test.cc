@@ -6,13 +6,13 @@
 
 #include <atomic>
 #include <cerrno>
-#include <cstdlib>
 #include <random>
 #include <thread>
 #include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/test_seed.h"
 #include "tests/unit/storage/checkpoint/checkpoint_writer.h"
 
 namespace engram {
@@ -21,13 +21,6 @@ namespace {
 using ::testing::HasSubstr;
 using testing_checkpoint::RowBytes;
 using testing_checkpoint::TempDir;
-
-uint64_t Seed() {
-  const char* const text = std::getenv("ENGRAM_TEST_SEED");
-  const uint64_t seed = text != nullptr ? std::strtoull(text, nullptr, 10) : std::random_device{}();
-  std::printf("ENGRAM_TEST_SEED=%llu\n", static_cast<unsigned long long>(seed));
-  return seed;
-}
 
 std::string AsString(absl::Span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
@@ -76,7 +69,7 @@ TEST_P(FileReaderTest, ReadsAnyRange) {
   if (!GetParam()) {
     EXPECT_FALSE(reader->direct());
   }
-  ExpectRandomReads(*reader, contents_, Seed(), 300);
+  ExpectRandomReads(*reader, contents_, TestSeed(), 300);
   AlignedBuffer buffer;
   const auto all = reader->Read(0, contents_.size(), buffer);
   ASSERT_TRUE(all.ok()) << all.status();
@@ -88,7 +81,7 @@ TEST_P(FileReaderTest, ReadsAnyRange) {
 
 TEST_P(FileReaderTest, ReadsFromManyThreads) {
   const auto reader = MustOpen(dir_.Write("f", contents_), Options());
-  const uint64_t seed = Seed();
+  const uint64_t seed = TestSeed();
   std::vector<std::thread> threads;
   for (int i = 0; i < 4; ++i) {
     threads.emplace_back([&, i] { ExpectRandomReads(*reader, contents_, seed + i, 100); });
@@ -135,7 +128,7 @@ TEST_P(FileReaderTest, GoesOnAfterInterruptsAndShortReads) {
     return std::min(got, static_cast<ssize_t>(most));
   };
   const auto reader = MustOpen(dir_.Write("f", contents_), options);
-  ExpectRandomReads(*reader, contents_, Seed(), 100);
+  ExpectRandomReads(*reader, contents_, TestSeed(), 100);
   EXPECT_GT(calls.load(), 100);
 }
 
@@ -167,7 +160,7 @@ TEST(FileReader, FallsBackWhenTheProbeIsRefused) {
   };
   const auto reader = MustOpen(dir.Write("f", contents), options);
   EXPECT_FALSE(reader->direct());
-  ExpectRandomReads(*reader, contents, Seed(), 20);
+  ExpectRandomReads(*reader, contents, TestSeed(), 20);
 }
 
 TEST(FileReader, FallsBackWhenALaterReadIsRefused) {
@@ -183,7 +176,7 @@ TEST(FileReader, FallsBackWhenALaterReadIsRefused) {
   };
   const auto reader = MustOpen(dir.Write("f", contents), options);
   if (!reader->direct()) GTEST_SKIP() << "no direct I/O in " << dir.path();
-  ExpectRandomReads(*reader, contents, Seed(), 20);
+  ExpectRandomReads(*reader, contents, TestSeed(), 20);
   EXPECT_FALSE(reader->direct());
   EXPECT_EQ(direct_calls.load(), 2);
 }

@@ -7,13 +7,13 @@
 
 #include <atomic>
 #include <cerrno>
-#include <cstdlib>
 #include <random>
 #include <thread>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "storage/checkpoint/row_shards.h"
+#include "tests/test_seed.h"
 #include "tests/unit/storage/checkpoint/checkpoint_writer.h"
 #include "tests/unit/storage/ring_testing.h"
 
@@ -24,13 +24,6 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 using testing_checkpoint::RowBytes;
 using testing_checkpoint::TempDir;
-
-uint64_t Seed() {
-  const char* const text = std::getenv("ENGRAM_TEST_SEED");
-  const uint64_t seed = text != nullptr ? std::strtoull(text, nullptr, 10) : std::random_device{}();
-  std::printf("ENGRAM_TEST_SEED=%llu\n", static_cast<unsigned long long>(seed));
-  return seed;
-}
 
 std::unique_ptr<FileReader> MustOpen(const std::string& path, FileReader::Options options = {}) {
   auto reader = FileReader::Open(path, std::move(options));
@@ -69,7 +62,7 @@ class Rows {
     return absl::OkStatus();
   }
   void ExpectAll(bool io_uring = true) const {
-    std::mt19937_64 random(Seed());
+    std::mt19937_64 random(TestSeed());
     for (const uint64_t first : {uint64_t{0}, random() % kCount}) {
       std::string out;
       const absl::Status status = Take(first, random, &out, io_uring);
@@ -78,7 +71,7 @@ class Rows {
     }
   }
   absl::Status Error() const {
-    std::mt19937_64 random(Seed());
+    std::mt19937_64 random(TestSeed());
     std::string out;
     return Take(0, random, &out);
   }
@@ -123,7 +116,7 @@ TEST(RowStream, ReadsThroughTheRing) {
 
 TEST(RowStream, ManyAtOnce) {
   const Rows rows;
-  const uint64_t seed = Seed();
+  const uint64_t seed = TestSeed();
   const std::string expected = RowBytes(3, 0, Rows::kCount, 0, Rows::kBytes);
   std::vector<std::thread> threads;
   for (int i = 0; i < 4; ++i) {
@@ -205,7 +198,7 @@ TEST(RowStream, ReportsAFileCutShort) {
   for (const bool io_uring : {true, false}) {
     const Rows rows;
     ASSERT_EQ(::truncate(rows.values().path().c_str(), Rows::kCount * 256 - 300'000), 0);
-    std::mt19937_64 random(Seed());
+    std::mt19937_64 random(TestSeed());
     std::string out;
     const absl::Status status = rows.Take(0, random, &out, io_uring);
     EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;

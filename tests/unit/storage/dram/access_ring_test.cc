@@ -1,10 +1,9 @@
 #include "storage/dram/access_ring.h"
+#include "tests/test_seed.h"
 
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <cstdlib>
-#include <iostream>
 #include <map>
 #include <memory>
 #include <random>
@@ -13,14 +12,6 @@
 
 namespace engram::dram {
 namespace {
-
-uint64_t Seed() {
-  const char* given = std::getenv("ENGRAM_TEST_SEED");
-  const uint64_t seed =
-      given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
-  std::cout << "ENGRAM_TEST_SEED=" << seed << std::endl;
-  return seed;
-}
 
 struct Heard {
   std::map<uint64_t, uint64_t> rows;
@@ -93,7 +84,7 @@ TEST(AccessRing, TheNewestStayWhenNobodyReads) {
 
 // Whatever a client writes, a look at it ends, and nothing outside is touched.
 TEST(AccessRing, SurvivesGarbage) {
-  std::mt19937_64 random(Seed());
+  std::mt19937_64 random(TestSeed());
   const auto ring = std::make_unique<AccessRing>();
   RingReader reader(ring.get());
   auto* const words = reinterpret_cast<uint64_t*>(ring.get());

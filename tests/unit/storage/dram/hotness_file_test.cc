@@ -4,14 +4,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <iostream>
 #include <random>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "tests/test_seed.h"
 
 namespace engram {
 namespace {
@@ -22,16 +21,8 @@ constexpr char kIdentity[] = "deepseek-v4.1 version 2 layer 14";
 constexpr uint64_t kRows = uint64_t{1} << 31;
 constexpr size_t kHeaderBytes = 16 + sizeof(kIdentity) - 1 + 32;
 
-uint64_t Seed() {
-  const char* given = std::getenv("ENGRAM_TEST_SEED");
-  const uint64_t seed =
-      given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
-  std::cout << "ENGRAM_TEST_SEED=" << seed << std::endl;
-  return seed;
-}
-
 HotRows SomeRows(size_t count) {
-  std::mt19937_64 random(Seed());
+  std::mt19937_64 random(TestSeed());
   HotRows rows;
   for (size_t i = 0; i < count; ++i) {
     rows.emplace_back(static_cast<uint32_t>(random() % kRows), 1 + random() % 255);

@@ -5,24 +5,15 @@
 
 #include <atomic>
 #include <bit>
-#include <cstdlib>
-#include <iostream>
 #include <random>
 #include <thread>
 #include <vector>
 
 #include "storage/dram/reader.h"
+#include "tests/test_seed.h"
 
 namespace engram::dram {
 namespace {
-
-uint64_t Seed() {
-  const char* given = std::getenv("ENGRAM_TEST_SEED");
-  const uint64_t seed =
-      given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
-  std::cout << "ENGRAM_TEST_SEED=" << seed << std::endl;
-  return seed;
-}
 
 // One set, and whoever stores rows into it.
 class OneSet {
@@ -109,7 +100,7 @@ TEST(HotnessTest, ASampleStandsForItsWeightButNotWhenARowIsFirstUsed) {
 TEST(HotnessTest, RowsThatComeOnceAreKeptOut) {
   OneSet set;
   set.Fill(8);
-  std::mt19937_64 random(Seed());
+  std::mt19937_64 random(TestSeed());
   // A chance match with a ghost's 11 bits counts as a second time: some 1.2 % of them, of which
   // only those may get in that then have a greater count than the weakest row.
   constexpr int kScan = 5000;
@@ -317,7 +308,7 @@ TEST(HotnessTest, ThreadsTouchAndDecideAtOnce) {
   };
   std::vector<Set> sets(kSets);
   Hotness hotness(kSets);
-  const uint64_t seed = Seed();
+  const uint64_t seed = TestSeed();
   std::vector<std::thread> threads;
   std::atomic<int> out_of_bounds{0};
   for (int t = 0; t < 4; ++t) {

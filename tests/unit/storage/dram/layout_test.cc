@@ -2,14 +2,13 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <iostream>
 #include <random>
 #include <set>
 #include <utility>
 #include <vector>
 
 #include "storage/dram/reader.h"
+#include "tests/test_seed.h"
 
 namespace engram::dram {
 namespace {
@@ -17,16 +16,8 @@ namespace {
 constexpr uint64_t kMiB = uint64_t{1} << 20;
 constexpr uint64_t kGiB = uint64_t{1} << 30;
 
-uint64_t Seed() {
-  const char* given = std::getenv("ENGRAM_TEST_SEED");
-  const uint64_t seed =
-      given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
-  std::cout << "ENGRAM_TEST_SEED=" << seed << std::endl;
-  return seed;
-}
-
 TEST(FitShape, StaysWithinItsBudgetAndUsesIt) {
-  std::mt19937_64 random(Seed());
+  std::mt19937_64 random(TestSeed());
   for (int round = 0; round < 20000; ++round) {
     const uint64_t budget = random() % 2 == 0 ? random() % (64 * kMiB) : random() % (2048 * kGiB);
     const auto row_bytes = static_cast<uint32_t>(1 + random() % 4096);
@@ -85,7 +76,7 @@ bool Inside(const LayerShape& shape, const std::vector<std::byte*>& segments, ui
 }
 
 TEST(View, EveryRowOfAResidentLayerHasAPlaceOfItsOwn) {
-  std::mt19937_64 random(Seed());
+  std::mt19937_64 random(TestSeed());
   for (int round = 0; round < 20; ++round) {
     const auto row_bytes = static_cast<uint32_t>(1 + random() % 600);
     const uint64_t rows = 1 + random() % 30000;
@@ -112,7 +103,7 @@ TEST(View, EveryRowOfAResidentLayerHasAPlaceOfItsOwn) {
 }
 
 TEST(View, QuotientsAreExactForEveryId) {
-  std::mt19937_64 random(Seed());
+  std::mt19937_64 random(TestSeed());
   for (int round = 0; round < 2000; ++round) {
     LayerShape shape{.mode = Mode::kResident, .row_bytes = 8, .layer_rows = 0xFFFFFFFFull};
     shape.per_segment = static_cast<uint32_t>(1 + random() % (uint64_t{1} << (1 + random() % 31)));

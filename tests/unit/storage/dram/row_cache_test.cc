@@ -2,28 +2,19 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <cstring>
-#include <iostream>
 #include <map>
 #include <random>
 #include <vector>
 
 #include "storage/table/spec.h"
+#include "tests/test_seed.h"
 #include "tests/unit/storage/dram/derived_rows.h"
 
 namespace engram {
 namespace {
 
 using dram_test::DeriveRow;
-
-uint64_t Seed() {
-  const char* given = std::getenv("ENGRAM_TEST_SEED");
-  const uint64_t seed =
-      given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
-  std::cout << "ENGRAM_TEST_SEED=" << seed << std::endl;
-  return seed;
-}
 
 // Reads one batch; positions that were served are checked, the others returned.
 std::vector<uint32_t> ReadAndCheck(RowCache& cache, const std::vector<RowId>& ids,
@@ -65,7 +56,7 @@ void OfferRow(RowCache& cache, RowId id, uint32_t row_bytes) {
 }
 
 TEST(RowCacheTest, NeverTakesMoreThanItsBudgetAndServesWhatItHolds) {
-  std::mt19937_64 random(Seed());
+  std::mt19937_64 random(TestSeed());
   for (const uint32_t row_bytes : {1u, 7u, 8u, 33u, 160u, 264u, 4095u, 4096u}) {
     for (const uint64_t budget : {uint64_t{70000}, uint64_t{1} << 20, uint64_t{5} << 20}) {
       auto cache = MakeCache(budget, row_bytes, 100000);
@@ -174,7 +165,7 @@ TEST(RowCacheTest, EvictionSparesWhatWasUsed) {
 }
 
 TEST(RowCacheTest, HelpersGatherLargeBatchesLikeOneThread) {
-  std::mt19937_64 random(Seed());
+  std::mt19937_64 random(TestSeed());
   WorkPool helpers(3);
   constexpr uint32_t kRows = 4000;
   auto cache = MakeCache(uint64_t{4} << 20, 264, kRows, &helpers);
@@ -195,7 +186,7 @@ TEST(RowCacheTest, HelpersGatherLargeBatchesLikeOneThread) {
 }
 
 TEST(RowCacheTest, RandomOperationsAgreeWithTheirSource) {
-  std::mt19937_64 random(Seed());
+  std::mt19937_64 random(TestSeed());
   auto cache = MakeCache(200000, 40, 50000);
   ASSERT_TRUE(cache.ok());
   for (int round = 0; round < 2000; ++round) {

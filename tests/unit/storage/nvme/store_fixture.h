@@ -12,7 +12,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
-#include <iostream>
 #include <memory>
 #include <random>
 #include <string>
@@ -21,19 +20,9 @@
 
 #include "storage/nvme/store.h"
 #include "storage/nvme/store_internal.h"
+#include "tests/test_seed.h"
 
 namespace engram {
-
-inline uint64_t TestSeed() {
-  static const uint64_t seed = [] {
-    const char* text = std::getenv("ENGRAM_TEST_SEED");
-    const uint64_t value =
-        text != nullptr ? std::strtoull(text, nullptr, 10) : std::random_device{}();
-    std::cout << "ENGRAM_TEST_SEED=" << value << std::endl;
-    return value;
-  }();
-  return seed;
-}
 
 class TestDirectory {
  public:
