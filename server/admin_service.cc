@@ -168,8 +168,8 @@ class AdminServiceImpl final : public AdminService, private v1::EngramAdmin::Ser
                               .checkpoint = request->checkpoint(),
                               .model = request->model().empty() ? "auto" : request->model(),
                               .tensors = {request->tensors().begin(), request->tensors().end()},
-                              .version = VersionId{request->version()},
                               .profile = request->profile(),
+                              .version = VersionId{request->version()},
                               .allow_unverified = request->allow_unverified(),
                               .threads = parts_.load_threads,
                               .io_uring = parts_.io_uring};

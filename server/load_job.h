@@ -23,8 +23,8 @@ struct LoadParameters {
   std::string checkpoint;  // absolute directory
   std::string model = "auto";
   std::vector<std::string> tensors;
-  std::string profile;   // absolute path, or empty; it is only checked here
-  VersionId version{0};  // 0: the unfinished one of this checkpoint, or the next free one
+  std::string profile = {};  // absolute path, or empty; it is only checked here
+  VersionId version{0};      // 0: the unfinished one of this checkpoint, or the next free one
   bool allow_unverified = false;
   int threads = 2;
   bool io_uring = true;  // read ahead through it, where it is not refused

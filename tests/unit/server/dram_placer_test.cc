@@ -43,9 +43,9 @@ class DramPlacerTest : public TableFixture {
   }
 
   // What main does: the placer before the tables, its thread behind all else.
-  void StartDaemon(DramPlacer::Options options = {}, uint64_t budget = kBudget) {
+  void StartDaemon() { StartDaemon({.directory = HotnessDirectory()}); }
+  void StartDaemon(const DramPlacer::Options& options, uint64_t budget = kBudget) {
     if (store_ == nullptr) OpenStore();
-    options.directory = HotnessDirectory();
     placer_ = std::make_unique<DramPlacer>(options);
     OpenTables(budget, placer_.get());
     placer_->Start(tables_.get());
@@ -258,13 +258,13 @@ TEST_F(DramPlacerTest, WhatWasHeldComesBackAfterARestart) {
 
 TEST_F(DramPlacerTest, AResidentLayerComesBackToo) {
   LoadHashed("t", 1, nullptr);
-  StartDaemon({}, 64 << 20);
+  StartDaemon({.directory = HotnessDirectory()}, 64 << 20);
   std::vector<uint32_t> ids;
   for (uint32_t id = 0; id < 4000; id += 3) ids.push_back(id);
   LookUp(ids);
   WaitUntil([&] { return placer_->Idle(); });
   StopDaemon();
-  StartDaemon({}, 64 << 20);
+  StartDaemon({.directory = HotnessDirectory()}, 64 << 20);
   const std::set<uint32_t> rows(ids.begin(), ids.end());
   WaitUntil([&] { return Held(0) == rows && Held(1) == rows; });
   ExpectAllFromDram(rows);
@@ -278,7 +278,7 @@ TEST_F(DramPlacerTest, ASwitchTakesTheIdsAlongAndReadsTheNewVersion) {
       LoadHashed("t", 1, nullptr);
       LoadHashed("t", 2, nullptr);
     }
-    StartDaemon({.keep_live = keep_live});
+    StartDaemon({.directory = HotnessDirectory(), .keep_live = keep_live});
     ASSERT_TRUE(tables_->Activate("t", VersionId{1}).ok());
     const PlantedCounts counts = SomeCounts(5, 300);
     const TableSpec spec = HashedSpec("t", 1);
@@ -299,7 +299,9 @@ TEST_F(DramPlacerTest, ASwitchTakesTheIdsAlongAndReadsTheNewVersion) {
 
 TEST_F(DramPlacerTest, NothingIsSavedAtAStopWhenItShallNotOutliveTheDaemon) {
   LoadHashed("t", 1, nullptr);
-  StartDaemon({.keep_live = false, .save_interval = std::chrono::milliseconds(5)});
+  StartDaemon({.directory = HotnessDirectory(),
+               .keep_live = false,
+               .save_interval = std::chrono::milliseconds(5)});
   LookUp({1, 2, 3});
   WaitUntil([&] { return placer_->Idle(); });
   EXPECT_FALSE(FileExists(HashedSpec("t", 1), Kind::kLive));
@@ -309,7 +311,7 @@ TEST_F(DramPlacerTest, NothingIsSavedAtAStopWhenItShallNotOutliveTheDaemon) {
 
 TEST_F(DramPlacerTest, WhatIsHeldIsSavedNowAndThen) {
   LoadHashed("t", 1, nullptr);
-  StartDaemon({.save_interval = std::chrono::milliseconds(5)});
+  StartDaemon({.directory = HotnessDirectory(), .save_interval = std::chrono::milliseconds(5)});
   LookUp({1, 2, 3});
   WaitUntil([&] { return FileExists(HashedSpec("t", 1), Kind::kLive); });
 }
@@ -376,7 +378,7 @@ TEST_F(DramPlacerTest, AWrongProfileIsRefusedAndToldOf) {
   TableSpec other = spec;
   other.layers[0].multipliers[0] += 2;
   const std::string path = WriteProfile(other, {{5, 5}});
-  StartDaemon({.profiles = {{"t", path}, {"u", "/nowhere"}}});
+  StartDaemon({.directory = HotnessDirectory(), .profiles = {{"t", path}, {"u", "/nowhere"}}});
   const absl::Status status = placer_->TakeProfile(path, spec);
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(status.message()), HasSubstr(path));
@@ -392,7 +394,8 @@ TEST_F(DramPlacerTest, AWrongProfileIsRefusedAndToldOf) {
 TEST_F(DramPlacerTest, AConfiguredProfileIsTakenAtStart) {
   LoadHashed("t", 1, nullptr);
   const PlantedCounts counts = SomeCounts(11, 200);
-  StartDaemon({.profiles = {{"t", WriteProfile(HashedSpec("t", 1), counts)}}});
+  StartDaemon({.directory = HotnessDirectory(),
+               .profiles = {{"t", WriteProfile(HashedSpec("t", 1), counts)}}});
   WaitForPlaced(200);
   ExpectAllFromDram(RowsOf(counts));
 }
@@ -424,7 +427,8 @@ TEST_F(DramPlacerTest, ChangesMeanwhileAreHarmless) {
   for (uint32_t row = 0; row < 4000; ++row) counts[row] = 1 + row % 100;
   const std::string path = WriteProfile(spec, counts);
   for (int round = 0; round < 8; ++round) {
-    StartDaemon({.save_interval = std::chrono::milliseconds(1 + random() % 5)});
+    StartDaemon({.directory = HotnessDirectory(),
+                 .save_interval = std::chrono::milliseconds(1 + random() % 5)});
     ASSERT_TRUE(placer_->TakeProfile(path, spec).ok());
     std::atomic<bool> stop{false};
     std::thread switcher([&] {

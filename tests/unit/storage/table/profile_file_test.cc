@@ -169,10 +169,9 @@ TEST(ProfileFileTest, ManyFrequenciesAreRefused) {
   layer.columns = {{2, layer.rows}};
   layer.head.clear();
   layer.orders = {{2, {}}};
-  const auto classes = static_cast<uint32_t>(kMaxStreamedClasses);
-  for (uint32_t count = classes; count >= 1; --count) layer.orders[0].classes.push_back({count, 1});
-  EXPECT_TRUE(ReadInPieces(Bytes(profile)).ok());
-  layer.orders[0].classes.insert(layer.orders[0].classes.begin(), {classes + 1, 1});
+  for (uint64_t count = kMaxStreamedClasses + 1; count >= 1; --count) {
+    layer.orders[0].classes.push_back({count, 1});
+  }
   EXPECT_EQ(ReadInPieces(Bytes(profile)).status().code(), absl::StatusCode::kFailedPrecondition);
 }
 
