@@ -158,6 +158,11 @@ void AddLayers(const DaemonSnapshot& snapshot, Families& families) {
       {"engram_dram_times_forgotten_total",
        "Times that the popular rows were seen to move and their counts were forgotten.",
        [](const LayerSnapshot& l) { return Dram(l).times_forgotten; }},
+      {"engram_dram_placed_rows_total",
+       "Rows read into DRAM because a profile, or what was saved before, named them.",
+       [](const LayerSnapshot& l) {
+         return l.tiers[static_cast<size_t>(TierKind::kDram)].placed_rows;
+       }},
   };
   for (const Kind& kind : kinds) {
     MetricFamily& family = families.Add(kind.name, kind.help, MetricType::Counter);

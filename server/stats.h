@@ -59,6 +59,7 @@ struct LayerProbe {
   std::atomic<uint64_t> checked_rows{0};
   std::atomic<uint64_t> mismatched_rows{0};
   std::atomic<uint64_t> times_forgotten{0};  // RowCache::times_forgotten, of caches that are gone
+  std::atomic<uint64_t> placed_rows{0};      // brought into DRAM by a profile, or what was saved
 };
 
 struct TableSnapshot;
@@ -89,6 +90,7 @@ struct TierSnapshot {
   uint64_t checked_rows = 0;
   uint64_t mismatched_rows = 0;
   uint64_t times_forgotten = 0;
+  uint64_t placed_rows = 0;  // of DRAM too: brought there by a profile, or what was saved
 };
 
 struct LayerSnapshot {
