@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <bit>
 #include <cassert>
 #include <cstring>
 #include <map>
@@ -23,6 +22,7 @@
 #include "storage/dram/hotness.h"
 #include "storage/dram/layout.h"
 #include "storage/dram/reader.h"
+#include "storage/dram/row_cache_impl.h"
 #include "storage/dram/segment_set.h"
 #include "storage/table/spec.h"
 
@@ -46,90 +46,16 @@ SegmentSetRequest RequestOf(const RowCache::Options& options) {
 
 }  // namespace
 
-// What came of an offered row.
-enum class Stored { kNo, kInsteadOfAnother, kOneMore };
-
-class RowCache::Impl {
- public:
-  // `before` is what it was resized from, if anything.
-  Impl(const Options& options, SegmentSet set, const Impl* before = nullptr);
-  ~Impl() {
-    if (!discarded_) CountLost(set_.segments);
-  }
-
-  const dram::View& view() const { return view_; }
-  const SegmentSet& set() const { return set_; }
-  const Options& options() const { return options_; }
-  uint32_t row_bytes() const { return view_.shape().row_bytes; }
-  uint64_t taken_over_rows() const { return taken_over_rows_; }
-  uint64_t times_forgotten() const { return hotness_ == nullptr ? 0 : hotness_->times_forgotten(); }
-
-  void Read(RowBatch& batch) const;
-  void Offer(absl::Span<const RowId> ids, const std::byte* rows, bool prefetched);
-  uint64_t Place(absl::Span<const RowId> ids, uint32_t count, const std::byte* rows);
-  bool HasRoomFor(uint32_t row_id, uint32_t count) const;
-  dram::Hotness* hotness() const { return hotness_.get(); }
-  Presence Look(uint32_t row_id) const;
-  void Touch(uint32_t row_id, uint32_t weight) const;
-  TierUsage Usage() const;
-  void Discard(const Impl* successor);
-
- private:
-  // What dram::Gather wants of a batch.
-  struct GatherBatch;
-
-  size_t Gather(const RowBatch& batch, absl::Span<uint32_t> positions) const;
-  bool TakePlaceMark(uint32_t row_id) const;
-  bool IsMarked(const Found& found, uint32_t row_id) const;
-  bool Complete() const;
-  // How a row comes here: `count` is known of one that is placed, else 0.
-  struct Coming {
-    bool prefetched = false;
-    uint32_t count = 0;
-  };
-  Stored StoreInSet(uint32_t row_id, const std::byte* row, Coming coming);
-  Stored StoreInPlace(uint32_t row_id, const std::byte* row, bool prefetched);
-  Stored Replace(const Found& held, uint32_t row_id, const std::byte* row, Coming coming);
-  uint32_t EpochOfLines() const;
-  // These segments are going, and with them their rows and prefetched rows that nobody has read.
-  void CountLost(absl::Span<const std::shared_ptr<Segment>> going) const;
-  void WriteRow(std::byte* slot, const std::byte* row) const;
-  uint64_t& MarkWord(uint32_t row_id) const { return marks_[row_id / 64]; }
-  dram::HotLine& HotLineOf(uint32_t row_id) const {
-    return *reinterpret_cast<dram::HotLine*>(view_.HotLineOf(row_id));
-  }
-
-  const Options options_;
-  WorkPool* const helpers_;
-  PrefetchCounters own_counters_;
-  PrefetchCounters* const counters_;
-  SegmentSet set_;
-  const uint64_t taken_over_rows_;
-  dram::View view_;
-  std::unique_ptr<dram::Hotness> hotness_;  // null if resident
-  // Relaxed: only so that all positions of batches are sampled in turn.
-  mutable std::atomic<uint32_t> sample_phase_{0};
-  // Of a resident layer, a bit a row: a prefetch brought it, and nobody has read it.
-  mutable std::vector<uint64_t> marks_;
-  // Relaxed: once it is true, what made it so has been seen by whoever stored it, and rows are
-  // found through their bits until then.
-  mutable std::atomic<bool> complete_{false};
-  // Statistics only, so relaxed is enough. Shared with the cache that this one was resized from.
-  const std::shared_ptr<std::atomic<uint64_t>> rows_held_;
-  bool discarded_ = false;
-  std::vector<std::atomic<uint64_t>> segment_rows_;  // of a resident layer, acquire and release
-};
-
 RowCache::Impl::Impl(const Options& options, SegmentSet set, const Impl* before)
     : options_(options),
       helpers_(options.helpers),
       counters_(options.counters != nullptr ? options.counters : &own_counters_),
       set_(std::move(set)),
-      rows_held_(before != nullptr ? before->rows_held_
-                                   : std::make_shared<std::atomic<uint64_t>>(0)),
       taken_over_rows_(before != nullptr ? before->taken_over_rows_
                                          : std::accumulate(set_.rows_held.begin(),
                                                            set_.rows_held.end(), uint64_t{0})),
+      rows_held_(before != nullptr ? before->rows_held_
+                                   : std::make_shared<std::atomic<uint64_t>>(0)),
       segment_rows_(set_.shape.segments) {
   std::vector<std::byte*> bases;
   for (const std::shared_ptr<Segment>& segment : set_.segments) bases.push_back(segment->data());
@@ -149,6 +75,22 @@ RowCache::Impl::Impl(const Options& options, SegmentSet set, const Impl* before)
       std::atomic_ref<uint32_t>(view_.header(i).complete).store(1, std::memory_order_release);
     }
   }
+}
+
+// The epoch of most lines that have one, of some that are looked at.
+uint32_t RowCache::Impl::EpochOfLines() const {
+  constexpr uint32_t kLinesASegment = 64;
+  std::array<uint32_t, 256> votes{};
+  for (uint32_t i = 0; i < set_.shape.segments; ++i) {
+    auto* const lines = reinterpret_cast<dram::HotLine*>(view_.segments()[i] + dram::kHeaderBytes);
+    const uint32_t sets = set_.shape.per_segment;
+    for (uint32_t at = 0; at < sets; at += std::max(1u, sets / kLinesASegment)) {
+      ++votes[std::atomic_ref<uint8_t>(lines[at].epoch).load(std::memory_order_relaxed)];
+    }
+  }
+  // Those of new segments, and of sets that nobody has touched, say nothing.
+  votes[0] = 0;
+  return static_cast<uint32_t>(std::max_element(votes.begin(), votes.end()) - votes.begin());
 }
 
 struct RowCache::Impl::GatherBatch {
@@ -262,165 +204,6 @@ void RowCache::Impl::Touch(uint32_t row_id, uint32_t weight) const {
   if (first) counters_->used.fetch_add(1, std::memory_order_relaxed);
 }
 
-void RowCache::Impl::Offer(absl::Span<const RowId> ids, const std::byte* rows, bool prefetched) {
-  uint64_t added = 0;
-  uint64_t stored = 0;
-  for (size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] == kZeroRow) continue;
-    const std::byte* const row = rows + i * row_bytes();
-    const Stored result = view_.resident() ? StoreInPlace(Raw(ids[i]), row, prefetched)
-                                           : StoreInSet(Raw(ids[i]), row, {prefetched, 0});
-    stored += result != Stored::kNo;
-    added += result == Stored::kOneMore;
-  }
-  if (added > 0) rows_held_->fetch_add(added, std::memory_order_relaxed);
-  if (prefetched) counters_->stored.fetch_add(stored, std::memory_order_relaxed);
-}
-
-uint64_t RowCache::Impl::Place(absl::Span<const RowId> ids, uint32_t count, const std::byte* rows) {
-  uint64_t added = 0;
-  uint64_t stored = 0;
-  for (size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] == kZeroRow) continue;
-    const std::byte* const row = rows + i * row_bytes();
-    const Stored result = view_.resident() ? StoreInPlace(Raw(ids[i]), row, false)
-                                           : StoreInSet(Raw(ids[i]), row, {false, count});
-    stored += result != Stored::kNo;
-    added += result == Stored::kOneMore;
-  }
-  if (added > 0) rows_held_.fetch_add(added, std::memory_order_relaxed);
-  return stored;
-}
-
-bool RowCache::Impl::HasRoomFor(uint32_t row_id, uint32_t count) const {
-  const Found found = view_.Find(row_id);
-  if (found.row != nullptr) return false;
-  if (view_.resident()) return row_id < view_.shape().layer_rows;
-  const uint64_t state =
-      std::atomic_ref<uint64_t>(dram::View::state(found.set)).load(std::memory_order_relaxed);
-  return hotness_->HasRoom(HotLineOf(row_id), dram::View::line(found.set), state, count);
-}
-
-// Two writers of one row may be here at once: they store the same bytes.
-Stored RowCache::Impl::StoreInPlace(uint32_t row_id, const std::byte* row, bool prefetched) {
-  if (row_id >= view_.shape().layer_rows || view_.IsThere(row_id)) return Stored::kNo;
-  WriteRow(view_.SlotOf(row_id), row);
-  if (prefetched) {
-    std::atomic_ref<uint64_t>(MarkWord(row_id))
-        .fetch_or(uint64_t{1} << (row_id % 64), std::memory_order_relaxed);
-  }
-  const uint64_t bit = view_.BitOf(row_id);
-  // Release: whoever sees the bit sees the row.
-  const uint64_t before =
-      std::atomic_ref<uint64_t>(view_.BitWord(row_id)).fetch_or(bit, std::memory_order_acq_rel);
-  if ((before & bit) != 0) return Stored::kNo;
-  const uint32_t segment = view_.SegmentOf(row_id);
-  // Acquire and release: the last one has seen what all others have stored.
-  const uint64_t rows = segment_rows_[segment].fetch_add(1, std::memory_order_acq_rel) + 1;
-  if (rows == view_.shape().UnitsOf(segment)) {
-    std::atomic_ref<uint32_t>(view_.header(segment).complete).store(1, std::memory_order_release);
-  }
-  return Stored::kOneMore;
-}
-
-Stored RowCache::Impl::StoreInSet(uint32_t row_id, const std::byte* row, Coming coming) {
-  const Found held = view_.Find(row_id);
-  if (held.row != nullptr || (held.version & 1) != 0) return Stored::kNo;
-  dram::TagLine& line = dram::View::line(held.set);
-  std::atomic_ref<uint32_t> version(line.version);
-  // Taking the set at the version that Find saw proves that no writer came between, hence that the
-  // row is still not held. Acquire: the set's last writer is done before us.
-  uint32_t expected = held.version;
-  if (!version.compare_exchange_strong(expected, held.version + 1, std::memory_order_acquire,
-                                       std::memory_order_relaxed)) {
-    return Stored::kNo;
-  }
-  // Release fence: whoever reads a word stored below finds an odd or newer version afterwards.
-  std::atomic_thread_fence(std::memory_order_release);
-  const Stored stored = Replace(held, row_id, row, coming);
-  // If nothing was changed, readers need not look again.
-  version.store(held.version + (stored == Stored::kNo ? 0 : 2), std::memory_order_release);
-  return stored;
-}
-
-// The caller has the set, so only readers setting used-bits and taking marks are beside us.
-Stored RowCache::Impl::Replace(const Found& held, uint32_t row_id, const std::byte* row,
-                               Coming coming) {
-  dram::TagLine& line = dram::View::line(held.set);
-  dram::HotLine& hot = HotLineOf(row_id);
-  std::atomic_ref<uint64_t> state(dram::View::state(held.set));
-  const uint64_t seen = state.load(std::memory_order_relaxed);
-  const dram::Decision decision =
-      coming.prefetched  ? hotness_->DecidePrefetched(hot, line, seen, row_id)
-      : coming.count > 0 ? hotness_->DecidePlaced(hot, line, seen, row_id, coming.count)
-                         : hotness_->Decide(hot, line, seen, row_id);
-  const uint64_t before = state.fetch_and(~decision.clear, std::memory_order_relaxed);
-  if (decision.set != 0) state.fetch_or(decision.set, std::memory_order_relaxed);
-  if (decision.way < 0) return Stored::kNo;
-  const uint64_t mark = uint64_t{1} << (dram::kPrefetchedShift + decision.way);
-  if ((before & decision.clear & mark) != 0) {
-    counters_->unused.fetch_add(1, std::memory_order_relaxed);
-  }
-  std::atomic_ref<uint32_t>(line.tags[decision.way])
-      .store(dram::TagOf(row_id), std::memory_order_relaxed);
-  WriteRow(view_.SlotIn(held.set, decision.way), row);
-  return decision.was_empty ? Stored::kOneMore : Stored::kInsteadOfAnother;
-}
-
-// The epoch of most lines that have one, of some that are looked at.
-uint32_t RowCache::Impl::EpochOfLines() const {
-  constexpr uint32_t kLinesASegment = 64;
-  std::array<uint32_t, 256> votes{};
-  for (uint32_t i = 0; i < set_.shape.segments; ++i) {
-    auto* const lines = reinterpret_cast<dram::HotLine*>(view_.segments()[i] + dram::kHeaderBytes);
-    const uint32_t sets = set_.shape.per_segment;
-    for (uint32_t at = 0; at < sets; at += std::max(1u, sets / kLinesASegment)) {
-      ++votes[std::atomic_ref<uint8_t>(lines[at].epoch).load(std::memory_order_relaxed)];
-    }
-  }
-  // Those of new segments, and of sets that nobody has touched, say nothing.
-  votes[0] = 0;
-  return static_cast<uint32_t>(std::max_element(votes.begin(), votes.end()) - votes.begin());
-}
-
-void RowCache::Impl::CountLost(absl::Span<const std::shared_ptr<Segment>> going) const {
-  const bool marked = counters_->Waiting() > 0;
-  if (view_.resident()) {  // it goes as a whole
-    uint64_t marks = 0;
-    for (size_t i = 0; marked && i < marks_.size(); ++i) {
-      marks += static_cast<uint64_t>(
-          std::popcount(std::atomic_ref<uint64_t>(marks_[i]).load(std::memory_order_relaxed)));
-    }
-    counters_->unused.fetch_add(marks, std::memory_order_relaxed);
-    return;
-  }
-  const bool shrinks = going.size() < set_.segments.size();
-  if (!marked && !shrinks) return;
-  uint64_t marks = 0;
-  uint64_t rows = 0;
-  for (uint32_t i = 0; i < set_.segments.size(); ++i) {
-    if (std::find(going.begin(), going.end(), set_.segments[i]) == going.end()) continue;
-    for (uint32_t set = 0; set < view_.shape().per_segment; ++set) {
-      std::byte* const begin = view_.SetAt(i, set);
-      const uint64_t state =
-          std::atomic_ref<uint64_t>(dram::View::state(begin)).load(std::memory_order_relaxed);
-      marks += static_cast<uint64_t>(std::popcount(state >> dram::kPrefetchedShift));
-      for (uint32_t& tag : dram::View::line(begin).tags) rows += tag != dram::kEmptyTag;
-    }
-  }
-  counters_->unused.fetch_add(marks, std::memory_order_relaxed);
-  if (shrinks) rows_held_->fetch_sub(rows, std::memory_order_relaxed);
-}
-
-void RowCache::Impl::WriteRow(std::byte* slot, const std::byte* row) const {
-  auto* words = reinterpret_cast<uint64_t*>(slot);
-  for (uint32_t at = 0; at < row_bytes(); at += 8) {
-    uint64_t word = 0;
-    std::memcpy(&word, row + at, std::min<size_t>(8, row_bytes() - at));
-    std::atomic_ref<uint64_t>(words[at / 8]).store(word, std::memory_order_relaxed);
-  }
-}
-
 TierUsage RowCache::Impl::Usage() const {
   TierUsage usage;
   usage.on = true;
@@ -443,19 +226,6 @@ TierUsage RowCache::Impl::Usage() const {
   usage.rows = rows_held_->load(std::memory_order_relaxed);
   usage.bytes = usage.rows * row_bytes();
   return usage;
-}
-
-void RowCache::Impl::Discard(const Impl* successor) {
-  std::vector<std::shared_ptr<Segment>> going = set_.segments;
-  if (successor != nullptr) {
-    const std::vector<std::shared_ptr<Segment>>& kept = successor->set_.segments;
-    std::erase_if(going, [&](const std::shared_ptr<Segment>& segment) {
-      return std::find(kept.begin(), kept.end(), segment) != kept.end();
-    });
-  }
-  if (!going.empty()) CountLost(going);
-  discarded_ = true;
-  for (const std::shared_ptr<Segment>& segment : going) segment->Discard();
 }
 
 absl::StatusOr<std::unique_ptr<RowCache>> RowCache::Create(const Options& options) {
