@@ -326,7 +326,7 @@ TEST(BenchSmokeTest, WrongUsage) {
   EXPECT_EQ(RunBench("params --parameters 3 2>/dev/null").exit_code, 2);
   EXPECT_EQ(RunBench("params --dram much 2>/dev/null").exit_code, 2);
   EXPECT_EQ(RunBench("nvme --rounds 0 2>/dev/null").exit_code, 2);
-  EXPECT_EQ(RunBench("trace 2>/dev/null").exit_code, 2);
+  EXPECT_EQ(RunBench("trace >/dev/null 2>/dev/null").exit_code, 2);
   EXPECT_EQ(RunBench("trace --trace /nowhere 2>/dev/null").exit_code, 2);
 }
 

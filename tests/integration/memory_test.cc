@@ -21,10 +21,10 @@ namespace {
 constexpr uint64_t kMiB = uint64_t{1} << 20;
 constexpr uint64_t kBudget = 48 * kMiB;
 // As many rows as an answer of this size holds are asked for at once.
-constexpr uint64_t kMaxAnswer = 16 * kMiB;
+constexpr uint64_t kMaxAnswer = 8 * kMiB;
 constexpr size_t kRowsPerCall = kMaxAnswer / kRowBytes;
 constexpr int kClients = 4;
-constexpr int kCallsPerClient = 40;
+constexpr int kCallsPerClient = 4;
 // As many columns of so many rows make 10^6 rows of both layers.
 constexpr uint64_t kColumnRows = 125'000;
 
@@ -41,8 +41,7 @@ uint64_t StatusOf(pid_t pid, const std::string& key) {
 class MemoryTest : public DaemonFixture {
  protected:
   std::vector<std::string> Flags(bool shared) const {
-    std::vector<std::string> flags = {"--dram", std::to_string(kBudget), "--max-answer",
-                                      std::to_string(kMaxAnswer)};
+    std::vector<std::string> flags = {"--dram", "48MiB", "--max-answer", "8MiB"};
     if (!shared) flags.push_back("--shared-memory=false");
     return flags;
   }
@@ -82,7 +81,7 @@ class MemoryTest : public DaemonFixture {
     }
     while (busy > 0) {
       Look(shared);
-      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
     }
     for (std::thread& thread : threads) thread.join();
     Look(shared);
@@ -110,7 +109,7 @@ class MemoryTest : public DaemonFixture {
         EXPECT_TRUE(status.ok()) << status;
         continue;
       }
-      LookupRequest request{.table = "t"};
+      LookupRequest request{.table = "t", .deadline = std::chrono::minutes(2)};
       request.layers = {{.layer = layer, .row_ids = ids}};
       request.layers[0].out = absl::MakeSpan(out);
       const auto answer = (*client)->Lookup(request);

@@ -64,7 +64,7 @@ class AdoptedCheckTest : public TableFixture {
     for (const int32_t layer : {1, 14}) {
       std::vector<RowId> ids;
       for (uint32_t id = 0; id < kRows; id += step) ids.push_back(RowId{id});
-      EXPECT_EQ(Stack(layer).Fill(ids), ids.size());
+      Stack(layer).Fill(ids);
     }
     table_.reset();
   }
@@ -156,7 +156,8 @@ TEST_F(AdoptedCheckTest, AWrongRowIsTheEndOfItsLayersTier) {
     for (uint32_t id = 0; id < kRows; ++id) {
       std::vector<std::byte> expected(kRowBytes);
       DeriveRow(14, id, 1, absl::MakeSpan(expected));
-      if (Stack(14).PeekDram(RowId{id}, absl::MakeSpan(row))) EXPECT_EQ(row, expected) << id;
+      if (!Stack(14).PeekDram(RowId{id}, absl::MakeSpan(row))) continue;
+      ASSERT_EQ(row, expected) << id;
     }
     table_.reset();
     tables_.reset();
@@ -176,6 +177,7 @@ TEST_F(AdoptedCheckTest, PassesOverWhatNvmeCannotGive) {
   for (const auto& entry : std::filesystem::recursive_directory_iterator(directory_)) {
     if (entry.path().extension() != ".sst") continue;
     const uint64_t size = std::filesystem::file_size(entry.path());
+    if (size < kRows * kRowBytes) continue;  // the catalog's
     std::fstream file(entry.path(), std::ios::in | std::ios::out | std::ios::binary);
     file.seekp(static_cast<std::streamoff>(size / 2 / 4096 * 4096 + 100));
     file.put('\x5A').put('\x5A').put('\x5A').put('\x5A');
@@ -193,7 +195,7 @@ TEST_F(AdoptedCheckTest, PassesOverWhatNvmeCannotGive) {
 
 // While versions come, go and are dropped: nothing waits for the check, and it says nothing wrong.
 TEST_F(AdoptedCheckTest, GivesUpWhenItsCacheOrTableGoes) {
-  for (int round = 0; round < 6; ++round) {
+  for (int round = 0; round < 4; ++round) {
     Load("t", 1, kRows);
     Load("t", 2, kRows);
     ASSERT_TRUE(store_->Activate("t", VersionId{1}).ok());
