@@ -145,8 +145,7 @@ TEST(ParseConfig, ListenTakesOneTextToo) {
 }
 
 TEST(ParseConfig, ProfilesAreNamesAndPaths) {
-  EXPECT_THAT(ParseConfig("profiles: a=/x, b=/y", "e.yaml")->profiles,
-              ElementsAre("a=/x", "b=/y"));
+  EXPECT_THAT(ParseConfig("profiles: a=/x, b=/y", "e.yaml")->profiles, ElementsAre("a=/x", "b=/y"));
   EXPECT_TRUE(ParseConfig("profiles: []", "e.yaml")->profiles.empty());
   for (const std::string bad : {"a", "a=", "a=b", "=/x", "-a=/x", "a b=/x", "/x", "a=/x\\ny"}) {
     const auto config = ParseConfig("profiles: [\"" + bad + "\"]", "e.yaml");
