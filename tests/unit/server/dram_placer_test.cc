@@ -418,6 +418,33 @@ TEST_F(DramPlacerTest, FilesGoWithTheLastVersionOfTheirAddressing) {
   EXPECT_FALSE(FileExists(spec, Kind::kLive));
 }
 
+// What the drive cannot give is zeros in the batch: placed, it would be served as the row.
+TEST_F(DramPlacerTest, RowsOfADamagedPageAreNotPlaced) {
+  LoadHashed("t", 1, nullptr);
+  store_.reset();
+  int damaged = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(directory_ + "/data")) {
+    if (entry.path().extension() != ".sst" || entry.file_size() < 100000) continue;
+    std::fstream file(entry.path(), std::ios::binary | std::ios::in | std::ios::out);
+    file.seekp(4096 + 50);  // in the second page, of rows 15 to 29
+    file.put('\x55');
+    ++damaged;
+  }
+  ASSERT_EQ(damaged, 2);
+  StartDaemon();
+  PlantedCounts counts;
+  for (uint32_t row = 0; row < 60; ++row) counts[row] = 9;
+  const TableSpec spec = HashedSpec("t", 1);
+  ASSERT_TRUE(placer_->TakeProfile(WriteProfile(spec, counts), spec).ok());
+  WaitForPlaced(45);
+  WaitUntil([&] { return placer_->Idle(); });
+  std::set<uint32_t> expected = RowsOf(counts);
+  expected.erase(expected.lower_bound(15), expected.lower_bound(30));
+  EXPECT_EQ(Held(0), expected);
+  EXPECT_EQ(Held(1), expected);
+  ExpectAllFromDram(expected);
+}
+
 // Switches, drops and stops while rows are being placed: nothing hangs, every row is right.
 TEST_F(DramPlacerTest, ChangesMeanwhileAreHarmless) {
   const uint64_t seed = Seed();
