@@ -17,6 +17,7 @@ constexpr size_t kBatchRows = 2048;
 constexpr size_t kBatchBytes = size_t{4} << 20;
 // Counts are put right in pieces of so many rows, between which the cache is let go of.
 constexpr size_t kRecallRows = 4096;
+constexpr int kAttempts = 16;
 // What a profile's last row that fits is worth.
 constexpr double kLastCount = 4;
 // Up to here each count is a class of its own; above, a class is a doubling.
@@ -161,10 +162,14 @@ absl::Status RowFiller::FillBatch(std::vector<RowId>& ids, uint32_t count) {
     if (cache == nullptr) return Gone();
     uint64_t placed = 0;
     for (uint32_t i = 0; i < part.size(); ++i) {
-      result_.failed += unread[i];
-      if (unread[i]) continue;
-      placed +=
-          cache->Place(part.subspan(i, 1), count, absl::MakeConstSpan(batch.row(i), row_bytes));
+      const auto row = absl::MakeConstSpan(batch.row(i), row_bytes);
+      if (unread[i]) ++result_.failed;
+      // A set that somebody is writing to at this moment is free again at the next.
+      for (int attempt = 0; attempt < kAttempts && !unread[i]; ++attempt) {
+        const uint64_t stored = cache->Place(part.subspan(i, 1), count, row);
+        placed += stored;
+        if (stored > 0 || !cache->HasRoomFor(part[i], count)) break;
+      }
     }
     held.stack->CountPlaced(placed);
     result_.placed += placed;
