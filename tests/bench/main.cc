@@ -58,7 +58,7 @@ void Declare(CLI::App& app, Flags& flags) {
   app.add_option("--rounds", flags.options.rounds,
                  "nvme, load, scale: rounds of each line; more of them are steadier")
       ->check(CLI::Range(1, 1000));
-  app.add_option("--only", flags.options.only, "nvme: lines whose names begin so");
+  app.add_option("--only", flags.options.only, "nvme, zipf: lines whose names begin so");
   app.add_option("--rows", flags.options.rows,
                  "scale: rows of the tables, separated by commas; zipf: of its table; trace: of "
                  "the cache")

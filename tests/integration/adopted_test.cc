@@ -52,10 +52,10 @@ class AdoptedTest : public DaemonFixture {
     return stats->tables(0).layers(layer == 1 ? 0 : 1).dram();
   }
 
-  // Polls; a minute at most.
+  // Polls; some minutes at most.
   template <typename Condition>
   bool Eventually(const Condition& condition) {
-    for (int i = 0; i < 6000; ++i) {
+    for (int i = 0; i < 20000; ++i) {
       if (condition()) return true;
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }
