@@ -301,6 +301,38 @@ Decision Hotness::DecidePrefetched(HotLine& line, TagLine& tags, uint64_t state,
   return decision;
 }
 
+// The way for a placed row, nothing changed yet.
+Decision Hotness::Place(HotLine& line, TagLine& tags, uint64_t state, uint32_t count) {
+  if (admission_ == Admission::kPrefetch) return {};
+  if (const int empty = View::MatchWay(tags, kEmptyTag); empty >= 0) return TakeWay(empty, true);
+  // Prefetched rows will be asked for, or they expire: they are not for us.
+  if (admission_ == Admission::kAll || MarksOf(state) == kUsedMask) return {};
+  Refresh(line);
+  const int weakest = WeakestWay(line, MarksOf(state));
+  return Load(line.counts[weakest]) < count ? TakeWay(weakest, false) : Decision();
+}
+
+bool Hotness::HasRoom(HotLine& line, TagLine& tags, uint64_t state, uint32_t count) {
+  return Place(line, tags, state, count).way >= 0;
+}
+
+Decision Hotness::DecidePlaced(HotLine& line, TagLine& tags, uint64_t state, uint32_t row_id,
+                               uint32_t count) {
+  const Decision decision = Place(line, tags, state, count);
+  if (decision.way < 0 || admission_ != Admission::kFrequency) return decision;
+  Refresh(line);
+  const uint32_t known = TakeGhost(line, row_id);
+  uint8_t& place = line.counts[decision.way];
+  if (!decision.was_empty) Remember(line, TagOf(Load(tags.tags[decision.way])), Load(place));
+  Store(place, std::min(kMaxCount, std::max(known, count)));
+  return decision;
+}
+
+uint32_t Hotness::CountOf(HotLine& line, int way) {
+  Refresh(line);
+  return Load(line.counts[way]);
+}
+
 uint32_t Hotness::Estimate(HotLine& line, TagLine& tags, uint32_t row_id) {
   Refresh(line);
   const int way = View::MatchWay(tags, TagOf(row_id));

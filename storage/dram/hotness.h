@@ -96,6 +96,16 @@ class Hotness {
   // has the row's mark.
   Decision DecidePrefetched(HotLine& line, TagLine& tags, uint64_t state, uint32_t row_id);
 
+  // The same for a row that is known to be asked for `count` times, from a profile or an earlier
+  // process: it takes an empty way, else that of the weakest row if that one's count is lower (of
+  // kAll: only an empty way; of kPrefetch: none). It has at least this count from then on.
+  Decision DecidePlaced(HotLine& line, TagLine& tags, uint64_t state, uint32_t row_id,
+                        uint32_t count);
+  // Whether a row that is not held would be placed now. For callers without the set, as advice.
+  bool HasRoom(HotLine& line, TagLine& tags, uint64_t state, uint32_t count);
+  // The count of the row in this way.
+  uint32_t CountOf(HotLine& line, int way);
+
   // The row's count, 0 if nothing is known of it.
   uint32_t Estimate(HotLine& line, TagLine& tags, uint32_t row_id);
   // Raises what is known of a row to `count`, as saved by an earlier process: of a held row its
@@ -112,6 +122,7 @@ class Hotness {
   void Remember(HotLine& line, uint32_t row_id, uint32_t count);
   uint32_t TakeGhost(HotLine& line, uint32_t row_id);
   Decision Contest(HotLine& line, TagLine& tags, uint64_t state, uint32_t row_id);
+  Decision Place(HotLine& line, TagLine& tags, uint64_t state, uint32_t count);
   bool OneIn(uint32_t row_id, uint32_t n);
 
   // Accesses that met something known.

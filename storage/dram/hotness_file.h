@@ -8,7 +8,7 @@
 //
 // Numbers are little-endian. A digest is the 32 hex digits of storage/table/digest.h over all bytes
 // of the file before it, so blocks cannot be left out or change places. `identity` names what the
-// ids mean (table, version, layer); another one's file is refused.
+// ids mean (table, addressing, layer) and the counts; another one's file is refused.
 //
 // What is read is advice: a row wrongly thought hot costs a way for a while, never a wrong byte.
 // One thread at a time.

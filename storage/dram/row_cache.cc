@@ -17,6 +17,7 @@
 #include "storage/base/status_macros.h"
 #include "storage/dram/access_ring.h"
 #include "storage/dram/gather.h"
+#include "storage/dram/held_rows.h"
 #include "storage/dram/hotness.h"
 #include "storage/dram/layout.h"
 #include "storage/dram/reader.h"
@@ -51,6 +52,9 @@ class RowCache::Impl {
 
   void Read(RowBatch& batch) const;
   void Offer(absl::Span<const RowId> ids, const std::byte* rows, bool prefetched);
+  uint64_t Place(absl::Span<const RowId> ids, uint32_t count, const std::byte* rows);
+  bool HasRoomFor(uint32_t row_id, uint32_t count) const;
+  dram::Hotness* hotness() const { return hotness_.get(); }
   Presence Look(uint32_t row_id) const;
   void Touch(uint32_t row_id, uint32_t weight) const;
   TierUsage Usage() const;
@@ -64,9 +68,14 @@ class RowCache::Impl {
   bool TakePlaceMark(uint32_t row_id) const;
   bool IsMarked(const Found& found, uint32_t row_id) const;
   bool Complete() const;
-  Stored StoreInSet(uint32_t row_id, const std::byte* row, bool prefetched);
+  // How a row comes here: `count` is known of one that is placed, else 0.
+  struct Coming {
+    bool prefetched = false;
+    uint32_t count = 0;
+  };
+  Stored StoreInSet(uint32_t row_id, const std::byte* row, Coming coming);
   Stored StoreInPlace(uint32_t row_id, const std::byte* row, bool prefetched);
-  Stored Replace(const Found& held, uint32_t row_id, const std::byte* row, bool prefetched);
+  Stored Replace(const Found& held, uint32_t row_id, const std::byte* row, Coming coming);
   // Prefetched rows that nobody has read, in the memory itself: they are going.
   void CountMarksLeft() const;
   void WriteRow(std::byte* slot, const std::byte* row) const;
@@ -235,12 +244,36 @@ void RowCache::Impl::Offer(absl::Span<const RowId> ids, const std::byte* rows, b
     if (ids[i] == kZeroRow) continue;
     const std::byte* const row = rows + i * row_bytes();
     const Stored result = view_.resident() ? StoreInPlace(Raw(ids[i]), row, prefetched)
-                                           : StoreInSet(Raw(ids[i]), row, prefetched);
+                                           : StoreInSet(Raw(ids[i]), row, {prefetched, 0});
     stored += result != Stored::kNo;
     added += result == Stored::kOneMore;
   }
   if (added > 0) rows_held_.fetch_add(added, std::memory_order_relaxed);
   if (prefetched) counters_->stored.fetch_add(stored, std::memory_order_relaxed);
+}
+
+uint64_t RowCache::Impl::Place(absl::Span<const RowId> ids, uint32_t count, const std::byte* rows) {
+  uint64_t added = 0;
+  uint64_t stored = 0;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] == kZeroRow) continue;
+    const std::byte* const row = rows + i * row_bytes();
+    const Stored result = view_.resident() ? StoreInPlace(Raw(ids[i]), row, false)
+                                           : StoreInSet(Raw(ids[i]), row, {false, count});
+    stored += result != Stored::kNo;
+    added += result == Stored::kOneMore;
+  }
+  if (added > 0) rows_held_.fetch_add(added, std::memory_order_relaxed);
+  return stored;
+}
+
+bool RowCache::Impl::HasRoomFor(uint32_t row_id, uint32_t count) const {
+  const Found found = view_.Find(row_id);
+  if (found.row != nullptr) return false;
+  if (view_.resident()) return row_id < view_.shape().layer_rows;
+  const uint64_t state =
+      std::atomic_ref<uint64_t>(dram::View::state(found.set)).load(std::memory_order_relaxed);
+  return hotness_->HasRoom(HotLineOf(row_id), dram::View::line(found.set), state, count);
 }
 
 // Two writers of one row may be here at once: they store the same bytes.
@@ -265,7 +298,7 @@ Stored RowCache::Impl::StoreInPlace(uint32_t row_id, const std::byte* row, bool 
   return Stored::kOneMore;
 }
 
-Stored RowCache::Impl::StoreInSet(uint32_t row_id, const std::byte* row, bool prefetched) {
+Stored RowCache::Impl::StoreInSet(uint32_t row_id, const std::byte* row, Coming coming) {
   const Found held = view_.Find(row_id);
   if (held.row != nullptr || (held.version & 1) != 0) return Stored::kNo;
   dram::TagLine& line = dram::View::line(held.set);
@@ -279,7 +312,7 @@ Stored RowCache::Impl::StoreInSet(uint32_t row_id, const std::byte* row, bool pr
   }
   // Release fence: whoever reads a word stored below finds an odd or newer version afterwards.
   std::atomic_thread_fence(std::memory_order_release);
-  const Stored stored = Replace(held, row_id, row, prefetched);
+  const Stored stored = Replace(held, row_id, row, coming);
   // If nothing was changed, readers need not look again.
   version.store(held.version + (stored == Stored::kNo ? 0 : 2), std::memory_order_release);
   return stored;
@@ -287,13 +320,15 @@ Stored RowCache::Impl::StoreInSet(uint32_t row_id, const std::byte* row, bool pr
 
 // The caller has the set, so only readers setting used-bits and taking marks are beside us.
 Stored RowCache::Impl::Replace(const Found& held, uint32_t row_id, const std::byte* row,
-                               bool prefetched) {
+                               Coming coming) {
   dram::TagLine& line = dram::View::line(held.set);
   dram::HotLine& hot = HotLineOf(row_id);
   std::atomic_ref<uint64_t> state(dram::View::state(held.set));
   const uint64_t seen = state.load(std::memory_order_relaxed);
-  const dram::Decision decision = prefetched ? hotness_->DecidePrefetched(hot, line, seen, row_id)
-                                             : hotness_->Decide(hot, line, seen, row_id);
+  const dram::Decision decision =
+      coming.prefetched  ? hotness_->DecidePrefetched(hot, line, seen, row_id)
+      : coming.count > 0 ? hotness_->DecidePlaced(hot, line, seen, row_id, coming.count)
+                         : hotness_->Decide(hot, line, seen, row_id);
   const uint64_t before = state.fetch_and(~decision.clear, std::memory_order_relaxed);
   if (decision.set != 0) state.fetch_or(decision.set, std::memory_order_relaxed);
   if (decision.way < 0) return Stored::kNo;
@@ -390,6 +425,29 @@ TierUsage RowCache::Usage() const { return impl_->Usage(); }
 void RowCache::Offer(absl::Span<const RowId> ids, absl::Span<const std::byte> rows, Source source) {
   assert(rows.size() == ids.size() * impl_->row_bytes());
   impl_->Offer(ids, rows.data(), source == Source::kPrefetch);
+}
+
+uint64_t RowCache::Place(absl::Span<const RowId> ids, uint32_t count,
+                         absl::Span<const std::byte> rows) {
+  assert(rows.size() == ids.size() * impl_->row_bytes());
+  return impl_->Place(ids, std::clamp(count, 1u, dram::kMaxCount), rows.data());
+}
+
+bool RowCache::HasRoomFor(RowId id, uint32_t count) const {
+  return id != kZeroRow && impl_->HasRoomFor(Raw(id), count);
+}
+
+void RowCache::Recall(RowId id, uint32_t count) {
+  if (id != kZeroRow && impl_->hotness() != nullptr) {
+    dram::RecallRow(impl_->view(), *impl_->hotness(), Raw(id), count);
+  }
+}
+
+uint64_t RowCache::Units() const { return dram::UnitsIn(impl_->view()); }
+
+void RowCache::VisitHeld(uint64_t first, uint64_t units,
+                         absl::FunctionRef<void(RowId id, uint32_t count)> visit) const {
+  dram::VisitHeldRows(impl_->view(), impl_->hotness(), first, units, visit);
 }
 
 bool RowCache::Peek(RowId id, absl::Span<std::byte> out) const {

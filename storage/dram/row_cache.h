@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "storage/base/work_pool.h"
@@ -65,6 +66,22 @@ class RowCache final : public Tier {
   // others of the same set. Of kLookup each row counts as one access.
   void Offer(absl::Span<const RowId> ids, absl::Span<const std::byte> rows,
              Source source = Source::kLookup);
+
+  // Stores rows that are known to be asked for `count` times each (1 to dram::kMaxCount), from a
+  // profile or an earlier daemon; laid out as for Offer. Each takes an empty way of its set, else
+  // that of the weakest row if its count is lower; of a resident layer each has its place. Rows
+  // that are held are passed over. Returns how many were stored.
+  uint64_t Place(absl::Span<const RowId> ids, uint32_t count, absl::Span<const std::byte> rows);
+  // Whether Place would store a row at this moment: to read none in vain. False if it is held.
+  bool HasRoomFor(RowId id, uint32_t count) const;
+  // Raises what is known of a row to `count`: see dram::Hotness. Nothing if resident.
+  void Recall(RowId id, uint32_t count);
+  // Reports rows that are held, with their counts (at least 1), while others write: those of the
+  // units from `first` on, `units` of them (sets; rows if resident), of Units() in all. A set that
+  // is being written all the time is passed over.
+  uint64_t Units() const;
+  void VisitHeld(uint64_t first, uint64_t units,
+                 absl::FunctionRef<void(RowId id, uint32_t count)> visit) const;
 
   // Copies one row out without counting it as used. False if it is not held. For checking.
   bool Peek(RowId id, absl::Span<std::byte> out) const;

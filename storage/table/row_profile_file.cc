@@ -20,33 +20,31 @@
 #include "storage/table/addressing.h"
 #include "storage/table/digest.h"
 #include "storage/table/row_profile.h"
+#include "storage/table/row_profile_format.h"
 
 namespace engram {
 namespace {
+
+using profile_format::CheckFirstBytes;
+using profile_format::CheckProfile;
+using profile_format::kDigestLength;
+using profile_format::kFingerprintLength;
+using profile_format::kFirstBytes;
+using profile_format::kMaxFamilyLength;
+using profile_format::kMinBytes;
+using profile_format::kTokenMapDigestLength;
+using profile_format::OrdersOf;
 
 // Numbers are stored as they lie in memory.
 static_assert(std::endian::native == std::endian::little);
 
 constexpr absl::string_view kMagic = "engrmhot";
 constexpr uint32_t kFormat = 1;
-constexpr size_t kFingerprintLength = 32;
-constexpr size_t kTokenMapDigestLength = 64;
-constexpr size_t kDigestLength = 32;
-constexpr size_t kMaxFamilyLength = 128;
-// Up to and with the file's size.
-constexpr size_t kFirstBytes = 24;
-constexpr size_t kMinBytes = kFirstBytes + 16 + kFingerprintLength + kTokenMapDigestLength + 4;
 
 bool IsHex(absl::string_view text, size_t length) {
   return text.size() == length && std::all_of(text.begin(), text.end(), [](unsigned char c) {
            return absl::ascii_isxdigit(c);
          });
-}
-
-std::vector<int32_t> OrdersOf(const std::vector<ProfiledColumn>& columns) {
-  std::set<int32_t> orders;
-  for (const ProfiledColumn& column : columns) orders.insert(column.order);
-  return {orders.begin(), orders.end()};
 }
 
 absl::Status Bad(const LayerProfile& layer, absl::string_view what, const absl::AlphaNum& value) {
@@ -144,34 +142,6 @@ absl::Status CheckLayer(const LayerProfile& layer) {
     ENGRAM_RETURN_IF_ERROR(CheckOrder(layer, layer.orders[i]));
   }
   return CheckHead(layer);
-}
-
-absl::Status CheckProfile(const RowProfile& profile) {
-  if (profile.family.size() > kMaxFamilyLength) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the profile's family has ", profile.family.size(), " bytes"));
-  }
-  if (!IsHex(profile.fingerprint, kFingerprintLength)) {
-    return absl::InvalidArgumentError(absl::StrCat("the profile's fingerprint is \"",
-                                                   absl::CHexEscape(profile.fingerprint), "\""));
-  }
-  if (!profile.token_map_digest.empty() &&
-      !IsHex(profile.token_map_digest, kTokenMapDigestLength)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "the profile's token map digest is \"", absl::CHexEscape(profile.token_map_digest), "\""));
-  }
-  if (profile.layers.empty() || profile.layers.size() > kMaxLayers) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the profile has ", profile.layers.size(), " layers"));
-  }
-  for (size_t i = 0; i < profile.layers.size(); ++i) {
-    const LayerProfile& layer = profile.layers[i];
-    if (i > 0 && profile.layers[i - 1].id >= layer.id) {
-      return Bad(layer, "it follows layer", Raw(profile.layers[i - 1].id));
-    }
-    ENGRAM_RETURN_IF_ERROR(CheckLayer(layer));
-  }
-  return absl::OkStatus();
 }
 
 template <typename T>
@@ -280,26 +250,6 @@ LayerProfile TakeLayer(Cursor& in) {
   return layer;
 }
 
-// The first bytes say whether the rest is worth reading.
-absl::Status CheckFirstBytes(absl::string_view bytes, uint64_t file_bytes) {
-  if (bytes.size() < kFirstBytes || bytes.substr(0, kMagic.size()) != kMagic) {
-    return absl::DataLossError("no profile of row frequencies (engramctl profile makes them)");
-  }
-  Cursor in(bytes.substr(kMagic.size()));
-  if (const auto format = in.Take<uint32_t>(); format != kFormat) {
-    return absl::FailedPreconditionError(absl::StrCat("a profile of format ", format,
-                                                      ", where this release knows ", kFormat,
-                                                      "; make it anew with engramctl profile"));
-  }
-  in.Take<uint32_t>();
-  if (const auto said = in.Take<uint64_t>(); said != file_bytes || said > kMaxProfileBytes) {
-    return absl::DataLossError(absl::StrCat("a profile of ", said, " bytes (at most ",
-                                            kMaxProfileBytes, " are possible), of which there are ",
-                                            file_bytes, ": it is damaged or cut off"));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status FromErrno(const char* doing, const std::string& path) {
   const std::string text = absl::StrCat(doing, " ", path, ": ", std::strerror(errno));
   return errno == ENOENT ? absl::NotFoundError(text) : absl::UnavailableError(text);
@@ -363,6 +313,63 @@ absl::StatusOr<std::string> ReadWhole(const std::string& path) {
 }
 
 }  // namespace
+
+namespace profile_format {
+
+std::vector<int32_t> OrdersOf(const std::vector<ProfiledColumn>& columns) {
+  std::set<int32_t> orders;
+  for (const ProfiledColumn& column : columns) orders.insert(column.order);
+  return {orders.begin(), orders.end()};
+}
+
+absl::Status CheckProfile(const RowProfile& profile) {
+  if (profile.family.size() > kMaxFamilyLength) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the profile's family has ", profile.family.size(), " bytes"));
+  }
+  if (!IsHex(profile.fingerprint, kFingerprintLength)) {
+    return absl::InvalidArgumentError(absl::StrCat("the profile's fingerprint is \"",
+                                                   absl::CHexEscape(profile.fingerprint), "\""));
+  }
+  if (!profile.token_map_digest.empty() &&
+      !IsHex(profile.token_map_digest, kTokenMapDigestLength)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the profile's token map digest is \"", absl::CHexEscape(profile.token_map_digest), "\""));
+  }
+  if (profile.layers.empty() || profile.layers.size() > kMaxLayers) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the profile has ", profile.layers.size(), " layers"));
+  }
+  for (size_t i = 0; i < profile.layers.size(); ++i) {
+    const LayerProfile& layer = profile.layers[i];
+    if (i > 0 && profile.layers[i - 1].id >= layer.id) {
+      return Bad(layer, "it follows layer", Raw(profile.layers[i - 1].id));
+    }
+    ENGRAM_RETURN_IF_ERROR(CheckLayer(layer));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckFirstBytes(absl::string_view bytes, uint64_t file_bytes) {
+  if (bytes.size() < kFirstBytes || bytes.substr(0, kMagic.size()) != kMagic) {
+    return absl::DataLossError("no profile of row frequencies (engramctl profile makes them)");
+  }
+  Cursor in(bytes.substr(kMagic.size()));
+  if (const auto format = in.Take<uint32_t>(); format != kFormat) {
+    return absl::FailedPreconditionError(absl::StrCat("a profile of format ", format,
+                                                      ", where this release knows ", kFormat,
+                                                      "; make it anew with engramctl profile"));
+  }
+  in.Take<uint32_t>();
+  if (const auto said = in.Take<uint64_t>(); said != file_bytes || said > kMaxProfileBytes) {
+    return absl::DataLossError(absl::StrCat("a profile of ", said, " bytes (at most ",
+                                            kMaxProfileBytes, " are possible), of which there are ",
+                                            file_bytes, ": it is damaged or cut off"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace profile_format
 
 absl::StatusOr<std::string> RowProfile::Serialize() const {
   ENGRAM_RETURN_IF_ERROR(CheckProfile(*this));

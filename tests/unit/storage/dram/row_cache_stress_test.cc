@@ -48,6 +48,8 @@ TEST(RowCacheStressTest, NoReaderSeesATornRow) {
   std::atomic<bool> stop{false};
   std::atomic<uint64_t> torn{0};
   std::atomic<uint64_t> hits{0};
+  std::atomic<uint64_t> placed{0};
+  std::atomic<uint64_t> impossible{0};
   std::vector<std::thread> threads;
   for (int t = 0; t < 2; ++t) {
     threads.emplace_back([&, t] {  // a writer
@@ -70,7 +72,7 @@ TEST(RowCacheStressTest, NoReaderSeesATornRow) {
       int rounds_without_hit = 0;
       const auto seen_enough = [&] {
         if (kPlanted) return torn > 0;
-        return own_hits >= kHits && counters.used > 0 && counters.unused > 0;
+        return own_hits >= kHits && counters.used > 0 && counters.unused > 0 && placed > 0;
       };
       for (int round = 0; round < kMaxRounds && !seen_enough(); ++round) {
         for (RowId& id : ids) id = RowId{static_cast<uint32_t>(random() % kIds)};
@@ -90,13 +92,32 @@ TEST(RowCacheStressTest, NoReaderSeesATornRow) {
       hits += own_hits;
     });
   }
+  threads.emplace_back([&] {  // places rows, and sometimes looks at all that are held
+    std::mt19937 random(300);
+    std::vector<std::byte> row(kRowBytes);
+    while (!stop) {
+      const RowId id{static_cast<uint32_t>(random() % kIds)};
+      const uint32_t count = 1 + random() % dram::kMaxCount;
+      DeriveRow(Raw(id), absl::MakeSpan(row));
+      if (cache.HasRoomFor(id, count)) placed += cache.Place({&id, 1}, count, row);
+      if (random() % 64 != 0) continue;
+      std::vector<int> seen(kIds);
+      cache.VisitHeld(0, cache.Units(), [&](RowId held, uint32_t known) {
+        // Of one state of a set: no row that was never there, none twice.
+        impossible += Raw(held) >= kIds || known == 0 || known > dram::kMaxCount;
+        if (Raw(held) < kIds) impossible += ++seen[Raw(held)] > 1;
+      });
+    }
+  });
   for (const size_t reader : {1u, 3u}) threads[reader].join();
   stop = true;
-  for (const size_t writer : {0u, 2u}) threads[writer].join();
+  for (const size_t writer : {0u, 2u, 4u}) threads[writer].join();
   if (kPlanted) {
     EXPECT_GT(torn, 0u) << "the planted fault was not found";
   } else {
     EXPECT_EQ(torn, 0u);
+    EXPECT_EQ(impossible, 0u);
+    EXPECT_GT(placed, 0u);
     EXPECT_GE(hits, 2 * kHits);
     EXPECT_GT(counters.used, 0u);
     EXPECT_GT(counters.unused, 0u);
