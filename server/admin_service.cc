@@ -11,6 +11,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engram/v1/admin.grpc.pb.h"
+#include "server/dram_placer.h"
 #include "server/load_job.h"
 #include "server/repair_job.h"
 #include "server/verify_job.h"
@@ -56,6 +57,7 @@ v1::TierStats ToTierStats(const LayerSnapshot& layer, TierKind kind) {
   out.set_bytes(tier.usage.bytes);
   out.set_capacity_bytes(tier.usage.capacity_bytes);
   out.set_hit_ratio(layer.HitRatio(kind));
+  out.set_placed_rows(tier.placed_rows);
   return out;
 }
 
@@ -87,6 +89,18 @@ absl::Status CheckDirectory(const std::string& directory) {
   if (!directory.empty() && directory.front() == '/') return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("checkpoint '", directory, "' is not an absolute path on the daemon's host"));
+}
+
+absl::Status CheckLoad(const v1::LoadRequest& request) {
+  ENGRAM_RETURN_IF_ERROR(CheckDirectory(request.checkpoint()));
+  if (request.profile().empty()) return absl::OkStatus();
+  if (request.repair()) {
+    return absl::InvalidArgumentError(
+        "a repair takes no profile: repair first, then load once more with the profile");
+  }
+  if (request.profile().front() == '/') return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("profile '", request.profile(),
+                                                 "' is not an absolute path on the daemon's host"));
 }
 
 const char* PhaseOf(const LoadStatus& status) { return status.phase; }
@@ -148,12 +162,13 @@ class AdminServiceImpl final : public AdminService, private v1::EngramAdmin::Ser
                     grpc::ServerWriter<v1::LoadProgress>* writer) override {
     InFlight::Token token;
     absl::Status status = Enter(*context, token);
-    if (status.ok()) status = CheckDirectory(request->checkpoint());
+    if (status.ok()) status = CheckLoad(*request);
     if (!status.ok()) return ToGrpc(status);
     LoadParameters parameters{.table = request->table(),
                               .checkpoint = request->checkpoint(),
                               .model = request->model().empty() ? "auto" : request->model(),
                               .tensors = {request->tensors().begin(), request->tensors().end()},
+                              .profile = request->profile(),
                               .version = VersionId{request->version()},
                               .allow_unverified = request->allow_unverified(),
                               .threads = parts_.load_threads,
@@ -180,6 +195,15 @@ class AdminServiceImpl final : public AdminService, private v1::EngramAdmin::Ser
                                         const OnLoadProgress& progress) {
     ENGRAM_ASSIGN_OR_RETURN(const LoadResult result,
                             RunLoad(*parts_.tables, parameters, *parts_.stopping, progress));
+    if (!parameters.profile.empty()) {
+      const absl::Status status =
+          parts_.placer->TakeProfile(parameters.profile, result.record.spec);
+      if (!status.ok()) {
+        return absl::Status(
+            status.code(), absl::StrCat("the table is loaded, but its profile was not taken over: ",
+                                        status.message(), "; the same command tries again"));
+      }
+    }
     return LastProgress(result);
   }
 

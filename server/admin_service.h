@@ -19,12 +19,15 @@ class Service;
 
 namespace engram {
 
+class DramPlacer;
+
 class AdminService {
  public:
   // All must outlive the service.
   struct Parts {
     Tables* tables = nullptr;
     InFlight* in_flight = nullptr;
+    DramPlacer* placer = nullptr;
     const std::atomic<bool>* stopping = nullptr;  // loads and checks end soon after it is set
     std::function<DaemonSnapshot()> snapshot;
     int load_threads = 2;

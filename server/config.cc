@@ -115,7 +115,7 @@ class YamlReader {
     if (node.IsNull()) return absl::InvalidArgumentError("has no value");
     if (node.IsMap()) return absl::InvalidArgumentError("is a map; write a plain value");
     if (node.IsSequence()) {
-      if (key.type != KeyType::kAddressList) {
+      if (!IsList(key.type)) {
         return absl::InvalidArgumentError("is a list; write one value");
       }
       for (const YAML::Node& item : node) {
@@ -195,7 +195,7 @@ void DeclareFlags(CLI::App& app, Flags& flags) {
   app.add_flag("--print-sample-config", flags.sample);
   app.add_flag("--print-config-reference", flags.reference);
   for (const ConfigKey& key : ConfigKeys()) {
-    if (key.type == KeyType::kAddressList) {
+    if (IsList(key.type)) {
       app.add_option_function<std::vector<std::string>>(
              FlagName(key),
              [&](const std::vector<std::string>& values) {

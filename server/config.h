@@ -28,6 +28,7 @@ struct Config {
   std::string shm_dir = "/dev/shm";
   bool warm_restart = true;
   std::string admission = "frequency";
+  std::vector<std::string> profiles;  // NAME=PATH, each name once
   uint64_t hbm_bytes = 0;
   bool admin_tcp = false;
   int nvme_depth = 128;

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <limits>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/ascii.h"
@@ -17,6 +18,7 @@
 #include "storage/base/size.h"
 #include "storage/base/status_macros.h"
 #include "storage/nvme/store.h"
+#include "storage/table/spec.h"
 
 namespace engram {
 namespace {
@@ -27,7 +29,7 @@ constexpr uint64_t kTiB = uint64_t{1} << 40;
 // gRPC counts a message's bytes in an int.
 constexpr uint64_t kMaxMessage = 2047 * kMiB;
 
-const std::array<ConfigKey, 21> kKeys = {{
+const std::array<ConfigKey, 22> kKeys = {{
     {"data_dir", KeyType::kPath, "", 0, 0, true, &Config::data_dir,
      "The directory of the tables: the NVMe tier. It is made if it is not there. One engramd at a "
      "time may use it; put it on the fastest local drive."},
@@ -49,13 +51,20 @@ const std::array<ConfigKey, 21> kKeys = {{
      "the administrator) a hugetlbfs. It needs room for all of `dram`."},
     {"warm_restart", KeyType::kBoolean, "", 0, 0, true, &Config::warm_restart,
      "Whether the shared DRAM tier stays in `shm_dir` when engramd ends, so that the next one "
-     "begins with it. When `false`, SIGTERM gives its memory back."},
+     "begins with it, and whether which rows it held is saved in `data_dir`, so that they are read "
+     "again after a reboot. When `false`, SIGTERM gives its memory back, and nothing is saved but "
+     "what a switch of versions needs."},
     {"admission", KeyType::kChoice, "frequency|all|prefetch", 0, 0, true, &Config::admission,
      "Which rows the DRAM tier keeps when it cannot hold them all: `frequency` those that are "
      "asked "
      "for most often, so that rows that come once and long prefills push nothing out; `all` "
      "whatever was read last (second chance); `prefetch` only what prefetches bring, for loads "
      "that gain nothing from keeping rows."},
+    {"profiles", KeyType::kProfileList, "", 0, 0, true, &Config::profiles,
+     "Files of `engramctl profile`, as `NAME=PATH` (a table's name and an absolute path without "
+     "commas): the most frequent rows of table NAME are read into DRAM when it begins empty. Each "
+     "is read at start, and replaces what `engramctl load --profile` has left. A file that does "
+     "not fit its table is told in the log and in `engramctl stats`, and done without."},
     {"hbm", KeyType::kSize, "", 0, 64 * kTiB, true, &Config::hbm_bytes,
      "The budget of the HBM tier (GPU memory); 0 turns the tier off. Where it is not to be had, it "
      "is off all the same: the log, `engramctl stats` and the status page say why."},
@@ -151,7 +160,7 @@ absl::StatusOr<std::string> ParseString(const ConfigKey& key, const std::string&
   return text;
 }
 
-absl::StatusOr<std::vector<std::string>> ParseList(absl::Span<const std::string> values) {
+absl::StatusOr<std::vector<std::string>> ParseAddresses(absl::Span<const std::string> values) {
   std::vector<std::string> addresses;
   for (const std::string& value : values) {
     for (absl::string_view item : absl::StrSplit(value, ',')) {
@@ -167,6 +176,31 @@ absl::StatusOr<std::vector<std::string>> ParseList(absl::Span<const std::string>
   return addresses;
 }
 
+// An empty text is an empty list.
+absl::StatusOr<std::vector<std::string>> ParseProfiles(absl::Span<const std::string> values) {
+  std::vector<std::string> profiles;
+  std::vector<std::string> names;
+  for (const std::string& value : values) {
+    for (absl::string_view item : absl::StrSplit(value, ',', absl::SkipWhitespace())) {
+      item = absl::StripAsciiWhitespace(item);
+      const std::pair<std::string, std::string> parts =
+          absl::StrSplit(item, absl::MaxSplits('=', 1));
+      const auto& [name, path] = parts;
+      if (!CheckTableName(name).ok() || !absl::StartsWith(path, "/") ||
+          std::any_of(path.begin(), path.end(), absl::ascii_iscntrl)) {
+        return Bad(absl::StrCat("'", item,
+                                "' is not NAME=PATH with a table's name and an absolute ", "path"));
+      }
+      if (std::find(names.begin(), names.end(), name) != names.end()) {
+        return Bad(absl::StrCat("table '", name, "' is given twice"));
+      }
+      names.push_back(name);
+      profiles.emplace_back(item);
+    }
+  }
+  return profiles;
+}
+
 struct Setter {
   const ConfigKey& key;
   absl::Span<const std::string> values;
@@ -177,7 +211,9 @@ struct Setter {
     return absl::OkStatus();
   }
   absl::Status operator()(std::vector<std::string> Config::*member) const {
-    ENGRAM_ASSIGN_OR_RETURN(config.*member, ParseList(values));
+    const bool addresses = key.type == KeyType::kAddressList;
+    ENGRAM_ASSIGN_OR_RETURN(config.*member,
+                            addresses ? ParseAddresses(values) : ParseProfiles(values));
     return absl::OkStatus();
   }
   absl::Status operator()(uint64_t Config::*member) const {
@@ -204,6 +240,7 @@ struct Writer {
     return value.empty() ? "off" : value;
   }
   std::string operator()(std::vector<std::string> Config::*member) const {
+    if ((config.*member).empty()) return "[]";
     return absl::StrCat("[\"", absl::StrJoin(config.*member, "\", \""), "\"]");
   }
   std::string operator()(uint64_t Config::*member) const {
@@ -225,6 +262,8 @@ const char* TypeName(KeyType type) {
       return "address";
     case KeyType::kAddressList:
       return "list of addresses";
+    case KeyType::kProfileList:
+      return "list of NAME=PATH";
     case KeyType::kSize:
       return "size";
     case KeyType::kInteger:
@@ -245,6 +284,8 @@ const char* FlagValue(KeyType type) {
       return " ADDR";
     case KeyType::kAddressList:
       return " ADDR[,ADDR]";
+    case KeyType::kProfileList:
+      return " NAME=PATH[,NAME=PATH]";
     case KeyType::kSize:
       return " SIZE";
     case KeyType::kInteger:
@@ -322,10 +363,8 @@ std::string YamlValue(const ConfigKey& key, const Config& config) {
 
 absl::Status SetFromText(const ConfigKey& key, absl::Span<const std::string> values,
                          Config& config) {
-  if (values.empty() || (values.size() > 1 && key.type != KeyType::kAddressList)) {
-    return Bad(key.type == KeyType::kAddressList ? "give at least one address"
-                                                 : "give exactly one value");
-  }
+  if (values.empty() && key.type == KeyType::kAddressList) return Bad("give at least one address");
+  if (values.size() != 1 && !IsList(key.type)) return Bad("give exactly one value");
   return std::visit(Setter{key, values, config}, key.member);
 }
 

@@ -17,7 +17,16 @@
 
 namespace engram {
 
-enum class KeyType { kPath, kChoice, kAddress, kAddressList, kSize, kInteger, kBoolean };
+enum class KeyType {
+  kPath,
+  kChoice,
+  kAddress,
+  kAddressList,
+  kProfileList,
+  kSize,
+  kInteger,
+  kBoolean
+};
 
 using KeyMember = std::variant<std::string Config::*, std::vector<std::string> Config::*,
                                uint64_t Config::*, int Config::*, bool Config::*>;
@@ -38,6 +47,11 @@ absl::Span<const ConfigKey> ConfigKeys();
 // The table's key of that name, or nullptr.
 const ConfigKey* FindConfigKey(absl::string_view name);
 
+// Whether a value is a list, written with commas or as YAML's own.
+constexpr bool IsList(KeyType type) {
+  return type == KeyType::kAddressList || type == KeyType::kProfileList;
+}
+
 // "--data-dir" for "data_dir".
 std::string FlagName(const ConfigKey& key);
 
@@ -45,7 +59,7 @@ std::string FlagName(const ConfigKey& key);
 // address that is empty).
 std::string YamlValue(const ConfigKey& key, const Config& config);
 
-// Sets the key's member from texts: one, or any number for a kAddressList (each may hold several,
+// Sets the key's member from texts: one, or any number for a list (each may hold several,
 // separated by commas). InvalidArgument, without the key's name, when a value is of the wrong
 // type, out of bounds or malformed; `config` is then unchanged.
 absl::Status SetFromText(const ConfigKey& key, absl::Span<const std::string> values,

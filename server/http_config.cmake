@@ -7,7 +7,7 @@ if(ENGRAM_GRPC)
   engram_library(NAME server_config
     SRCS config.cc config_keys.cc
     DEPS engram::base absl::span absl::status absl::statusor absl::strings
-    PRIVATE_DEPS yaml-cpp CLI11::CLI11)
+    PRIVATE_DEPS engram::table yaml-cpp CLI11::CLI11)
   target_compile_definitions(engram_server_config PRIVATE ENGRAM_VERSION="${PROJECT_VERSION}")
 
   # The status page is written as HTML and compiled in.

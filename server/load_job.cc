@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/profile_import.h"
 #include "storage/base/log.h"
 #include "storage/base/mutex.h"
 #include "storage/base/status_macros.h"
@@ -224,6 +225,9 @@ absl::StatusOr<LoadResult> RunLoadFrom(const RowSource& source, Tables& tables,
   ENGRAM_RETURN_IF_ERROR(CheckTableName(parameters.table));
   TableSpec spec = source.spec();
   spec.name = parameters.table;
+  if (!parameters.profile.empty()) {
+    ENGRAM_RETURN_IF_ERROR(CheckProfileFile(parameters.profile, spec));
+  }
   LoadResult result;
   LoadStatus& status = result.status;
   status.rows_total = spec.rows();

@@ -23,7 +23,8 @@ struct LoadParameters {
   std::string checkpoint;  // absolute directory
   std::string model = "auto";
   std::vector<std::string> tensors;
-  VersionId version{0};  // 0: the unfinished one of this checkpoint, or the next free one
+  std::string profile = {};  // absolute path, or empty; it is only checked here
+  VersionId version{0};      // 0: the unfinished one of this checkpoint, or the next free one
   bool allow_unverified = false;
   int threads = 2;
   bool io_uring = true;  // read ahead through it, where it is not refused
@@ -45,7 +46,7 @@ struct LoadResult {
 };
 
 // A checkpoint that is loaded already is compared in a few rows of each layer: FailedPrecondition
-// if they differ.
+// if they differ. A profile is checked before anything is loaded: errors of CheckProfileFile.
 //
 // `progress` is called now and then from this thread; returning false cancels the load, as does
 // `cancelled`. Errors: those of OpenCheckpoint, Store::BeginLoad and BulkWriter; Cancelled.

@@ -17,10 +17,12 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "server/admin_service.h"
 #include "server/buffer_pool.h"
 #include "server/config.h"
+#include "server/dram_placer.h"
 #include "server/dram_setup.h"
 #include "server/executor.h"
 #include "server/grpc_server.h"
@@ -74,6 +76,15 @@ dram::Admission AdmissionOf(const std::string& name) {
   return dram::Admission::kFrequency;  // the only other one that the config lets through
 }
 
+DramPlacer::Options PlacerOptions(const Config& config) {
+  DramPlacer::Options options{.directory = absl::StrCat(config.data_dir, "/hotness"),
+                              .keep_live = config.warm_restart};
+  for (const std::string& profile : config.profiles) {
+    options.profiles.push_back(absl::StrSplit(profile, absl::MaxSplits('=', 1)));
+  }
+  return options;
+}
+
 // Everything that serves, in the order in which it is made; destroyed the other way round.
 class Daemon {
  public:
@@ -101,10 +112,12 @@ class Daemon {
     ENGRAM_LOG(kInfo) << "nvme tier in " << config_.data_dir << ": " << store_->Describe();
     // Behind the store, whose lock sees to it that the directory in memory has one daemon too.
     ENGRAM_ASSIGN_OR_RETURN(dram_, SetUpDram(config_));
+    placer_ = std::make_unique<DramPlacer>(PlacerOptions(config_));
     ENGRAM_ASSIGN_OR_RETURN(tables_,
                             Tables::Open(store_.get(), {.dram_budget_bytes = dram_.budget_bytes,
                                                         .segments = dram_.segments.get(),
                                                         .admission = AdmissionOf(config_.admission),
+                                                        .keeper = placer_.get(),
                                                         .hbm_note = hbm_note_,
                                                         .gather_helpers = &gather_helpers_}));
     ENGRAM_LOG(kInfo) << "dram tier " << FormatSize(dram_.budget_bytes) << " in " << dram_.note;
@@ -122,6 +135,7 @@ class Daemon {
                                            .sharing = sharing});
     admin_service_ = AdminService::Create({.tables = tables_.get(),
                                            .in_flight = &in_flight_,
+                                           .placer = placer_.get(),
                                            .stopping = &stopping_,
                                            .snapshot = [this] { return Snapshot(); },
                                            .load_threads = config_.load_threads,
@@ -139,6 +153,7 @@ class Daemon {
                                                                 .grpc_sockets = sockets,
                                                                 .tables = tables_.get()}));
     }
+    placer_->Start(tables_.get());  // last, so that Stop is called
     ready_ = true;
     return absl::OkStatus();
   }
@@ -151,6 +166,7 @@ class Daemon {
     grpc_->Shutdown(std::chrono::seconds(config_.drain_seconds));
     if (http_ != nullptr) http_->Stop();  // it asks the hand-over for numbers
     handover_.reset();
+    placer_->Stop();
     if (!config_.warm_restart) tables_->GiveUpDram();
   }
 
@@ -212,6 +228,7 @@ class Daemon {
   WorkPool gather_helpers_;
   std::unique_ptr<Store> store_;
   DramSetup dram_;
+  std::unique_ptr<DramPlacer> placer_;
   std::unique_ptr<Tables> tables_;
   std::unique_ptr<Prefetcher> prefetcher_;
   Executor executor_;

@@ -145,6 +145,11 @@ void AddLayers(const DaemonSnapshot& snapshot, Families& families) {
       {"engram_nvme_pages_retried_total",
        "NVMe pages that came wrong, and right when they were read again.",
        [](const LayerSnapshot& l) { return l.retried_pages; }},
+      {"engram_dram_placed_rows_total",
+       "Rows read into DRAM because a profile, or what was saved before, named them.",
+       [](const LayerSnapshot& l) {
+         return l.tiers[static_cast<size_t>(TierKind::kDram)].placed_rows;
+       }},
   };
   for (const Kind& kind : kinds) {
     MetricFamily& family = families.Add(kind.name, kind.help, MetricType::Counter);

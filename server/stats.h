@@ -54,7 +54,8 @@ struct LayerProbe {
   std::atomic<uint64_t> zero_rows{0};
   PageReadCounters pages;
   PrefetchCounters prefetch;
-  std::atomic<uint64_t> late_rows{0};  // of prefetches: asked for before they had arrived
+  std::atomic<uint64_t> late_rows{0};    // of prefetches: asked for before they had arrived
+  std::atomic<uint64_t> placed_rows{0};  // brought into DRAM by a profile, or what was saved
 };
 
 struct TableSnapshot;
@@ -80,6 +81,7 @@ class TableProbe {
 struct TierSnapshot {
   TierUsage usage;
   uint64_t hits = 0;
+  uint64_t placed_rows = 0;  // of kDram
 };
 
 struct LayerSnapshot {

@@ -127,6 +127,12 @@ absl::Status Tables::Add(const TableRecord& published) {
 absl::Status Tables::Activate(absl::string_view name, VersionId version) {
   MutexLock admin(admin_mutex_);
   ENGRAM_RETURN_IF_ERROR(Find(name, version).status());
+  if (options_.keeper != nullptr) {
+    const auto outgoing = Find(name, kActiveVersion);
+    if (outgoing.ok() && (*outgoing)->spec().version != version) {
+      options_.keeper->BeforeSwitch(**outgoing);
+    }
+  }
   ENGRAM_RETURN_IF_ERROR(store_->Activate(name, version));
   {
     MutexLock lock(mutex_);
@@ -174,6 +180,7 @@ absl::StatusOr<std::vector<VersionId>> Tables::Drop(absl::string_view name, Vers
     dropped.push_back(one);
   }
   ShareOutDram();
+  if (options_.keeper != nullptr) options_.keeper->AfterDrop(name, store_->List());
   if (status.ok()) return dropped;
   if (dropped.empty()) return status;
   // A writer may have come in between, or the drive fail; what is gone does not come back.
@@ -298,6 +305,7 @@ void Tables::ShareOutDram() {
   }
   // Also for a switch that moves no memory: clients that follow the active version look again.
   segments_->Advance();
+  if (options_.keeper != nullptr) options_.keeper->AfterChange();
 }
 
 void Tables::GiveUpDram() {
@@ -325,6 +333,17 @@ Tables::SharedStack Tables::FindStack(uint32_t stack_id) const {
     }
   }
   return {};
+}
+
+std::vector<std::shared_ptr<const OpenTable>> Tables::Active() const {
+  std::vector<std::shared_ptr<const OpenTable>> result;
+  MutexLock lock(mutex_);
+  for (const auto& [name, version] : active_) {
+    if (const auto open = open_.find({name, version}); open != open_.end()) {
+      result.push_back(open->second);
+    }
+  }
+  return result;
 }
 
 std::vector<TableSnapshot> Tables::Snapshot() const {

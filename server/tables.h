@@ -18,6 +18,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "server/dram_keeper.h"
 #include "server/stats.h"
 #include "server/tier_stack.h"
 #include "storage/base/mutex.h"
@@ -46,6 +47,7 @@ class Tables {
     // Where DRAM lies; outlives the Tables. Null: in anonymous memory that they make themselves.
     SegmentStore* segments = nullptr;
     dram::Admission admission = dram::Admission::kFrequency;
+    DramKeeper* keeper = nullptr;  // told of what becomes of DRAM; outlives the Tables
     std::string hbm_note;
     WorkPool* gather_helpers = nullptr;  // outlives the Tables; null: batches are gathered alone
   };
@@ -67,6 +69,8 @@ class Tables {
   absl::StatusOr<std::vector<VersionId>> Drop(absl::string_view name, VersionId version);
 
   std::vector<TableSnapshot> Snapshot() const;
+  // The active version of each table that has one.
+  std::vector<std::shared_ptr<const OpenTable>> Active() const;
 
   // The stack of this id, and the table that keeps it alive; null if it is gone.
   struct SharedStack {

@@ -254,6 +254,15 @@ absl::Status TierStack::InstallDram(const DramGrant& grant) {
   return absl::IsInvalidArgument(cache.status()) ? absl::OkStatus() : cache.status();
 }
 
+void TierStack::CountPlaced(uint64_t rows) {
+  if (rows > 0) probe_->placed_rows.fetch_add(rows, std::memory_order_relaxed);
+}
+
+void TierStack::SetDramRemark(std::string remark) {
+  MutexLock lock(mutex_);
+  dram_remark_ = std::move(remark);
+}
+
 void TierStack::CountShared(uint64_t rows, absl::Span<const RowId> sample) {
   if (rows > 0) {
     probe_->hits[static_cast<size_t>(TierKind::kDram)].fetch_add(rows, std::memory_order_relaxed);
@@ -275,10 +284,16 @@ std::array<TierSnapshot, kTierCount> TierStack::Snapshot() const {
     MutexLock lock(mutex_);
     usage.note = dram_note_;
   }
+  {
+    MutexLock lock(mutex_);
+    if (!dram_remark_.empty()) absl::StrAppend(&usage.note, "; ", dram_remark_);
+  }
   for (const TierKind kind : kAllTiers) {
     const size_t index = static_cast<size_t>(kind);
     result[index].hits = probe_->hits[index].load(std::memory_order_relaxed);
   }
+  result[static_cast<size_t>(TierKind::kDram)].placed_rows =
+      probe_->placed_rows.load(std::memory_order_relaxed);
   return result;
 }
 

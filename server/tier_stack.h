@@ -79,6 +79,11 @@ class TierStack {
 
   // For clients that read DRAM themselves. To be let go of soon: TakeDram waits for it.
   std::shared_ptr<const RowCache> SharedDram() const { return dram(); }
+  // For bringing rows in besides look-ups, and looking at what is held; as briefly.
+  std::shared_ptr<RowCache> DramToFill() const { return dram(); }
+  void CountPlaced(uint64_t rows);
+  // Something that the operator should know of the DRAM tier, shown in `stats` behind its note.
+  void SetDramRemark(std::string remark);
   // Names the stack towards them; never used again while the daemon lives.
   uint32_t id() const { return id_; }
   // What a client says that it has read there itself; a sample of the rows.
@@ -118,6 +123,7 @@ class TierStack {
   mutable Mutex mutex_;
   std::shared_ptr<RowCache> dram_ ABSL_GUARDED_BY(mutex_);
   std::string dram_note_ ABSL_GUARDED_BY(mutex_);
+  std::string dram_remark_ ABSL_GUARDED_BY(mutex_);
 
   mutable Mutex flights_mutex_;
   CondVar landed_;

@@ -19,6 +19,7 @@ struct Flags {
   std::string checkpoint;
   std::string model = "auto";
   std::vector<std::string> tensors;
+  std::string profile;
   uint64_t version = 0;
   bool repair = false;
   bool allow_unverified = false;
@@ -122,6 +123,7 @@ absl::Status Run(const CommandLine& line, const Flags& flags) {
   request.set_model(flags.model == "auto" ? "" : flags.model);
   for (const std::string& tensor : flags.tensors) request.add_tensors(tensor);
   request.set_version(flags.version);
+  if (!flags.profile.empty()) request.set_profile(AbsoluteDirectory(flags.profile));
   request.set_repair(flags.repair);
   request.set_allow_unverified(flags.allow_unverified);
 
@@ -167,8 +169,17 @@ void AddLoadCommand(CommandLine& line) {
       ->add_option("--version", flags->version,
                    "version to make (default: the next free one), or to repair")
       ->check(CheckVersion);
-  command->add_flag("--repair", flags->repair,
-                    "read back a table that is loaded, and rewrite what is damaged of it");
+  CLI::Option* const profile =
+      command
+          ->add_option("--profile", flags->profile,
+                       "file that `engramctl profile` wrote, on the daemon's host: its most "
+                       "frequent rows are read into DRAM as soon as the table is active, and after "
+                       "each start with an empty tier")
+          ->type_name("HOT");
+  command
+      ->add_flag("--repair", flags->repair,
+                 "read back a table that is loaded, and rewrite what is damaged of it")
+      ->excludes(profile);
   command->add_flag("--allow-unverified", flags->allow_unverified,
                     "load a model whose addressing no test vector has proved");
 }

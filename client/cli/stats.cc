@@ -56,7 +56,8 @@ double Share(uint64_t part, uint64_t whole) {
 // what the hit ratio is of.
 Json TableTier(const v1::TableStats& table, const NamedTier& tier) {
   bool on = false;
-  uint64_t hits = 0, rows = 0, bytes = 0, capacity = 0, all = table.failed_rows();
+  uint64_t hits = 0, rows = 0, bytes = 0, capacity = 0, placed = 0;
+  uint64_t all = table.failed_rows();
   for (const v1::LayerStats& layer : table.layers()) {
     const v1::TierStats& stats = (layer.*tier.get)();
     on = on || stats.on();
@@ -64,6 +65,7 @@ Json TableTier(const v1::TableStats& table, const NamedTier& tier) {
     rows += stats.rows();
     bytes += stats.bytes();
     capacity += stats.capacity_bytes();
+    placed += stats.placed_rows();
     all += layer.hbm().hits() + layer.dram().hits() + layer.nvme().hits();
   }
   return {{"on", on},
@@ -71,6 +73,7 @@ Json TableTier(const v1::TableStats& table, const NamedTier& tier) {
           {"rows", rows},
           {"bytes", bytes},
           {"capacity_bytes", capacity},
+          {"placed_rows", placed},
           {"hit_ratio", Share(hits, all)}};
 }
 
@@ -81,6 +84,7 @@ Json LayerTier(const v1::TierStats& stats) {
           {"rows", stats.rows()},
           {"bytes", stats.bytes()},
           {"capacity_bytes", stats.capacity_bytes()},
+          {"placed_rows", stats.placed_rows()},
           {"hit_ratio", stats.hit_ratio()}};
 }
 

@@ -97,6 +97,7 @@ TEST(ParseConfig, ReadsEveryKey) {
       "shm_dir: /dev/hugepages\n"
       "warm_restart: false\n"
       "admission: prefetch\n"
+      "profiles:\n  - a=/hot/a\n  - b.c=/hot/b=c\n"
       "hbm: 8 GiB\n"
       "admin_tcp: true\n"
       "nvme_depth: 256\n"
@@ -120,6 +121,7 @@ TEST(ParseConfig, ReadsEveryKey) {
   EXPECT_EQ(config->shm_dir, "/dev/hugepages");
   EXPECT_FALSE(config->warm_restart);
   EXPECT_EQ(config->admission, "prefetch");
+  EXPECT_THAT(config->profiles, ElementsAre("a=/hot/a", "b.c=/hot/b=c"));
   EXPECT_EQ(config->hbm_bytes, uint64_t{8} << 30);
   EXPECT_TRUE(config->admin_tcp);
   EXPECT_EQ(config->nvme_depth, 256);
@@ -140,6 +142,18 @@ TEST(ParseConfig, ReadsEveryKey) {
 
 TEST(ParseConfig, ListenTakesOneTextToo) {
   EXPECT_THAT(ParseConfig("listen: unix:/a, b:1", "e.yaml")->listen, ElementsAre("unix:/a", "b:1"));
+}
+
+TEST(ParseConfig, ProfilesAreNamesAndPaths) {
+  EXPECT_THAT(ParseConfig("profiles: a=/x, b=/y", "e.yaml")->profiles, ElementsAre("a=/x", "b=/y"));
+  EXPECT_TRUE(ParseConfig("profiles: []", "e.yaml")->profiles.empty());
+  for (const std::string bad : {"a", "a=", "a=b", "=/x", "-a=/x", "a b=/x", "/x", "a=/x\\ny"}) {
+    const auto config = ParseConfig("profiles: [\"" + bad + "\"]", "e.yaml");
+    EXPECT_EQ(config.status().code(), absl::StatusCode::kInvalidArgument) << bad;
+    EXPECT_THAT(std::string(config.status().message()), HasSubstr("e.yaml:1: key 'profiles': "));
+  }
+  const auto twice = ParseConfig("profiles: [a=/x, a=/y]", "e.yaml");
+  EXPECT_THAT(std::string(twice.status().message()), HasSubstr("table 'a' is given twice"));
 }
 
 TEST(ParseConfig, HttpCanBeOff) {
