@@ -7,6 +7,7 @@
 #ifndef ENGRAM_CLIENT_UNARY_CALL_H_
 #define ENGRAM_CLIENT_UNARY_CALL_H_
 
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <memory>
@@ -16,6 +17,8 @@
 namespace grpc {
 class ByteBuffer;
 class Channel;
+class ClientContext;
+class Status;
 }  // namespace grpc
 
 namespace engram {
@@ -28,7 +31,9 @@ class UnaryCaller {
   UnaryCaller(const UnaryCaller&) = delete;
   UnaryCaller& operator=(const UnaryCaller&) = delete;
 
-  // Blocks. `method` is "/package.Service/Method" and must outlive the call.
+  // Blocks, awake for up to 400 µs: most answers out of memory are there by then. After a call that
+  // stayed awake in vain the next 128 sleep at once.
+  // `method` is "/package.Service/Method" and must outlive the call.
   absl::Status Call(const char* method, const grpc::ByteBuffer& request,
                     std::chrono::milliseconds timeout, grpc::ByteBuffer* answer);
 
@@ -41,8 +46,13 @@ class UnaryCaller {
   class AsyncCall;
   struct Registry;
 
+  // One attempt.
+  grpc::Status CallOnce(const char* method, grpc::ClientContext* context,
+                        const grpc::ByteBuffer& request, grpc::ByteBuffer* answer);
+
   const std::shared_ptr<grpc::Channel> channel_;
   const std::shared_ptr<Registry> registry_;
+  std::atomic<int> sleepers_{0};  // relaxed: a guess at what the next calls are like
 };
 
 }  // namespace engram
