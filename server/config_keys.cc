@@ -56,10 +56,10 @@ const std::array<ConfigKey, 22> kKeys = {{
      "what a switch of versions needs."},
     {"admission", KeyType::kChoice, "frequency|all|prefetch", 0, 0, true, &Config::admission,
      "Which rows the DRAM tier keeps when it cannot hold them all: `frequency` those that are "
-     "asked "
-     "for most often, so that rows that come once and long prefills push nothing out; `all` "
-     "whatever was read last (second chance); `prefetch` only what prefetches bring, for loads "
-     "that gain nothing from keeping rows."},
+     "asked for most often, so that rows that come once and long prefills push nothing out; `all` "
+     "whatever was read last (second chance), which serves more where few sequences are read one "
+     "after another and each repeats itself; `prefetch` only what prefetches bring, for loads that "
+     "gain nothing from keeping rows."},
     {"profiles", KeyType::kProfileList, "", 0, 0, true, &Config::profiles,
      "Files of `engramctl profile`, as `NAME=PATH` (a table's name and an absolute path without "
      "commas): the most frequent rows of table NAME are read into DRAM when it begins empty. Each "
