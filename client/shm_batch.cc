@@ -38,6 +38,7 @@ bool ShmBatch::Plan(const ShmTable& table, const LookupRequest& request, const R
     layer.request = request.layers[i];
     layer.memory = table.Find(layer.request.layer);
     if (layer.memory == nullptr) return false;
+    layer.row_bytes = layer.memory->row_bytes();
     layer.ids = layer.request.row_ids;
     if (hasher != nullptr) {
       const absl::StatusOr<size_t> columns = hasher->columns(layer.request.layer);
@@ -48,7 +49,7 @@ bool ShmBatch::Plan(const ShmTable& table, const LookupRequest& request, const R
       }
       layer.ids = layer.hashed;
     }
-    if (layer.request.out.size() != layer.ids.size() * layer.memory->row_bytes()) return false;
+    if (layer.request.out.size() != layer.ids.size() * layer.row_bytes) return false;
     if (!layer.request.tiers.empty() && layer.request.tiers.size() != layer.ids.size()) {
       return false;
     }
@@ -79,7 +80,7 @@ bool ShmBatch::Gather(const ShmTable& table, const LookupRequest& request, const
     hits_ += result.hits;
     missing_rows_ += result.missing;
     answer_.layers[i].layer = layer.request.layer;
-    answer_.layers[i].row_bytes = layer.memory->row_bytes();
+    answer_.layers[i].row_bytes = layer.row_bytes;
     answer_.layers[i].dram_rows = result.hits;
   }
   if (!table.Holds()) return false;
@@ -88,6 +89,8 @@ bool ShmBatch::Gather(const ShmTable& table, const LookupRequest& request, const
   } else {
     AskForRest(table, request);
   }
+  // Whoever has the batch longer does not have the table longer.
+  for (Layer& layer : layers_) layer.memory = nullptr;
   return true;
 }
 
@@ -108,7 +111,7 @@ void ShmBatch::AskForRest(const ShmTable& table, const LookupRequest& request) {
     layer.missing_ids.reserve(layer.positions.size());
     for (const uint32_t position : layer.positions)
       layer.missing_ids.push_back(layer.ids[position]);
-    layer.rows.resize(layer.positions.size() * layer.memory->row_bytes());
+    layer.rows.resize(layer.positions.size() * layer.row_bytes);
     if (!layer.request.tiers.empty()) layer.tiers.resize(layer.positions.size());
     rest_.layers.push_back({.layer = layer.request.layer,
                             .row_ids = layer.missing_ids,
@@ -134,7 +137,7 @@ bool ShmBatch::complete_behind(size_t index) const {
 bool ShmBatch::AddLayer(size_t index, const LayerAnswer& rest) {
   Layer& layer = layers_[index];
   if (rest.layer != layer.request.layer) return false;
-  const size_t row_bytes = layer.memory->row_bytes();
+  const size_t row_bytes = layer.row_bytes;
   for (size_t j = 0; j < layer.positions.size(); ++j) {
     std::memcpy(layer.request.out.data() + layer.positions[j] * row_bytes,
                 layer.rows.data() + j * row_bytes, row_bytes);

@@ -54,7 +54,8 @@ class ShmBatch {
 
  private:
   struct Layer {
-    const AttachedLayer* memory = nullptr;
+    const AttachedLayer* memory = nullptr;  // the table's; only while it gathers
+    size_t row_bytes = 0;
     LayerRequest request;
     absl::Span<const uint32_t> ids;
     std::vector<uint32_t> hashed;     // ids' memory, for a request by tokens
