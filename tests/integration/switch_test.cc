@@ -5,7 +5,9 @@
 
 #include <array>
 #include <atomic>
+#include <future>
 #include <thread>
+#include <utility>
 
 #include "tests/integration/daemon_fixture.h"
 
@@ -45,7 +47,7 @@ class SwitchTest : public DaemonFixture {
   }
 
   // Rows of both layers in one call, whatever is active, again and again until `stop_`.
-  void LookUp(uint64_t seed);
+  void LookUp(Client& client, uint64_t seed);
   // The same through a stream, several requests ahead.
   void Stream(uint64_t seed);
   // Switches, and now and then drops and reloads the version that is not active.
@@ -56,24 +58,30 @@ class SwitchTest : public DaemonFixture {
   std::array<std::atomic<uint64_t>, 3> answers_{};  // by version
 };
 
-void SwitchTest::LookUp(uint64_t seed) {
+void SwitchTest::LookUp(Client& client, uint64_t seed) {
   std::mt19937_64 random(seed);
-  const std::unique_ptr<Client> client = NewClient();
   while (!stop_ && !HasFailure()) {
     // Small calls are answered on gRPC's own thread, large ones on others.
     const size_t count = random() % 8 == 0 ? 5000 : 1 + random() % 100;
     std::vector<uint32_t> ids = RandomIds(random, checkpoints_[1], count);
     std::vector<std::byte> first(ids.size() * kRowBytes);
     std::vector<std::byte> second(first.size());
-    const auto answer = client->Lookup(
-        {.table = kTable,
-         .layers = {{1, ids, absl::MakeSpan(first), {}}, {14, ids, absl::MakeSpan(second), {}}}});
+    const LookupRequest request{
+        .table = kTable,
+        .layers = {{1, ids, absl::MakeSpan(first), {}}, {14, ids, absl::MakeSpan(second), {}}}};
+    std::promise<absl::StatusOr<LookupAnswer>> promise;
+    const auto answer = [&]() -> absl::StatusOr<LookupAnswer> {
+      if (random() % 2 == 0) return client.Lookup(request);
+      client.LookupAsync(
+          request, [&](absl::StatusOr<LookupAnswer> got) { promise.set_value(std::move(got)); });
+      return promise.get_future().get();
+    }();
     ASSERT_TRUE(answer.ok()) << answer.status();
     ASSERT_TRUE(answer->version == 1 || answer->version == 2) << answer->version;
     ExpectRows(checkpoints_[answer->version], 1, ids, first);
     ExpectRows(checkpoints_[answer->version], 14, ids, second);
     ++answers_[answer->version];
-    if (random() % 4 == 0) client->Prefetch({.table = kTable, .layers = {{1, ids}, {14, ids}}});
+    if (random() % 4 == 0) client.Prefetch({.table = kTable, .layers = {{1, ids}, {14, ids}}});
   }
 }
 
@@ -147,7 +155,12 @@ TEST_F(SwitchTest, NoAnswerFailsOrMixesVersions) {
   ASSERT_TRUE(Load(kTable, checkpoints_[1].directory).ok());
   ASSERT_TRUE(Load(kTable, checkpoints_[2].directory).ok());
   std::vector<std::thread> threads;
-  for (uint64_t i = 0; i < 3; ++i) threads.emplace_back([this, seed, i] { LookUp(seed + i); });
+  // One has a client of its own, two share one: what one of them maps anew the other still uses.
+  const std::unique_ptr<Client> own = NewClient();
+  threads.emplace_back([this, seed, &own] { LookUp(*own, seed); });
+  for (uint64_t i = 1; i < 3; ++i) {
+    threads.emplace_back([this, seed, i] { LookUp(*client_, seed + i); });
+  }
   threads.emplace_back([this, seed] { Stream(seed + 3); });
   SwitchOften(40);
   stop_ = true;
