@@ -137,7 +137,9 @@ void RowCache::Impl::CountLost(absl::Span<const std::shared_ptr<Segment>> going)
       const uint64_t state =
           std::atomic_ref<uint64_t>(dram::View::state(begin)).load(std::memory_order_relaxed);
       marks += static_cast<uint64_t>(std::popcount(state >> dram::kPrefetchedShift));
-      for (uint32_t& tag : dram::View::line(begin).tags) rows += tag != dram::kEmptyTag;
+      for (uint32_t& tag : dram::View::line(begin).tags) {
+        rows += std::atomic_ref<uint32_t>(tag).load(std::memory_order_relaxed) != dram::kEmptyTag;
+      }
     }
   }
   counters_->unused.fetch_add(marks, std::memory_order_relaxed);
