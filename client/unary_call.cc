@@ -81,8 +81,8 @@ grpc::Status CallAwake(const std::shared_ptr<grpc::Channel>& channel, const char
                        grpc::ClientContext* context, const grpc::ByteBuffer& request,
                        grpc::ByteBuffer* answer, bool* worth_it) {
   grpc::CompletionQueue queue;
-  grpc::TemplatedGenericStub<grpc::ByteBuffer, grpc::ByteBuffer> stub(channel);
-  const auto call = stub.PrepareUnaryCall(context, method, request, &queue);
+  grpc::TemplatedGenericStub<grpc::ByteBuffer, grpc::ByteBuffer> raw(channel);
+  const auto call = raw.PrepareUnaryCall(context, method, request, &queue);
   grpc::Status status;
   call->StartCall();
   call->Finish(answer, &status, nullptr);

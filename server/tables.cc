@@ -373,6 +373,7 @@ void Tables::RenewDram(uint32_t stack_id) {
   GiveBack({{.before = shared.stack->TakeDram(), .now = nullptr}});
   Install(*shared.stack, share);
   segments_->Advance();
+  if (options_.keeper != nullptr) options_.keeper->AfterChange();
   ENGRAM_LOG(kInfo) << Title(shared.table->spec().name, shared.table->spec().version) << " layer "
                     << Raw(shared.stack->spec().id) << " begins a DRAM tier anew";
 }

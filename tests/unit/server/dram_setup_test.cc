@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <string>
 
 namespace engram {
@@ -98,6 +99,19 @@ TEST_F(DramSetupTest, TakesWhatIsAvailable) {
   ASSERT_TRUE(setup.ok()) << setup.status();
   EXPECT_LT(setup->budget_bytes, AvailableMemory());
   EXPECT_NE(setup->note.find("no more memory is available here"), std::string::npos) << setup->note;
+}
+
+// Of a budget that is to change; what the tier has already counts as room for it.
+TEST_F(DramSetupTest, KnowsWhetherThereIsRoomForMore) {
+  const std::unique_ptr<SegmentStore> segments = SegmentStore::Anonymous();
+  EXPECT_TRUE(CheckRoomForDram(*segments, 1 << 20, 0).ok());
+  constexpr uint64_t kPetabyte = uint64_t{1} << 50;
+  const absl::Status refused = CheckRoomForDram(*segments, kPetabyte, 0);
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_NE(refused.message().find("a dram budget of 1024TiB cannot be had"),
+            absl::string_view::npos)
+      << refused;
+  EXPECT_TRUE(CheckRoomForDram(*segments, kPetabyte, kPetabyte).ok());
 }
 
 }  // namespace

@@ -41,6 +41,26 @@ class TablesTest : public TableFixture {
     (*lookup)->Warm();
     return Raw((*lookup)->version());
   }
+
+  // Looks up random ones of the first `rows` rows until `stop`, and checks every byte.
+  void KeepReading(const std::string& name, uint32_t rows, int seed, const std::atomic<bool>& stop,
+                   std::atomic<uint64_t>& answers) {
+    std::mt19937 random(static_cast<uint32_t>(seed));
+    while (!stop) {
+      std::vector<uint32_t> ids(64);
+      for (uint32_t& id : ids) id = static_cast<uint32_t>(random() % rows);
+      const std::string bytes = Bytes(ids);
+      auto lookup =
+          Lookup::Start(*tables_, pool_, {},
+                        {.table = name, .layers = {{LayerId{1}, bytes}, {LayerId{14}, bytes}}});
+      ASSERT_TRUE(lookup.ok()) << lookup.status();
+      if (!(*lookup)->ReadMemory()) (*lookup)->ReadStorage();
+      ASSERT_TRUE((*lookup)->Finish().ok());
+      ASSERT_TRUE(RowsAreRight(**lookup));
+      (*lookup)->Warm();
+      ++answers;
+    }
+  }
 };
 
 TEST_F(TablesTest, FirstVersionIsActiveLaterOnesWait) {
@@ -221,23 +241,7 @@ TEST_F(TablesTest, TheBudgetChangesUnderLoad) {
   std::atomic<uint64_t> answers{0};
   std::vector<std::thread> readers;
   for (int t = 0; t < 3; ++t) {
-    readers.emplace_back([&, t] {
-      std::mt19937 random(t);
-      while (!stop) {
-        std::vector<uint32_t> ids(64);
-        for (uint32_t& id : ids) id = random() % 30000;
-        const std::string bytes = Bytes(ids);
-        auto lookup = Lookup::Start(
-            *tables_, pool_, {},
-            {.table = t == 0 ? "a" : "b", .layers = {{LayerId{1}, bytes}, {LayerId{14}, bytes}}});
-        ASSERT_TRUE(lookup.ok()) << lookup.status();
-        if (!(*lookup)->ReadMemory()) (*lookup)->ReadStorage();
-        ASSERT_TRUE((*lookup)->Finish().ok());
-        ASSERT_TRUE(RowsAreRight(**lookup));
-        (*lookup)->Warm();
-        ++answers;
-      }
-    });
+    readers.emplace_back([&, t] { KeepReading(t == 0 ? "a" : "b", 30000, t, stop, answers); });
   }
   // From nothing at all to enough for all rows.
   for (const uint64_t kib : {24000, 12000, 20000, 300, 64000, 0, 9000, 1, 10000, 22000}) {
@@ -293,23 +297,7 @@ TEST_F(TablesTest, SwitchingUnderLoadNeverMixesVersions) {
   std::atomic<uint64_t> answers{0};
   std::vector<std::thread> readers;
   for (int t = 0; t < 3; ++t) {
-    readers.emplace_back([&, t] {
-      std::mt19937 random(t);
-      while (!stop) {
-        std::vector<uint32_t> ids(64);
-        for (uint32_t& id : ids) id = random() % 3000;
-        const std::string bytes = Bytes(ids);
-        auto lookup =
-            Lookup::Start(*tables_, pool_, {},
-                          {.table = "a", .layers = {{LayerId{1}, bytes}, {LayerId{14}, bytes}}});
-        ASSERT_TRUE(lookup.ok()) << lookup.status();
-        if (!(*lookup)->ReadMemory()) (*lookup)->ReadStorage();
-        ASSERT_TRUE((*lookup)->Finish().ok());
-        ASSERT_TRUE(RowsAreRight(**lookup));
-        (*lookup)->Warm();
-        ++answers;
-      }
-    });
+    readers.emplace_back([&, t] { KeepReading("a", 3000, t, stop, answers); });
   }
   for (uint64_t round = 0; round < 20; ++round) {
     const uint64_t before = answers;
