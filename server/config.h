@@ -27,7 +27,7 @@ struct Config {
   bool shared_memory = true;
   std::string shm_dir = "/dev/shm";
   bool warm_restart = true;
-  std::string admission = "frequency";
+  std::string admission = "adaptive";
   std::vector<std::string> profiles;  // NAME=PATH, each name once
   uint64_t hbm_bytes = 0;
   bool admin_tcp = false;

@@ -54,12 +54,14 @@ const std::array<ConfigKey, 22> kKeys = {{
      "begins with it, and whether which rows it held is saved in `data_dir`, so that they are read "
      "again after a reboot. When `false`, SIGTERM gives its memory back, and nothing is saved but "
      "what a switch of versions needs."},
-    {"admission", KeyType::kChoice, "frequency|all|prefetch", 0, 0, true, &Config::admission,
+    {"admission", KeyType::kChoice, "adaptive|frequency|all|prefetch", 0, 0, true,
+     &Config::admission,
      "Which rows the DRAM tier keeps when it cannot hold them all: `frequency` those that are "
      "asked for most often, so that rows that come once and long prefills push nothing out; `all` "
-     "whatever was read last (second chance), which serves more where few sequences are read one "
-     "after another and each repeats itself; `prefetch` only what prefetches bring, for loads that "
-     "gain nothing from keeping rows."},
+     "whatever was read last (second chance), which serves more where each document repeats itself "
+     "and few are read at a time; `adaptive` the one of these two that misses less, as a few sets "
+     "of the cache under either show all the time; `prefetch` only what prefetches bring, for "
+     "loads that gain nothing from keeping rows."},
     {"profiles", KeyType::kProfileList, "", 0, 0, true, &Config::profiles,
      "Files of `engramctl profile`, as `NAME=PATH` (a table's name and an absolute path without "
      "commas): the most frequent rows of table NAME are read into DRAM when it begins empty. Each "

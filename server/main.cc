@@ -74,7 +74,8 @@ void RaiseFileLimit() {
 dram::Admission AdmissionOf(const std::string& name) {
   if (name == "all") return dram::Admission::kAll;
   if (name == "prefetch") return dram::Admission::kPrefetch;
-  return dram::Admission::kFrequency;  // the only other one that the config lets through
+  if (name == "frequency") return dram::Admission::kFrequency;
+  return dram::Admission::kAdaptive;  // the only other one that the config lets through
 }
 
 DramPlacer::Options PlacerOptions(const Config& config) {

@@ -47,7 +47,7 @@ class Tables {
     uint64_t dram_budget_bytes = 0;  // at first
     // Where DRAM lies; outlives the Tables. Null: in anonymous memory that they make themselves.
     SegmentStore* segments = nullptr;
-    dram::Admission admission = dram::Admission::kFrequency;
+    dram::Admission admission = dram::Admission::kAdaptive;
     DramKeeper* keeper = nullptr;  // told of what becomes of DRAM; outlives the Tables
     std::string hbm_note;
     WorkPool* gather_helpers = nullptr;  // outlives the Tables; null: batches are gathered alone

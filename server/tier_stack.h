@@ -72,7 +72,7 @@ class TierStack {
     uint64_t budget_bytes = 0;
     SegmentStore* segments = nullptr;  // outlives the stack
     std::string table_digest = {};
-    dram::Admission admission = dram::Admission::kFrequency;
+    dram::Admission admission = dram::Admission::kAdaptive;
     WorkPool* helpers = nullptr;
   };
   absl::Status InstallDram(const DramGrant& grant);

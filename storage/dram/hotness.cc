@@ -154,10 +154,19 @@ Decision SecondChance(uint64_t state) {
 
 Hotness::Hotness(uint32_t sets, Admission admission)
     : admission_(admission),
+      duel_(sets),
       period_(std::max(kLeastPeriod, uint64_t{sets} * kWays / kPeriodsOfCache)),
       quiet_periods_(static_cast<int>(
           std::max<uint64_t>(kLeastQuietPeriods, kQuietCaches * sets * kWays / period_))),
       quiet_left_(quiet_periods_) {}
+
+// Lines of a segment follow one another from a page's beginning, so a line's address has the number
+// of its set modulo 64.
+size_t SetNumber(const HotLine& line) { return reinterpret_cast<uintptr_t>(&line) / kLineBytes; }
+
+bool Hotness::ByRecency(const HotLine& line) const {
+  return admission_ == Admission::kAdaptive && duel_.PolicyOf(SetNumber(line)) == Policy::kRecency;
+}
 
 // Forgets what a line knew before the sketch's epoch.
 void Hotness::Refresh(HotLine& line) const {
@@ -214,7 +223,7 @@ uint32_t Hotness::TakeGhost(HotLine& line, uint32_t row_id) {
 
 int Hotness::Touch(HotLine& line, TagLine& tags, uint32_t row_id, uint32_t weight) {
   const int way = View::MatchWay(tags, TagOf(row_id));
-  if (admission_ != Admission::kFrequency) return way;
+  if (!Counts()) return way;
   Refresh(line);
   if (way < 0) {
     const int ghost = FindGhost(line, GhostTag(row_id));
@@ -224,6 +233,7 @@ int Hotness::Touch(HotLine& line, TagLine& tags, uint32_t row_id, uint32_t weigh
   // The first use of a row that a prefetch brought is one access, whatever the sample stands for:
   // a prefetched scan must not look popular.
   RaiseCount(line, way, Load(line.counts[way]) == 0 ? 1 : weight);
+  if (ByRecency(line)) return way;
   met_rows_.fetch_add(kOneSample + weight, std::memory_order_relaxed);
   Review();
   return way;
@@ -238,6 +248,8 @@ Decision Hotness::Decide(HotLine& line, TagLine& tags, uint64_t state, uint32_t 
     Store(line.counts[empty], TakeGhost(line, row_id) + 1);
     return TakeWay(empty, true);
   }
+  if (admission_ == Admission::kAdaptive) duel_.Missed(SetNumber(line));
+  if (ByRecency(line)) return TakeTurn(line, tags, state, row_id);
   Decision decision = Contest(line, tags, state, row_id);
   const uint32_t age = StagingAge(state);
   if (MarksOf(state) != 0 && age < kStagingOffers) {
@@ -277,20 +289,35 @@ Decision Hotness::Contest(HotLine& line, TagLine& tags, uint64_t state, uint32_t
   return TakeWay(weakest, false);
 }
 
+// The missed row takes a way of a full set in any case. What is known of it and of the row that
+// goes is kept, for the day on which frequency rules the set.
+Decision Hotness::TakeTurn(HotLine& line, TagLine& tags, uint64_t state, uint32_t row_id) {
+  const Decision decision = SecondChance(state);
+  uint32_t count = 1;
+  if (const int ghost = FindGhost(line, GhostTag(row_id)); ghost >= 0) {
+    count = RaiseGhost(line, ghost, 1);
+    Store(line.ghosts[ghost], 0);
+  }
+  Remember(line, TagOf(Load(tags.tags[decision.way])), Load(line.counts[decision.way]));
+  Store(line.counts[decision.way], count);
+  return decision;
+}
+
 Decision Hotness::DecidePrefetched(HotLine& line, TagLine& tags, uint64_t state, uint32_t row_id) {
   const int empty = View::MatchWay(tags, kEmptyTag);
   Decision decision;
   if (empty >= 0) {
     decision = TakeWay(empty, true);
-  } else if (admission_ != Admission::kFrequency) {
+  } else if (!Counts() || ByRecency(line)) {
     decision = SecondChance(state);
   } else if (std::popcount(MarksOf(state)) >= static_cast<int>(kStagingWays)) {
     decision = NextStaged(state);
   } else {
     decision = TakeWay(WeakestWay(line, MarksOf(state)), false);
   }
-  if (admission_ == Admission::kFrequency) {
+  if (Counts()) {
     Refresh(line);
+    if (admission_ == Admission::kAdaptive && empty < 0) duel_.Missed(SetNumber(line));
     const uint32_t known = TakeGhost(line, row_id);
     uint8_t& count = line.counts[decision.way];
     if (!decision.was_empty) Remember(line, TagOf(Load(tags.tags[decision.way])), Load(count));
@@ -319,7 +346,7 @@ bool Hotness::HasRoom(HotLine& line, TagLine& tags, uint64_t state, uint32_t cou
 Decision Hotness::DecidePlaced(HotLine& line, TagLine& tags, uint64_t state, uint32_t row_id,
                                uint32_t count) {
   const Decision decision = Place(line, tags, state, count);
-  if (decision.way < 0 || admission_ != Admission::kFrequency) return decision;
+  if (decision.way < 0 || !Counts()) return decision;
   Refresh(line);
   const uint32_t known = TakeGhost(line, row_id);
   uint8_t& place = line.counts[decision.way];

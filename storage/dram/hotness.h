@@ -17,6 +17,9 @@
 // rows that come once changes neither.) Then all counts are forgotten at once, set by set as each
 // is next touched; rows stay until others replace them.
 //
+// Under kAdaptive some or most sets are ruled by second chance instead, while all of the above goes
+// on being counted.
+//
 // A count-min sketch of the same size was tried and is much worse: rows that come once fill its
 // counters (RESULTS.md of tests/bench has the figures).
 //
@@ -32,6 +35,7 @@
 #include <cstdint>
 
 #include "storage/dram/layout.h"
+#include "storage/dram/policy_duel.h"
 
 namespace engram::dram {
 
@@ -50,6 +54,7 @@ struct alignas(kLineBytes) HotLine {
 static_assert(sizeof(HotLine) == kLineBytes);
 
 enum class Admission {
+  kAdaptive,   // kFrequency, or every row by second chance where that misses less (policy_duel.h)
   kFrequency,  // rows that are asked for more often than those they replace
   kAll,        // every row, by second chance
   kPrefetch,   // only what prefetches bring, by second chance
@@ -78,11 +83,13 @@ struct Decision {
 class Hotness {
  public:
   // For a cache of `sets` sets. `sets` only says how long to look before changes are believed.
-  explicit Hotness(uint32_t sets, Admission admission = Admission::kFrequency);
+  explicit Hotness(uint32_t sets, Admission admission = Admission::kAdaptive);
   Hotness(const Hotness&) = delete;
   Hotness& operator=(const Hotness&) = delete;
 
   Admission admission() const { return admission_; }
+  // What rules most sets of kAdaptive.
+  Policy policy() const { return duel_.winner(); }
 
   // One sampled access that found its row in the cache. `weight` is how many accesses it stands
   // for (one of how many is sampled), 1 to kMaxCount. `tags` is the row's set. A row that is no
@@ -120,12 +127,18 @@ class Hotness {
   uint64_t times_forgotten() const { return forgotten_.load(std::memory_order_relaxed); }
 
  private:
+  // Counts are kept, and rows compared by them: not of kAll and kPrefetch.
+  bool Counts() const {
+    return admission_ == Admission::kAdaptive || admission_ == Admission::kFrequency;
+  }
+  bool ByRecency(const HotLine& line) const;
   void Refresh(HotLine& line) const;
   uint32_t RaiseGhost(HotLine& line, int ghost, uint32_t by) const;
   void Meet(HotLine& line, uint32_t row_id);
   void Remember(HotLine& line, uint32_t row_id, uint32_t count);
   uint32_t TakeGhost(HotLine& line, uint32_t row_id);
   Decision Contest(HotLine& line, TagLine& tags, uint64_t state, uint32_t row_id);
+  Decision TakeTurn(HotLine& line, TagLine& tags, uint64_t state, uint32_t row_id);
   Decision Place(HotLine& line, TagLine& tags, uint64_t state, uint32_t count);
   bool OneIn(uint32_t row_id, uint32_t n);
 
@@ -142,6 +155,7 @@ class Hotness {
   void Review();
 
   const Admission admission_;
+  PolicyDuel duel_;
   const uint64_t period_;
   const int quiet_periods_;
 

@@ -204,6 +204,12 @@ void RowCache::Impl::Touch(uint32_t row_id, uint32_t weight) const {
   if (first) counters_->used.fetch_add(1, std::memory_order_relaxed);
 }
 
+const char* RowCache::Impl::Kind() const {
+  if (view_.resident()) return "resident";
+  if (hotness_->admission() != dram::Admission::kAdaptive) return "cache";
+  return hotness_->policy() == dram::Policy::kRecency ? "cache by recency" : "cache by frequency";
+}
+
 TierUsage RowCache::Impl::Usage() const {
   TierUsage usage;
   usage.on = true;
@@ -217,7 +223,7 @@ TierUsage RowCache::Impl::Usage() const {
   const uint64_t mapped = usage.capacity_bytes;
   usage.capacity_bytes += view_.shape().HeapBytes();
   usage.note = absl::StrCat(
-      view_.resident() ? "resident" : "cache", ", ",
+      Kind(), ", ",
       huge == 0 ? "4 KiB pages"
                 : absl::StrCat(FormatSize(huge), " of ", FormatSize(mapped), " in huge pages"));
   for (const auto& [node, bytes] : nodes) {
@@ -304,6 +310,10 @@ void RowCache::Touch(RowId id, uint32_t weight) { impl_->Touch(Raw(id), weight);
 uint64_t RowCache::taken_over_rows() const { return impl_->taken_over_rows(); }
 
 uint64_t RowCache::times_forgotten() const { return impl_->times_forgotten(); }
+
+dram::Policy RowCache::policy() const {
+  return impl_->hotness() == nullptr ? dram::Policy::kFrequency : impl_->hotness()->policy();
+}
 
 const dram::LayerShape& RowCache::shape() const { return impl_->view().shape(); }
 

@@ -43,7 +43,7 @@ class RowCache final : public Tier {
     std::string table_digest = {};
     int32_t layer = 0;
     // What is kept where not all rows fit.
-    dram::Admission admission = dram::Admission::kFrequency;
+    dram::Admission admission = dram::Admission::kAdaptive;
     SegmentStore* segments = nullptr;  // outlives the cache
     // Large batches are gathered together with idle threads of these, if given. They outlive the
     // cache, and so do `counters`, in which the fate of prefetched rows is counted.
@@ -97,6 +97,8 @@ class RowCache final : public Tier {
   uint64_t taken_over_rows() const;
   // dram::Hotness::times_forgotten; 0 of a resident layer.
   uint64_t times_forgotten() const;
+  // What rules most sets at the moment.
+  dram::Policy policy() const;
 
   // What a client needs to read along.
   const dram::LayerShape& shape() const;

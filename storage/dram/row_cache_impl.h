@@ -62,6 +62,7 @@ class RowCache::Impl {
   Stored StoreInSet(uint32_t row_id, const std::byte* row, Coming coming);
   Stored StoreInPlace(uint32_t row_id, const std::byte* row, bool prefetched);
   Stored Replace(const dram::Found& held, uint32_t row_id, const std::byte* row, Coming coming);
+  const char* Kind() const;
   uint32_t EpochOfLines() const;
   // These segments are going, and with them their rows and prefetched rows that nobody has read.
   void CountLost(absl::Span<const std::shared_ptr<Segment>> going) const;

@@ -35,9 +35,11 @@ struct BenchOptions {
   uint64_t parameters = 0;                   // `params`: of its table; 0: its default
   uint64_t dram_bytes = uint64_t{16} << 30;  // `params`: the daemon's DRAM tier
   std::vector<std::string> trace;            // `trace`: files that warm the cache
-  std::vector<std::string> test_trace;       // `trace`: files that are measured
-  std::string tokenizer;                     // `trace`: where tokenizer.json lies; empty: row ids
-  std::string command;                       // as this program was called
+  uint64_t sequences = 0;  // `trace`: documents at once; 0: one after the other, file by file
+  uint64_t turn = 1;       // `trace`: ids of each in its turn
+  std::vector<std::string> test_trace;  // `trace`: files that are measured
+  std::string tokenizer;                // `trace`: where tokenizer.json lies; empty: row ids
+  std::string command;                  // as this program was called
 
   int Rounds(int suite_rounds) const { return rounds > 0 ? rounds : quick ? 1 : suite_rounds; }
 };

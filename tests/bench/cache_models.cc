@@ -60,6 +60,7 @@ class DramModel final : public Policy {
   }
 
   uint64_t TimesForgotten() const override { return hotness_.times_forgotten(); }
+  bool ByRecency() const override { return hotness_.policy() == dram::Policy::kRecency; }
 
  private:
   const uint32_t sampled_;

@@ -22,6 +22,8 @@ class CacheModel {
   virtual absl::StatusOr<uint64_t> Access(absl::Span<const uint32_t> row_ids) = 0;
   // dram::Hotness::times_forgotten, where there is one.
   virtual uint64_t TimesForgotten() const { return 0; }
+  // Whether recency rules it at the moment, of one that chooses (dram::PolicyDuel).
+  virtual bool ByRecency() const { return false; }
 };
 
 // The decisions of the DRAM tier alone (storage/dram/hotness.h), `sets` sets of dram::kWays ways.

@@ -74,6 +74,12 @@ void Declare(CLI::App& app, Flags& flags) {
   app.add_option("--test-trace", flags.options.test_trace, "trace: files that are measured then")
       ->delimiter(',')
       ->check(CLI::ExistingFile);
+  app.add_option("--sequences", flags.options.sequences,
+                 "trace: so many documents are served at once, in turns")
+      ->check(CLI::Range(1, 1'000'000));
+  app.add_option("--turn", flags.options.turn,
+                 "trace: ids of a document in its turn; 1 if not given")
+      ->check(CLI::Range(1, 1'000'000));
   app.add_option("--tokenizer", flags.options.tokenizer,
                  "trace: the files hold token ids of this directory's tokenizer.json, "
                  "DeepSeek-V4.1's; replayed is one layer of its table")

@@ -51,12 +51,14 @@ uint64_t BudgetForRows(uint64_t rows, uint32_t row_bytes, uint64_t ids) {
 
 absl::StatusOr<std::unique_ptr<RowCacheModel>> RowCacheModel::Create(uint64_t budget_bytes,
                                                                      uint32_t row_bytes,
-                                                                     uint64_t ids) {
+                                                                     uint64_t ids,
+                                                                     dram::Admission admission) {
   std::unique_ptr<SegmentStore> segments = SegmentStore::Anonymous();
   ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<RowCache> cache,
                           RowCache::Create({.budget_bytes = budget_bytes,
                                             .row_bytes = row_bytes,
                                             .layer_rows = ids,
+                                            .admission = admission,
                                             .segments = segments.get()}));
   return std::unique_ptr<RowCacheModel>(
       new RowCacheModel(std::move(segments), std::move(cache), row_bytes));

@@ -25,11 +25,13 @@ uint64_t BudgetForRows(uint64_t rows, uint32_t row_bytes, uint64_t ids);
 class RowCacheModel final : public CacheModel {
  public:
   // In anonymous memory. As RowCache::Create.
-  static absl::StatusOr<std::unique_ptr<RowCacheModel>> Create(uint64_t budget_bytes,
-                                                               uint32_t row_bytes, uint64_t ids);
+  static absl::StatusOr<std::unique_ptr<RowCacheModel>> Create(
+      uint64_t budget_bytes, uint32_t row_bytes, uint64_t ids,
+      dram::Admission admission = dram::Admission::kAdaptive);
 
   absl::StatusOr<uint64_t> Access(absl::Span<const uint32_t> row_ids) override;
   uint64_t TimesForgotten() const override { return cache_->times_forgotten(); }
+  bool ByRecency() const override { return cache_->policy() == dram::Policy::kRecency; }
 
  private:
   RowCacheModel(std::unique_ptr<SegmentStore> segments, std::unique_ptr<RowCache> cache,

@@ -48,6 +48,7 @@ absl::StatusOr<TokenRows> DeepseekTokenRows(const std::string& directory) {
 absl::StatusOr<TraceFiles> TraceFiles::Open(const std::vector<std::string>& paths,
                                             const TokenRows* tokens) {
   TraceFiles trace;
+  trace.block_ids_ = kBlockIds;
   trace.tokens_ = tokens;
   size_t longest = 0;
   for (const std::string& path : paths) {
@@ -73,8 +74,41 @@ absl::StatusOr<TraceFiles> TraceFiles::Open(const std::vector<std::string>& path
   return trace;
 }
 
+void TraceFiles::Interleave(size_t sequences, size_t turn) {
+  std::vector<Block> documents;
+  for (size_t file = 0; file < files_.size(); ++file) {
+    const std::vector<int32_t>& ids = files_[file];
+    for (auto begin = ids.begin(); begin != ids.end();) {
+      const auto end = std::find(begin, ids.end(), static_cast<int32_t>(Raw(kZeroRow)));
+      if (end != begin) {
+        documents.push_back({.file = file,
+                             .first = static_cast<size_t>(begin - ids.begin()),
+                             .count = static_cast<size_t>(end - begin)});
+      }
+      begin = end == ids.end() ? end : end + 1;
+    }
+  }
+  blocks_.clear();
+  block_ids_ = turn;
+  std::vector<Block> running;
+  size_t next = 0;
+  while (true) {
+    while (running.size() < sequences && next < documents.size()) {
+      running.push_back(documents[next++]);
+    }
+    if (running.empty()) return;
+    for (Block& rest : running) {
+      const size_t count = std::min(turn, rest.count);
+      blocks_.push_back({.file = rest.file, .first = rest.first, .count = count});
+      rest.first += count;
+      rest.count -= count;
+    }
+    std::erase_if(running, [](const Block& rest) { return rest.count == 0; });
+  }
+}
+
 uint64_t TraceFiles::RowsPerBlock() const {
-  return kBlockIds * (tokens_ != nullptr ? tokens_->hasher.columns() : 1);
+  return block_ids_ * (tokens_ != nullptr ? tokens_->hasher.columns() : 1);
 }
 
 absl::Span<const uint32_t> TraceFiles::Rows(size_t block) {

@@ -1,7 +1,8 @@
 // Traces from files: row ids as they are, or the rows of one layer that token ids ask for.
 //
 // Several files are read in turns, a block of each, as if their readers were served at once; each
-// keeps its own order. All files are held in memory. One thread at a time.
+// keeps its own order. Interleave makes other turns of them. All files are held in memory. One
+// thread at a time.
 #ifndef ENGRAM_TESTS_BENCH_TRACE_FILES_H_
 #define ENGRAM_TESTS_BENCH_TRACE_FILES_H_
 
@@ -36,6 +37,11 @@ class TraceFiles {
   static absl::StatusOr<TraceFiles> Open(const std::vector<std::string>& paths,
                                          const TokenRows* tokens);
 
+  // Replays documents (what lies between ids of none) as a server of `sequences` of them at once
+  // would: each has its turn of `turn` ids, and one that ends makes room for the next in the files'
+  // order. Requires both > 0.
+  void Interleave(size_t sequences, size_t turn);
+
   size_t blocks() const { return blocks_.size(); }
   // The rows of this block, in order; valid until the next call.
   absl::Span<const uint32_t> Rows(size_t block);
@@ -54,6 +60,7 @@ class TraceFiles {
   const TokenRows* tokens_ = nullptr;
   std::vector<std::vector<int32_t>> files_;  // token ids are compressed
   std::vector<Block> blocks_;
+  size_t block_ids_;
   uint64_t ids_ = 0;
   std::vector<RowId> hashed_;
   std::vector<uint32_t> rows_;

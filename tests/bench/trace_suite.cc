@@ -116,11 +116,11 @@ class TraceSuite {
   }
 
  private:
-  absl::StatusOr<double> HitRatio(std::unique_ptr<CacheModel> cache, uint64_t warm_accesses) {
+  absl::StatusOr<double> HitRatio(CacheModel& cache, uint64_t warm_accesses) {
     const uint64_t blocks = warm_accesses / warm_.RowsPerBlock() + 1;
     const size_t first = blocks >= warm_.blocks() ? 0 : warm_.blocks() - blocks;
-    ENGRAM_RETURN_IF_ERROR(Replay(*cache, warm_, first).status());
-    return Replay(*cache, test_, 0);
+    ENGRAM_RETURN_IF_ERROR(Replay(cache, warm_, first).status());
+    return Replay(cache, test_, 0);
   }
 
   absl::Status Measure(uint64_t rows) {
@@ -131,18 +131,30 @@ class TraceSuite {
                   .unit = "of accesses",
                   .baseline = StaticHitRatio(warm_counts_, test_counts_, slots),
                   .details = {}};
-    ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<CacheModel> ours,
-                            RowCacheModel::Create(budget, kRowBytes, ids_));
-    ENGRAM_ASSIGN_OR_RETURN(result.value, HitRatio(std::move(ours), warm_counts_.accesses));
+    const auto measure_ours = [&](dram::Admission admission,
+                                  bool& by_recency) -> absl::StatusOr<double> {
+      ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<CacheModel> cache,
+                              RowCacheModel::Create(budget, kRowBytes, ids_, admission));
+      ENGRAM_ASSIGN_OR_RETURN(const double ratio, HitRatio(*cache, warm_counts_.accesses));
+      by_recency = cache->ByRecency();
+      return ratio;
+    };
+    bool by_recency = false;
+    bool unused = false;
+    ENGRAM_ASSIGN_OR_RETURN(result.value, measure_ours(dram::Admission::kAdaptive, by_recency));
+    ENGRAM_ASSIGN_OR_RETURN(const double frequency,
+                            measure_ours(dram::Admission::kFrequency, unused));
     const uint64_t short_pass = slots * kShortPassPerCachedRow;
-    ENGRAM_ASSIGN_OR_RETURN(const double lru, HitRatio(MakeLruModel(static_cast<uint32_t>(slots),
-                                                                    static_cast<uint32_t>(ids_)),
+    ENGRAM_ASSIGN_OR_RETURN(const double lru, HitRatio(*MakeLruModel(static_cast<uint32_t>(slots),
+                                                                     static_cast<uint32_t>(ids_)),
                                                        short_pass));
     ENGRAM_ASSIGN_OR_RETURN(const double clock,
-                            HitRatio(MakeDramModel(sets, dram::Admission::kAll, 1), short_pass));
+                            HitRatio(*MakeDramModel(sets, dram::Admission::kAll, 1), short_pass));
     result.details = {
         {"baseline_is", std::string("static placement by the counts of the warm-up")},
         {"static_by_its_own_counts", StaticHitRatio(test_counts_, test_counts_, slots)},
+        {"by_recency_at_the_end", by_recency},
+        {"by_frequency", frequency},
         {"lru", lru},
         {"clock", clock},
         {"cached_rows", static_cast<int64_t>(slots)},
@@ -151,6 +163,8 @@ class TraceSuite {
         {"table_rows", static_cast<int64_t>(ids_)},
         {"warm_accesses", static_cast<int64_t>(warm_counts_.accesses)},
         {"warm_distinct_rows", static_cast<int64_t>(warm_counts_.Distinct())},
+        {"sequences", static_cast<int64_t>(options_.sequences)},
+        {"turn", static_cast<int64_t>(options_.turn)},
         {"accesses", static_cast<int64_t>(test_counts_.accesses)},
         {"distinct_rows", static_cast<int64_t>(test_counts_.Distinct())}};
     if (options_.quick) result.details.emplace_back("quick", true);
@@ -180,6 +194,10 @@ absl::Status RunTraceSuite(const BenchOptions& options, Reporter& reporter) {
   }
   ENGRAM_ASSIGN_OR_RETURN(TraceFiles warm, TraceFiles::Open(options.trace, tokens.get()));
   ENGRAM_ASSIGN_OR_RETURN(TraceFiles test, TraceFiles::Open(options.test_trace, tokens.get()));
+  if (options.sequences > 0) {
+    warm.Interleave(options.sequences, options.turn);
+    test.Interleave(options.sequences, options.turn);
+  }
   return TraceSuite(options, reporter, std::move(warm), std::move(test)).Run();
 }
 

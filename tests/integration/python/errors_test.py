@@ -22,6 +22,15 @@ MAX_REQUEST_BYTES = 64 << 20
 Code = grpc.StatusCode
 
 
+def send(wire, connection):
+    """False if the daemon has closed the connection: what it said before is still to be read."""
+    try:
+        wire.sendall(connection.data_to_send())
+    except ConnectionError:
+        return False
+    return True
+
+
 def send_large_message(address, size):
     """Calls Lookup with one message of `size` bytes, without ever having them in memory: zeros are
     sent, frame by frame, as long as the daemon lets them in and has not answered.
@@ -41,7 +50,10 @@ def send_large_message(address, size):
         wire.sendall(connection.data_to_send())
         sent, headers, zeros = 0, {}, bytes(connection.max_outbound_frame_size)
         while True:
-            piece = wire.recv(1 << 16)
+            try:
+                piece = wire.recv(1 << 16)
+            except ConnectionError:
+                piece = b""
             if not piece:
                 return None, f"connection closed after {sent} bytes", sent
             for event in connection.receive_data(piece):
@@ -52,12 +64,13 @@ def send_large_message(address, size):
                     return headers.get("grpc-status"), headers.get("grpc-message", event), sent
             while sent < size:
                 room = min(connection.local_flow_control_window(stream), len(zeros), size - sent)
-                if room == 0:
+                if room <= 0:
                     break
                 connection.send_data(stream, zeros[:room])
-                wire.sendall(connection.data_to_send())
+                if not send(wire, connection):
+                    break
                 sent += room
-            wire.sendall(connection.data_to_send())
+            send(wire, connection)
 
 
 class ErrorsTest(unittest.TestCase):
@@ -179,6 +192,8 @@ class ErrorsTest(unittest.TestCase):
         self.assert_fails([Code.RESOURCE_EXHAUSTED], [len(payload)],
                           lambda: self.client.raw("Lookup", payload))
 
+    @unittest.skipIf(testing.SANITIZED, "gRPC assembles the message and is not instrumented; with "
+                     "a slow allocator below it takes minutes")
     def test_request_of_two_gigabytes(self):
         size = 2 << 30
         status, message, sent = send_large_message(self.daemon.tcp, size)

@@ -15,6 +15,8 @@ sys.path.insert(0, LIB)
 
 # Set by main().
 BIN_DIR = None
+# Whether the binaries are instrumented by a sanitizer.
+SANITIZED = bool(os.environ.get("ENGRAM_SANITIZE"))
 SEED = int(os.environ.get("ENGRAM_TEST_SEED") or random.randrange(1 << 31))
 
 
