@@ -3,17 +3,19 @@
 #include <grpc/grpc.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
-#include <grpcpp/health_check_service_interface.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 
 #include <cstring>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "absl/synchronization/mutex.h"
+#include "server/call_loop.h"
+#include "server/health_service.h"
 #include "storage/base/log.h"
 #include "storage/base/status_macros.h"
 #include "storage/base/unique_fd.h"
@@ -75,15 +77,17 @@ class GrpcServerImpl final : public GrpcServer {
     }
     builder.RegisterService(store->service());
     builder.RegisterService(admin->service());
+    builder.RegisterService(&health_);
+    loop_ = std::make_unique<CallLoop>(builder.AddCompletionQueue(),
+                                       CallLoop::ThreadsFor(std::thread::hardware_concurrency()));
     server_ = builder.BuildAndStart();
     for (size_t i = 0; i < options.listen.size(); ++i) {
       ENGRAM_RETURN_IF_ERROR(Bound(options.listen[i], ports[i]));
     }
     if (server_ == nullptr) return absl::UnavailableError("the gRPC server does not start");
-    if (grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService()) {
-      health->SetServingStatus("engram.v1.EngramStore", true);
-      health->SetServingStatus("engram.v1.EngramAdmin", true);
-    }
+    store->Accept(*loop_);
+    health_.Accept(*loop_);
+    loop_->Start();
     return absl::OkStatus();
   }
 
@@ -91,15 +95,14 @@ class GrpcServerImpl final : public GrpcServer {
 
   void Shutdown(std::chrono::milliseconds patience) override {
     if (server_ == nullptr) return;
-    if (grpc::HealthCheckServiceInterface* health = server_->GetHealthCheckService()) {
-      health->SetServingStatus(false);
-    }
+    health_.Drain();
     in_flight_->Close();
     store_->Drain();
     in_flight_->WaitUntilIdle(patience);
     // What is left is over its time, or an answer on its way out, or an idle connection.
     server_->Shutdown(std::chrono::system_clock::now() + kFlushTime);
     server_->Wait();
+    loop_->Stop();
     server_.reset();
   }
 
@@ -124,6 +127,8 @@ class GrpcServerImpl final : public GrpcServer {
 
   StoreService* store_ = nullptr;
   InFlight* in_flight_ = nullptr;
+  HealthService health_;
+  std::unique_ptr<CallLoop> loop_;
   std::unique_ptr<grpc::Server> server_;
   std::vector<std::string> addresses_;
 };
@@ -140,7 +145,6 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOp
   // One reference that is never given back: the last grpc_shutdown of a process joins a thread
   // that may sleep in a poll for 10 s after its last large answer (tcp_posix's backup poller).
   grpc_init();
-  grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   auto server = std::make_unique<GrpcServerImpl>();
   ENGRAM_RETURN_IF_ERROR(server->Start(options, store, admin, in_flight));

@@ -6,12 +6,14 @@
 #include <atomic>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "engram/v1/store.grpc.pb.h"
 #include "server/attach.h"
+#include "server/call_loop.h"
 #include "server/wire.h"
 #include "storage/base/mutex.h"
 #include "storage/base/status_macros.h"
@@ -20,10 +22,10 @@ namespace engram {
 namespace {
 
 // More rows than this are gathered on the executor, so that one large batch does not hold up the
-// small ones behind it on gRPC's thread. 8,192 rows of 264 bytes take about half a millisecond.
+// small ones behind it on the loop's thread. 8,192 rows of 264 bytes take about half a millisecond.
 constexpr size_t kInlineRows = 8192;
-// So many rows may be read from the drive on gRPC's thread, while DriveSeat is free: those of a few
-// decoded tokens.
+// So many rows may be read from the drive on the loop's thread, while DriveSeat is free: those of a
+// few decoded tokens.
 constexpr size_t kInlineColdRows = 256;
 
 // A stream's window: requests read ahead, and answers waiting to be sent.
@@ -43,16 +45,17 @@ absl::Status Unreadable(absl::string_view message) {
       absl::StrCat("the message cannot be read as engram.v1.", message));
 }
 
-// At most one of gRPC's threads reads from the drive: to wake one of the executor's takes 30 µs or
-// more, and a decoded token's rows some 500. gRPC 1.51 calls back on half as many threads as there
-// are processors, two at least (CallbackAlternativeCQ in src/cpp/common/completion_queue_cc.cc), so
-// that there is always one for rows in memory, whatever the drive does.
+// At most one of the loop's threads reads from the drive: to wake one of the executor's takes 30 µs
+// or more, and a decoded token's rows some 500. So there is always one for rows in memory, whatever
+// the drive does; a loop of one thread reads only while no other call is under way.
 class DriveSeat {
  public:
   class Hold {
    public:
     explicit Hold(DriveSeat& seat)
-        : seat_(seat.taken_.exchange(true, std::memory_order_acquire) ? nullptr : &seat) {}
+        : seat_(seat.IsFree() && !seat.taken_.exchange(true, std::memory_order_acquire) ? &seat
+                                                                                        : nullptr) {
+    }
     ~Hold() {
       if (seat_ != nullptr) seat_->taken_.store(false, std::memory_order_release);
     }
@@ -65,7 +68,12 @@ class DriveSeat {
     DriveSeat* const seat_;
   };
 
+  explicit DriveSeat(const CallLoop& loop) : loop_(loop) {}
+
  private:
+  bool IsFree() const { return loop_.threads() > 1 || loop_.calls() == 1; }
+
+  const CallLoop& loop_;
   std::atomic<bool> taken_{false};
 };
 
@@ -77,10 +85,10 @@ class StreamSet;
 // gRPC's operations are started with mutex_ held and never after finishing_ is set, so none can be
 // started on a call that is over; Finish itself is called without the lock, last of all, because
 // the object may be gone when it returns.
-class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
+class StreamCall final : public BidiCall::Reactor {
  public:
   StreamCall(const StoreService::Parts& parts, InFlight::Token token, StreamSet* set,
-             DriveSeat* seat);
+             DriveSeat* seat, BidiCall* call);
 
   // To be called once, after construction.
   void Begin();
@@ -108,6 +116,7 @@ class StreamCall final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::
   const InFlight::Token token_;
   StreamSet* const set_;
   DriveSeat* const seat_;
+  BidiCall* const call_;
   Mutex mutex_;
   grpc::ByteBuffer incoming_;  // gRPC's while reading_
   grpc::ByteBuffer outgoing_;  // gRPC's while writing_
@@ -148,8 +157,8 @@ class StreamSet {
 };
 
 StreamCall::StreamCall(const StoreService::Parts& parts, InFlight::Token token, StreamSet* set,
-                       DriveSeat* seat)
-    : parts_(parts), token_(std::move(token)), set_(set), seat_(seat) {}
+                       DriveSeat* seat, BidiCall* call)
+    : parts_(parts), token_(std::move(token)), set_(set), seat_(seat), call_(call) {}
 
 void StreamCall::Begin() {
   {
@@ -163,7 +172,7 @@ void StreamCall::StartNextRead() {
   if (reading_ || read_closed_ || draining_ || broken_ || finishing_) return;
   if (requests_.size() >= kMaxRequestsAhead) return;
   reading_ = true;
-  StartRead(&incoming_);
+  call_->StartRead(&incoming_);
 }
 
 bool StreamCall::ShouldFinish() {
@@ -181,7 +190,7 @@ void StreamCall::Drain() {
     draining_ = true;
     finish = ShouldFinish();
   }
-  if (finish) Finish(ToGrpc(ShuttingDown()));
+  if (finish) call_->Finish(ToGrpc(ShuttingDown()));
 }
 
 void StreamCall::OnReadDone(bool ok) {
@@ -201,7 +210,7 @@ void StreamCall::OnReadDone(bool ok) {
     }
   }
   if (work) Work();
-  if (finish) Finish(grpc::Status::OK);
+  if (finish) call_->Finish(grpc::Status::OK);
 }
 
 void StreamCall::OnWriteDone(bool ok) {
@@ -216,7 +225,7 @@ void StreamCall::OnWriteDone(bool ok) {
       outgoing_ = std::move(answers_.front());
       answers_.pop_front();
       writing_ = true;
-      StartWrite(&outgoing_);
+      call_->StartWrite(&outgoing_);
     }
     work = CanWork();
     if (work) working_ = true;
@@ -224,7 +233,7 @@ void StreamCall::OnWriteDone(bool ok) {
     drained = draining_;
   }
   if (work) Work();
-  if (finish) Finish(drained ? ToGrpc(ShuttingDown()) : grpc::Status::OK);
+  if (finish) call_->Finish(drained ? ToGrpc(ShuttingDown()) : grpc::Status::OK);
 }
 
 void StreamCall::OnCancel() {
@@ -234,7 +243,7 @@ void StreamCall::OnCancel() {
     broken_ = true;
     finish = ShouldFinish();
   }
-  if (finish) Finish(grpc::Status::CANCELLED);
+  if (finish) call_->Finish(grpc::Status::CANCELLED);
 }
 
 void StreamCall::OnDone() {
@@ -263,7 +272,7 @@ void StreamCall::Work() {
       }
     }
     if (finish) {
-      Finish(drained ? ToGrpc(ShuttingDown()) : grpc::Status::OK);
+      call_->Finish(drained ? ToGrpc(ShuttingDown()) : grpc::Status::OK);
       return;
     }
     if (!Process(std::move(request))) return;
@@ -332,33 +341,47 @@ void StreamCall::Send(grpc::ByteBuffer answer) {
   }
   outgoing_ = std::move(answer);
   writing_ = true;
-  StartWrite(&outgoing_);
+  call_->StartWrite(&outgoing_);
 }
 
-// Every method is raw: gRPC 1.51 answers UNIMPLEMENTED when generated callback code cannot parse a
-// message, and the caller should learn what is wrong.
-using BaseService = v1::EngramStore::WithRawCallbackMethod_Lookup<
-    v1::EngramStore::WithRawCallbackMethod_StreamLookup<
-        v1::EngramStore::WithRawCallbackMethod_Describe<
-            v1::EngramStore::WithRawCallbackMethod_Prefetch<
-                v1::EngramStore::WithRawCallbackMethod_Attach<v1::EngramStore::Service>>>>>;
+// Every method is raw: generated code that cannot parse a message answers without saying what is
+// wrong with it.
+using BaseService =
+    v1::EngramStore::WithRawMethod_Lookup<v1::EngramStore::WithRawMethod_StreamLookup<
+        v1::EngramStore::WithRawMethod_Describe<v1::EngramStore::WithRawMethod_Prefetch<
+            v1::EngramStore::WithRawMethod_Attach<v1::EngramStore::Service>>>>>;
 
 class StoreServiceImpl final : public StoreService, private BaseService {
  public:
   explicit StoreServiceImpl(const Parts& parts) : parts_(parts) {}
 
   grpc::Service* service() override { return this; }
+  void Accept(CallLoop& loop) override {
+    seat_.emplace(loop);
+    loop.AcceptUnary([this](auto... call) { RequestLookup(call...); },
+                     [this](UnaryCall& call) {
+                       if (const absl::Status status = AnswerLookup(call); !status.ok()) {
+                         call.Finish(ToGrpc(status));
+                       }
+                     });
+    loop.AcceptStreams([this](auto... call) { RequestStreamLookup(call...); },
+                       [this](BidiCall& call) { AnswerStream(call); });
+    loop.AcceptUnary([this](auto... call) { RequestDescribe(call...); },
+                     [this](UnaryCall& call) {
+                       call.Finish(ToGrpc(AnswerDescribe(call.request(), call.response())));
+                     });
+    loop.AcceptUnary([this](auto... call) { RequestPrefetch(call...); },
+                     [this](UnaryCall& call) {
+                       call.Finish(ToGrpc(AnswerPrefetch(call.request(), call.response())));
+                     });
+    loop.AcceptUnary([this](auto... call) { RequestAttach(call...); },
+                     [this](UnaryCall& call) {
+                       call.Finish(ToGrpc(AnswerAttach(call.request(), call.response())));
+                     });
+  }
   void Drain() override { streams_.Drain(); }
 
  private:
-  grpc::ServerUnaryReactor* Describe(grpc::CallbackServerContext* context,
-                                     const grpc::ByteBuffer* request,
-                                     grpc::ByteBuffer* response) override {
-    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    reactor->Finish(ToGrpc(AnswerDescribe(*request, *response)));
-    return reactor;
-  }
-
   absl::Status AnswerDescribe(const grpc::ByteBuffer& buffer, grpc::ByteBuffer& response) {
     v1::DescribeRequest request;
     if (!Decode(buffer, request)) return Unreadable("DescribeRequest");
@@ -376,14 +399,6 @@ class StoreServiceImpl final : public StoreService, private BaseService {
     return absl::OkStatus();
   }
 
-  grpc::ServerUnaryReactor* Prefetch(grpc::CallbackServerContext* context,
-                                     const grpc::ByteBuffer* request,
-                                     grpc::ByteBuffer* response) override {
-    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    reactor->Finish(ToGrpc(AnswerPrefetch(*request, *response)));
-    return reactor;
-  }
-
   absl::Status AnswerPrefetch(const grpc::ByteBuffer& buffer, grpc::ByteBuffer& response) {
     v1::PrefetchRequest request;
     ENGRAM_RETURN_IF_ERROR(CheckLayerEntries(buffer));
@@ -397,14 +412,6 @@ class StoreServiceImpl final : public StoreService, private BaseService {
     return absl::OkStatus();
   }
 
-  grpc::ServerUnaryReactor* Attach(grpc::CallbackServerContext* context,
-                                   const grpc::ByteBuffer* request,
-                                   grpc::ByteBuffer* response) override {
-    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    reactor->Finish(ToGrpc(AnswerAttach(*request, *response)));
-    return reactor;
-  }
-
   absl::Status AnswerAttach(const grpc::ByteBuffer& buffer, grpc::ByteBuffer& response) {
     v1::AttachRequest request;
     if (!Decode(buffer, request)) return Unreadable("AttachRequest");
@@ -414,35 +421,24 @@ class StoreServiceImpl final : public StoreService, private BaseService {
     return absl::OkStatus();
   }
 
-  grpc::ServerUnaryReactor* Lookup(grpc::CallbackServerContext* context,
-                                   const grpc::ByteBuffer* request,
-                                   grpc::ByteBuffer* response) override {
-    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    if (const absl::Status status = AnswerLookup(*request, reactor, response); !status.ok()) {
-      reactor->Finish(ToGrpc(status));
-    }
-    return reactor;
-  }
-
-  // Answers through `reactor`, now or later, unless it returns an error.
-  absl::Status AnswerLookup(const grpc::ByteBuffer& buffer, grpc::ServerUnaryReactor* reactor,
-                            grpc::ByteBuffer* response) {
+  // Finishes the call, now or later, unless it returns an error.
+  absl::Status AnswerLookup(UnaryCall& call) {
     InFlight::Token token = parts_.in_flight->Enter();
     if (token == nullptr) return ShuttingDown();
     v1::LookupRequest request;
-    ENGRAM_RETURN_IF_ERROR(CheckLayerEntries(buffer));
-    if (!Decode(buffer, request)) return Unreadable("LookupRequest");
+    ENGRAM_RETURN_IF_ERROR(CheckLayerEntries(call.request()));
+    if (!Decode(call.request(), request)) return Unreadable("LookupRequest");
     ENGRAM_ASSIGN_OR_RETURN(
         std::unique_ptr<engram::Lookup> started,
         engram::Lookup::Start(*parts_.tables, *parts_.pool, parts_.limits, ToQuery(request)));
     const std::shared_ptr<engram::Lookup> lookup = std::move(started);
     const bool small = lookup->row_count() <= kInlineRows;
     if (small && lookup->ReadMemory()) {
-      Reply(*lookup, reactor, response);
+      Reply(*lookup, call);
       return absl::OkStatus();
     }
     if (small && ReadHere(*lookup)) {
-      Reply(*lookup, reactor, response);
+      Reply(*lookup, call);
       // gRPC sends the answer when this thread is given back to it. With a full queue the rows stay
       // cold.
       if (lookup->CanWarm()) {
@@ -451,9 +447,9 @@ class StoreServiceImpl final : public StoreService, private BaseService {
       return absl::OkStatus();
     }
     const bool submitted =
-        parts_.executor->TrySubmit([lookup, small, reactor, response, token = std::move(token)] {
+        parts_.executor->TrySubmit([lookup, small, &call, token = std::move(token)] {
           if (small || !lookup->ReadMemory()) lookup->ReadStorage();
-          Reply(*lookup, reactor, response);
+          Reply(*lookup, call);
           lookup->Warm();
         });
     return submitted ? absl::OkStatus() : Overloaded(*parts_.executor);
@@ -462,32 +458,30 @@ class StoreServiceImpl final : public StoreService, private BaseService {
   // False when the drive is to be left to another thread.
   bool ReadHere(engram::Lookup& lookup) {
     if (lookup.cold_rows() > kInlineColdRows) return false;
-    const DriveSeat::Hold hold(seat_);
+    const DriveSeat::Hold hold(*seat_);
     if (hold) lookup.ReadStorage();
     return static_cast<bool>(hold);
   }
 
-  // Neither `reactor` nor `response` may be used afterwards.
-  static void Reply(engram::Lookup& lookup, grpc::ServerUnaryReactor* reactor,
-                    grpc::ByteBuffer* response) {
+  // The call may not be used afterwards.
+  static void Reply(engram::Lookup& lookup, UnaryCall& call) {
     const absl::Status status = lookup.Finish();
-    if (status.ok()) *response = EncodeLookupResponse(lookup);
-    reactor->Finish(ToGrpc(status));
+    if (status.ok()) call.response() = EncodeLookupResponse(lookup);
+    call.Finish(ToGrpc(status));
   }
 
-  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* StreamLookup(
-      grpc::CallbackServerContext* /*context*/) override {
+  void AnswerStream(BidiCall& call) {
     // A stream that comes too late has no token and is ended by Drain. Deletes itself in OnDone.
     InFlight::Token token = parts_.in_flight->Enter();
     const bool late = token == nullptr;
-    auto* call = new StreamCall(parts_, std::move(token), &streams_, &seat_);
-    call->Begin();
-    if (late) call->Drain();
-    return call;
+    auto* stream = new StreamCall(parts_, std::move(token), &streams_, &*seat_, &call);
+    call.SetReactor(stream);
+    stream->Begin();
+    if (late) stream->Drain();
   }
 
   const Parts parts_;
-  DriveSeat seat_;
+  std::optional<DriveSeat> seat_;  // from Accept on
   StreamSet streams_;
 };
 

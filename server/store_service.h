@@ -1,8 +1,9 @@
 // The EngramStore service: Describe, Lookup, StreamLookup, Prefetch.
 //
-// Small look-ups whose rows are all in memory are answered on gRPC's own thread, and so is one at a
-// time that needs a few rows of the drive; what else needs it, or is large, goes to `executor`.
-// Answers are raw byte buffers whose rows are sent from the memory that they were gathered into.
+// Small look-ups whose rows are all in memory are answered on the call loop's thread, and so is one
+// at a time that needs a few rows of the drive; what else needs it, or is large, goes to
+// `executor`. Answers are raw byte buffers whose rows are sent from the memory that they were
+// gathered into.
 #ifndef ENGRAM_SERVER_STORE_SERVICE_H_
 #define ENGRAM_SERVER_STORE_SERVICE_H_
 
@@ -22,6 +23,8 @@ class Service;
 
 namespace engram {
 
+class CallLoop;
+
 class StoreService {
  public:
   // All must outlive the service.
@@ -38,6 +41,8 @@ class StoreService {
   virtual ~StoreService() = default;
 
   virtual grpc::Service* service() = 0;
+  // Calls are answered from now on, on the threads of `loop`. Once, after the server is built.
+  virtual void Accept(CallLoop& loop) = 0;
 
   // Ends every stream as soon as what it was asked is answered (Unavailable). For shutting down,
   // after in_flight is closed: an idle stream must not hold it up.
