@@ -5,6 +5,9 @@
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 
+#include <random>
+#include <thread>
+
 #include "engram/v1/store.grpc.pb.h"
 #include "tests/integration/daemon_fixture.h"
 
@@ -156,6 +159,53 @@ TEST_F(WireTest, HealthIsServing) {
     // HealthCheckResponse { ServingStatus status = 1; }, SERVING = 1.
     EXPECT_EQ(std::string(reinterpret_cast<const char*>(slice.begin()), slice.size()), "\x08\x01");
   }
+}
+
+// Streams that end in every way, at any moment, side by side.
+TEST_F(WireTest, StreamsThatAreCutOffAnywhereLeaveNothingBehind) {
+  constexpr int kThreads = 4;
+  constexpr int kStreams = 150;
+  const std::unique_ptr<v1::EngramStore::Stub> stub = v1::EngramStore::NewStub(channel_);
+  std::vector<std::thread> threads;
+  for (uint64_t thread = 0; thread < kThreads; ++thread) {
+    threads.emplace_back([&stub, random = std::mt19937_64(TestSeed() + thread)]() mutable {
+      v1::LookupRequest request;
+      request.set_table("t");
+      request.add_layers()->set_layer(14);
+      for (int i = 0; i < kStreams; ++i) {
+        grpc::ClientContext context;
+        context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
+        const auto stream = stub->StreamLookup(&context);
+        const uint64_t asked = random() % 20;  // more than the daemon reads ahead
+        for (uint64_t id = 1; id <= asked; ++id) {
+          request.set_request_id(id);
+          // Some with rows, some refused.
+          request.mutable_layers(0)->set_row_ids(std::string(4 * (random() % 500), '\0') +
+                                                 (random() % 8 == 0 ? "x" : ""));
+          if (!stream->Write(request)) break;
+        }
+        v1::StreamLookupResponse answer;
+        for (uint64_t left = random() % (asked + 1); left > 0 && stream->Read(&answer); --left) {
+        }
+        switch (random() % 3) {
+          case 0:
+            context.TryCancel();
+            break;
+          case 1:
+            stream->WritesDone();
+            while (stream->Read(&answer)) {
+            }
+            EXPECT_EQ(asked == 0 ? 0 : answer.request_id(), asked);
+            EXPECT_TRUE(stream->Finish().ok());
+            break;
+          default:  // dropped as it is
+            break;
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  ExpectServesOn();
 }
 
 TEST_F(WireTest, AnUnknownMethodIsUnimplemented) {
