@@ -20,7 +20,7 @@ constexpr uint64_t kPeriodsOfCache = 32;
 // least kChangeLeast more: a cache that hits nearly always has little to win by forgetting. Under
 // Zipf's law with α 0.8 to 1.05 the share is 1.4 to 1.9 times the usual when half of the popular
 // rows have moved, and over 2 when all have.
-constexpr double kChangeFactor = 1.25;
+constexpr double kChangeFactor = 1.15;
 constexpr double kChangeLeast = 0.015;
 constexpr double kChangeSum = 8;
 constexpr double kMostOfReview = 5;

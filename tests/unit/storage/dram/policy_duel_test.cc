@@ -126,10 +126,10 @@ TEST_F(DuelTraceTest, ByFrequencyWhereRowsAreDrawnByZipfsLaw) {
   const auto adaptive = MakeDramModel(kCacheSets, Admission::kAdaptive, 1);
   const auto frequency = MakeDramModel(kCacheSets, Admission::kFrequency, 1);
   const auto all = MakeDramModel(kCacheSets, Admission::kAll, 1);
-  for (CacheModel* cache : {adaptive.get(), frequency.get(), all.get()}) Zipf(*cache, 60 * kCached);
-  const double by_frequency = Zipf(*frequency, 20 * kCached);
-  EXPECT_GE(Zipf(*adaptive, 20 * kCached), 0.99 * by_frequency);
-  EXPECT_LE(Zipf(*all, 20 * kCached), 0.9 * by_frequency);
+  for (CacheModel* cache : {adaptive.get(), frequency.get(), all.get()}) Zipf(*cache, 40 * kCached);
+  const double by_frequency = Zipf(*frequency, 10 * kCached);
+  EXPECT_GE(Zipf(*adaptive, 10 * kCached), 0.98 * by_frequency);
+  EXPECT_LE(Zipf(*all, 10 * kCached), 0.93 * by_frequency);
   EXPECT_FALSE(adaptive->ByRecency());
 }
 
@@ -146,16 +146,16 @@ TEST_F(DuelTraceTest, ByRecencyWhereDocumentsRepeatThemselves) {
 
 TEST_F(DuelTraceTest, FollowsALoadThatChanges) {
   const auto adaptive = MakeDramModel(kCacheSets, Admission::kAdaptive, 1);
-  Zipf(*adaptive, 60 * kCached);
+  Zipf(*adaptive, 40 * kCached);
   EXPECT_FALSE(adaptive->ByRecency());
-  const double zipf = Zipf(*adaptive, 20 * kCached);
+  const double zipf = Zipf(*adaptive, 10 * kCached);
   Documents(*adaptive, 12);
   EXPECT_TRUE(adaptive->ByRecency());
   EXPECT_GE(Documents(*adaptive, 8), 0.78);
   // Frequency is better only after it has learnt the law.
   Zipf(*adaptive, 120 * kCached);
   EXPECT_FALSE(adaptive->ByRecency());
-  EXPECT_GE(Zipf(*adaptive, 20 * kCached), 0.97 * zipf);
+  EXPECT_GE(Zipf(*adaptive, 10 * kCached), 0.97 * zipf);
 }
 
 }  // namespace
