@@ -14,6 +14,9 @@ absl::StatusOr<v1::AttachResponse> DescribeSharedDram(const Tables& tables, cons
     return absl::FailedPreconditionError(
         absl::StrCat("the daemon shares no memory: ", sharing.note));
   }
+  if (tables.dram_budget_bytes() == 0) {
+    return absl::FailedPreconditionError("the daemon shares no memory: the DRAM tier is off");
+  }
   v1::AttachResponse answer;
   answer.set_layout_version(dram::kLayoutVersion);
   answer.set_instance(sharing.instance);

@@ -42,7 +42,9 @@ const std::array<ConfigKey, 22> kKeys = {{
      "turns them off."},
     {"dram", KeyType::kSize, "", 0, 64 * kTiB, true, &Config::dram_bytes,
      "The budget of the DRAM tier, index included, shared by the active tables; 0 turns the tier "
-     "off."},
+     "off. A 256th (of small budgets more) is kept for what clients that read it themselves "
+     "report, "
+     "36 KiB each."},
     {"shared_memory", KeyType::kBoolean, "", 0, 0, true, &Config::shared_memory,
      "Whether clients on this host may map the DRAM tier read-only and read rows there themselves. "
      "They find it through the Unix sockets of `listen`; whoever may connect to those may read."},

@@ -77,7 +77,7 @@ class GrpcServerImpl final : public GrpcServer {
     }
     builder.RegisterService(store->service());
     builder.RegisterService(admin->service());
-    builder.RegisterService(&health_);
+    builder.RegisterService(health_->service());
     loop_ = std::make_unique<CallLoop>(builder.AddCompletionQueue(),
                                        CallLoop::ThreadsFor(std::thread::hardware_concurrency()));
     server_ = builder.BuildAndStart();
@@ -86,7 +86,7 @@ class GrpcServerImpl final : public GrpcServer {
     }
     if (server_ == nullptr) return absl::UnavailableError("the gRPC server does not start");
     store->Accept(*loop_);
-    health_.Accept(*loop_);
+    health_->Accept(*loop_);
     loop_->Start();
     return absl::OkStatus();
   }
@@ -95,7 +95,7 @@ class GrpcServerImpl final : public GrpcServer {
 
   void Shutdown(std::chrono::milliseconds patience) override {
     if (server_ == nullptr) return;
-    health_.Drain();
+    health_->Drain();
     in_flight_->Close();
     store_->Drain();
     in_flight_->WaitUntilIdle(patience);
@@ -127,7 +127,7 @@ class GrpcServerImpl final : public GrpcServer {
 
   StoreService* store_ = nullptr;
   InFlight* in_flight_ = nullptr;
-  HealthService health_;
+  const std::unique_ptr<HealthService> health_ = HealthService::Create();
   std::unique_ptr<CallLoop> loop_;
   std::unique_ptr<grpc::Server> server_;
   std::vector<std::string> addresses_;

@@ -117,6 +117,13 @@ class HandoverServerImpl final : public HandoverServer {
   bool AnswerHello(Connection& client, const HandoverRequest& request);
   bool AnswerSegments(Connection& client, const HandoverRequest& request);
   bool Send(Connection& client, HandoverReply reply, const std::vector<int>& descriptors);
+  // Rings lie within the DRAM budget.
+  size_t MaxClients() const {
+    const uint64_t rings = options_.tables->dram_bytes_for_rings() / dram::kRingBytes;
+    return std::min<uint64_t>(options_.max_clients, rings);
+  }
+  // As many as there is no room for any more: they go on over gRPC.
+  void CutOffExcess() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReadRings() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ReadRing(Connection& client);
 
@@ -219,9 +226,14 @@ void HandoverServerImpl::Serve() {
     if (count > 0) HandleEvents(events.data(), count);
     if (std::chrono::steady_clock::now() >= next_read) {
       ReadRings();
+      CutOffExcess();
       next_read = std::chrono::steady_clock::now() + kRingPeriod;
     }
   }
+}
+
+void HandoverServerImpl::CutOffExcess() {
+  while (clients_.size() > MaxClients()) clients_.erase(std::prev(clients_.end()));
 }
 
 void HandoverServerImpl::HandleEvents(const epoll_event* events, int count) {
@@ -256,7 +268,10 @@ void HandoverServerImpl::Accept(int listener) {
   (void)::setsockopt(socket.get(), SOL_SOCKET, SO_SNDBUF, &kSendBuffer, sizeof(kSendBuffer));
   const int fd = socket.get();
   auto client = std::make_unique<Connection>(std::move(socket), peer.uid);
-  if (clients_.size() >= options_.max_clients || of_user >= options_.max_clients_per_user) {
+  // However few places there are, one user leaves half of them to others.
+  const size_t places = MaxClients();
+  const size_t of_one = std::min(options_.max_clients_per_user, std::max<size_t>(1, places / 2));
+  if (clients_.size() >= places || of_user >= of_one) {
     HandoverReply reply;
     reply.status = HandoverStatus::kTooManyClients;
     (void)Send(*client, reply, {});

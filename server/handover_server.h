@@ -35,7 +35,9 @@ class HandoverServer {
     // Paths of the Unix sockets that gRPC listens on; each gets one beside it.
     std::vector<std::string> grpc_sockets;
     Tables* tables = nullptr;  // outlives the server
-    // Connections at a time, all in all and of one user.
+    // Connections at a time, all in all and of one user; fewer where the DRAM budget keeps less for
+    // their rings (Tables::dram_bytes_for_rings), of which one user gets half. What is too many
+    // when that shrinks is cut off.
     size_t max_clients = 1024;
     size_t max_clients_per_user = 256;
   };

@@ -2,14 +2,17 @@
 
 #include <google/protobuf/wrappers.pb.h>
 #include <grpcpp/impl/codegen/rpc_service_method.h>
+#include <grpcpp/impl/codegen/service_type.h>
 
 #include <algorithm>
 #include <array>
+#include <set>
 #include <string>
 
 #include "absl/strings/str_cat.h"
 #include "server/call_loop.h"
 #include "server/wire.h"
+#include "storage/base/mutex.h"
 
 namespace engram {
 namespace {
@@ -49,13 +52,13 @@ grpc::Status Unreadable() {
           "the message cannot be read as grpc.health.v1.HealthCheckRequest"};
 }
 
-}  // namespace
+class HealthServiceImpl;
 
 // One Watch: told what is so when it comes, and once more when the daemon drains, whereupon it
 // ends. Lives until OnDone.
-class HealthService::Watcher final : public BidiCall::Reactor {
+class Watcher final : public BidiCall::Reactor {
  public:
-  Watcher(HealthService* health, BidiCall* call) : health_(health), call_(call) {}
+  Watcher(HealthServiceImpl* health, BidiCall* call) : health_(health), call_(call) {}
 
   void Begin() { call_->StartRead(&request_); }
 
@@ -97,10 +100,7 @@ class HealthService::Watcher final : public BidiCall::Reactor {
       call_->Finish(grpc::Status::CANCELLED);
     }
   }
-  void OnDone() override {
-    health_->Remove(this);
-    delete this;
-  }
+  void OnDone() override;
 
  private:
   // What is next. (Whatever is begun here is told by a thread of the loop, which needs the lock, so
@@ -123,7 +123,7 @@ class HealthService::Watcher final : public BidiCall::Reactor {
     }
   }
 
-  HealthService* const health_;
+  HealthServiceImpl* const health_;
   BidiCall* const call_;
   grpc::ByteBuffer request_;  // gRPC's until OnReadDone
   Mutex mutex_;
@@ -138,53 +138,74 @@ class HealthService::Watcher final : public BidiCall::Reactor {
   bool finished_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
-HealthService::HealthService() {
-  // Without a handler a method is one of asynchronous calls.
-  AddMethod(new RpcServiceMethod("/grpc.health.v1.Health/Check", RpcMethod::NORMAL_RPC, nullptr));
-  AddMethod(
-      new RpcServiceMethod("/grpc.health.v1.Health/Watch", RpcMethod::BIDI_STREAMING, nullptr));
+class HealthServiceImpl final : public HealthService, private grpc::Service {
+ public:
+  HealthServiceImpl() {
+    // Without a handler a method is one of asynchronous calls.
+    AddMethod(new RpcServiceMethod("/grpc.health.v1.Health/Check", RpcMethod::NORMAL_RPC, nullptr));
+    AddMethod(
+        new RpcServiceMethod("/grpc.health.v1.Health/Watch", RpcMethod::BIDI_STREAMING, nullptr));
+  }
+
+  grpc::Service* service() override { return this; }
+
+  void Accept(CallLoop& loop) override {
+    loop.AcceptUnary([this](auto... call) { RequestAsyncUnary(kCheck, call...); },
+                     [this](UnaryCall& call) { call.Finish(Check(call)); });
+    loop.AcceptStreams([this](auto... call) { RequestAsyncBidiStreaming(kWatch, call...); },
+                       [this](BidiCall& call) {
+                         auto* watcher = new Watcher(this, &call);  // deletes itself
+                         call.SetReactor(watcher);
+                         Add(watcher);
+                         watcher->Begin();
+                       });
+  }
+
+  void Drain() override {
+    MutexLock lock(mutex_);
+    draining_ = true;
+    // A watcher removes itself before it is deleted, so those in the set are alive.
+    for (Watcher* watcher : watchers_) watcher->Drain();
+  }
+
+  void Remove(Watcher* watcher) {
+    MutexLock lock(mutex_);
+    watchers_.erase(watcher);
+  }
+
+ private:
+  grpc::Status Check(UnaryCall& call) {
+    std::string service;
+    if (!ReadService(call.request(), &service)) return Unreadable();
+    if (!IsKnown(service)) {
+      return {grpc::StatusCode::NOT_FOUND,
+              absl::StrCat("there is no service '", service, "' here")};
+    }
+    MutexLock lock(mutex_);
+    call.response() = AnswerOf(draining_ ? Serving::kNo : Serving::kYes);
+    return grpc::Status::OK;
+  }
+
+  void Add(Watcher* watcher) {
+    MutexLock lock(mutex_);
+    watchers_.insert(watcher);
+    if (draining_) watcher->Drain();
+  }
+
+  Mutex mutex_;
+  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  std::set<Watcher*> watchers_ ABSL_GUARDED_BY(mutex_);
+};
+
+void Watcher::OnDone() {
+  health_->Remove(this);
+  delete this;
 }
 
-HealthService::~HealthService() = default;
+}  // namespace
 
-void HealthService::Accept(CallLoop& loop) {
-  loop.AcceptUnary(
-      [this](auto... call) { RequestAsyncUnary(kCheck, call...); },
-      [this](UnaryCall& call) {
-        std::string service;
-        if (!ReadService(call.request(), &service)) return call.Finish(Unreadable());
-        if (!IsKnown(service)) {
-          return call.Finish({grpc::StatusCode::NOT_FOUND,
-                              absl::StrCat("there is no service '", service, "' here")});
-        }
-        MutexLock lock(mutex_);
-        call.response() = AnswerOf(draining_ ? Serving::kNo : Serving::kYes);
-        call.Finish(grpc::Status::OK);
-      });
-  loop.AcceptStreams([this](auto... call) { RequestAsyncBidiStreaming(kWatch, call...); },
-                     [this](BidiCall& call) {
-                       auto* watcher = new Watcher(this, &call);  // deletes itself
-                       call.SetReactor(watcher);
-                       Add(watcher);
-                       watcher->Begin();
-                     });
-}
-
-void HealthService::Add(Watcher* watcher) {
-  MutexLock lock(mutex_);
-  watchers_.insert(watcher);
-  if (draining_) watcher->Drain();
-}
-
-void HealthService::Remove(Watcher* watcher) {
-  MutexLock lock(mutex_);
-  watchers_.erase(watcher);
-}
-
-void HealthService::Drain() {
-  MutexLock lock(mutex_);
-  draining_ = true;
-  for (Watcher* watcher : watchers_) watcher->Drain();
+std::unique_ptr<HealthService> HealthService::Create() {
+  return std::make_unique<HealthServiceImpl>();
 }
 
 }  // namespace engram

@@ -6,34 +6,26 @@
 #ifndef ENGRAM_SERVER_HEALTH_SERVICE_H_
 #define ENGRAM_SERVER_HEALTH_SERVICE_H_
 
-#include <grpcpp/impl/codegen/service_type.h>
+#include <memory>
 
-#include <set>
-
-#include "storage/base/mutex.h"
+namespace grpc {
+class Service;
+}  // namespace grpc
 
 namespace engram {
 
 class CallLoop;
 
-class HealthService final : public grpc::Service {
+class HealthService {
  public:
-  HealthService();
-  ~HealthService() override;
+  static std::unique_ptr<HealthService> Create();
+  virtual ~HealthService() = default;
 
+  virtual grpc::Service* service() = 0;
   // As StoreService::Accept.
-  void Accept(CallLoop& loop);
+  virtual void Accept(CallLoop& loop) = 0;
   // Nothing is serving any more: those who watch are told, and their calls end.
-  void Drain();
-
- private:
-  class Watcher;
-  void Add(Watcher* watcher);
-  void Remove(Watcher* watcher);
-
-  Mutex mutex_;
-  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
-  std::set<Watcher*> watchers_ ABSL_GUARDED_BY(mutex_);
+  virtual void Drain() = 0;
 };
 
 }  // namespace engram

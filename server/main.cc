@@ -193,7 +193,6 @@ class Daemon {
 
   Sharing PlanSharing(const std::vector<std::string>& sockets) const {
     if (!dram_.segments->shared()) return {.note = dram_.note};
-    if (dram_.budget_bytes == 0) return {.note = "the DRAM tier is off"};
     if (sockets.empty())
       return {.note = "it listens on no Unix socket (with a path of up to 103 bytes)"};
     return {.instance = HandoverServer::NewInstance(), .note = ""};

@@ -9,6 +9,7 @@
 #include "storage/base/log.h"
 #include "storage/base/size.h"
 #include "storage/base/status_macros.h"
+#include "storage/dram/access_ring.h"
 
 namespace engram {
 namespace {
@@ -227,7 +228,12 @@ absl::Status Tables::DropOne(const Key& key) {
   return absl::OkStatus();
 }
 
+uint64_t Tables::dram_bytes_for_rings() const {
+  return segments_->shared() ? dram::BytesForRings(dram_budget_bytes()) : 0;
+}
+
 Tables::Shares Tables::PlanShares() const {
+  const auto budget = static_cast<double>(dram_budget_bytes() - dram_bytes_for_rings());
   Shares shares;
   uint64_t total = 0;
   MutexLock lock(mutex_);
@@ -241,7 +247,7 @@ Tables::Shares Tables::PlanShares() const {
   }
   for (auto& [stack, share] : shares) {
     const double part = static_cast<double>(share.bytes) / static_cast<double>(total);
-    share.bytes = static_cast<uint64_t>(part * static_cast<double>(dram_budget_bytes()));
+    share.bytes = static_cast<uint64_t>(part * budget);
   }
   return shares;
 }

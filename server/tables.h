@@ -86,6 +86,8 @@ class Tables {
   // memory is not to be had is logged and keeps what it has.
   void SetDramBudget(uint64_t bytes);
   uint64_t dram_budget_bytes() const { return dram_budget_.load(std::memory_order_relaxed); }
+  // What of it is kept for attached clients' rings: none if the memory is not shared.
+  uint64_t dram_bytes_for_rings() const;
   // What the tier takes now.
   uint64_t DramBytes() const;
 

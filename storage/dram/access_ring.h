@@ -40,6 +40,16 @@ struct AccessRing {
 inline constexpr uint64_t kRingBytes = 36864;
 static_assert(sizeof(AccessRing) <= kRingBytes);
 
+// What a DRAM budget keeps for rings, one for each attached client: a 256th, but enough for 32
+// clients unless that were over a quarter, and no more than 1024 clients need.
+constexpr uint64_t BytesForRings(uint64_t budget_bytes) {
+  uint64_t rings = budget_bytes / 256 / kRingBytes;
+  if (rings < 32) rings = 32;
+  if (rings > 1024) rings = 1024;
+  if (rings > budget_bytes / 4 / kRingBytes) rings = budget_bytes / 4 / kRingBytes;
+  return rings * kRingBytes;
+}
+
 // The client's side. Relaxed everywhere: each word stands for itself.
 inline void CountRows(RingCell& cell, uint64_t rows, uint64_t calls) {
   std::atomic_ref<uint64_t>(cell.rows).fetch_add(rows, std::memory_order_relaxed);

@@ -21,7 +21,7 @@ using ::testing::Not;
 
 constexpr char kTable[] = "t";
 constexpr uint32_t kHead = 2000;  // rows of each layer by name
-constexpr char kDram[] = "4MiB";  // room for a quarter of the rows, and three times the head
+constexpr char kDram[] = "5MiB";  // room for a quarter of the rows, and three times the head
 
 class PlacementTest : public DaemonFixture {
  protected:

@@ -183,6 +183,36 @@ TEST_F(HandoverServerTest, KeepsPlacesForOtherUsersAndFreesThoseOfTheDead) {
   EXPECT_TRUE(AttachLink::Connect(Path(), instance_).ok());
 }
 
+TEST_F(HandoverServerTest, RingsLieWithinTheDramBudget) {
+  Load("t", 1, 100'000);
+  constexpr uint64_t kBudget = uint64_t{4} << 20;
+  Serve(kBudget);
+  std::vector<std::shared_ptr<AttachLink>> links;
+  for (absl::StatusOr<std::shared_ptr<AttachLink>> link = AttachLink::Connect(Path(), instance_);
+       link.ok(); link = AttachLink::Connect(Path(), instance_)) {
+    links.push_back(*std::move(link));
+    ASSERT_LE(links.size(), 100u);
+  }
+  // One user has half of the places.
+  const size_t places = dram::BytesForRings(kBudget) / dram::kRingBytes;
+  EXPECT_EQ(links.size(), places / 2);
+  EXPECT_GT(tables_->DramBytes(), kBudget / 2);
+  EXPECT_LE(tables_->DramBytes() + places * dram::kRingBytes, kBudget);
+  // With a quarter of the budget some go, and those that are left fit.
+  tables_->SetDramBudget(kBudget / 4);
+  const size_t fewer = dram::BytesForRings(kBudget / 4) / dram::kRingBytes;
+  ASSERT_LT(fewer, links.size());
+  while (server_->clients() > fewer) std::this_thread::yield();
+  EXPECT_LE(tables_->DramBytes() + fewer * dram::kRingBytes, kBudget / 4);
+  size_t ended = 0;
+  while (ended < links.size() - fewer) {
+    ended = static_cast<size_t>(
+        std::count_if(links.begin(), links.end(), [](const auto& link) { return link->ended(); }));
+  }
+  EXPECT_EQ(server_->clients(), fewer);
+  EXPECT_EQ(ended, links.size() - fewer);
+}
+
 TEST_F(HandoverServerTest, WaitsForADescriptorAndDoesNotSpin) {
 #ifdef __SANITIZE_ADDRESS__
   GTEST_SKIP() << "the sanitizer itself looks at objects through a pipe, and calls them bad if it "

@@ -17,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/blocking_counter.h"
 #include "client/client.h"
+#include "server/call_loop.h"
 #include "storage/base/mutex.h"
 #include "storage/nvme/store_internal.h"
 #include "tests/fault/fault_file_system.h"
@@ -98,7 +99,9 @@ class StoreServiceTest : public TableFixture {
     service_->Drain();
     server_->Shutdown(std::chrono::system_clock::now());
     server_->Wait();
+    loop_->Stop();
     server_.reset();
+    loop_.reset();
     prefetcher_.reset();
     executor_.reset();
     service_.reset();
@@ -118,8 +121,11 @@ class StoreServiceTest : public TableFixture {
     grpc::ServerBuilder builder;
     builder.AddListeningPort(target, grpc::InsecureServerCredentials());
     builder.RegisterService(service_->service());
+    loop_ = std::make_unique<CallLoop>(builder.AddCompletionQueue(), loop_threads_);
     server_ = builder.BuildAndStart();
     ASSERT_NE(server_, nullptr);
+    service_->Accept(*loop_);
+    loop_->Start();
     auto client = Client::Connect({.target = target});
     ASSERT_TRUE(client.ok()) << client.status();
     client_ = *std::move(client);
@@ -179,9 +185,45 @@ class StoreServiceTest : public TableFixture {
   std::unique_ptr<Executor> executor_;
   std::unique_ptr<Prefetcher> prefetcher_;
   std::unique_ptr<StoreService> service_;
+  int loop_threads_ = 2;
+  std::unique_ptr<CallLoop> loop_;
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<Client> client_;
 };
+
+class OneThreadTest : public StoreServiceTest {
+ protected:
+  OneThreadTest() { loop_threads_ = 1; }
+};
+
+// Its one thread reads from the drive only while nobody else is there.
+TEST_F(OneThreadTest, RowsInMemoryAreServedWhileTheDriveHangs) {
+  MakeWarm(0);
+  const auto stream = client_->OpenStream();  // open, and so somebody
+  ASSERT_TRUE(stream.ok()) << stream.status();
+  Call known(0);
+  ASSERT_TRUE((*stream)->Send(known.request).ok());
+  ASSERT_TRUE((*stream)->Receive().ok());
+  gate_.Close();
+  std::vector<std::unique_ptr<Call>> cold;
+  absl::BlockingCounter answered(kExecutorThreads);
+  for (int i = 0; i < kExecutorThreads; ++i) {
+    Call& call = *cold.emplace_back(std::make_unique<Call>(1000 + 100 * i));
+    client_->LookupAsync(call.request,
+                         [&call, &answered](const absl::StatusOr<LookupAnswer>& answer) {
+                           call.status = answer.status();
+                           answered.DecrementCount();
+                         });
+  }
+  EXPECT_TRUE(gate_.AwaitWaiting(kExecutorThreads));
+  LookUpWarmRows(0, 200);
+  gate_.Open();
+  answered.Wait();
+  for (const auto& call : cold) {
+    EXPECT_TRUE(call->status.ok()) << call->status;
+    EXPECT_TRUE(call->RowsAreRight()) << call->ids[0];
+  }
+}
 
 TEST_F(StoreServiceTest, RowsInMemoryAreServedWhileTheDriveHangs) {
   MakeWarm(0);
@@ -197,7 +239,7 @@ TEST_F(StoreServiceTest, RowsInMemoryAreServedWhileTheDriveHangs) {
                            answered.DecrementCount();
                          });
   }
-  // One on a thread of gRPC's, the others on the executor's.
+  // One on a thread of the loop, the others on the executor's.
   EXPECT_TRUE(gate_.AwaitWaiting(kExecutorThreads + 1));
   LookUpWarmRows(0, 200);
   gate_.Open();
