@@ -60,8 +60,8 @@ const std::array<ConfigKey, 22> kKeys = {{
      &Config::admission,
      "Which rows the DRAM tier keeps when it cannot hold them all: `frequency` those that are "
      "asked for most often, so that rows that come once and long prefills push nothing out; `all` "
-     "whatever was read last (second chance), which serves more where each document repeats itself "
-     "and few are read at a time; `adaptive` the one of these two that misses less, as a few sets "
+     "whatever was read last (second chance), which serves more where documents repeat themselves, "
+     "as text does; `adaptive` the one of these two that misses less, as a few sets "
      "of the cache under either show all the time; `prefetch` only what prefetches bring, for "
      "loads that gain nothing from keeping rows."},
     {"profiles", KeyType::kProfileList, "", 0, 0, true, &Config::profiles,
