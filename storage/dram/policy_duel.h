@@ -1,11 +1,11 @@
 // Whether a cache's sets are better ruled by frequency or by recency: measured while it serves.
 //
 // Rows that are drawn by Zipf's law, each access for itself, are best kept by how often they were
-// asked for. But a document repeats its own n-grams soon and is then over, so that of real text what
-// was asked for last serves more (tests/bench/RESULTS.md). No load is known to be the one or the
-// other, so some sets are always ruled by frequency and as many always by recency, and the others
-// follow those that miss less (set dueling: Qureshi, Jaleel, Patt, Steely and Emer, "Adaptive
-// insertion policies for high performance caching", ISCA 2007).
+// asked for. But a document repeats its own n-grams soon and is then over, so that of real text
+// what was asked for last serves more (tests/bench/RESULTS.md). No load is known to be the one or
+// the other, so some sets are always ruled by frequency and as many always by recency, and the
+// others follow those that miss less (set dueling: Qureshi, Jaleel, Patt, Steely and Emer,
+// "Adaptive insertion policies for high performance caching", ISCA 2007).
 //
 // Threads: any number may call anything at once. Counts are relaxed atomics.
 #ifndef ENGRAM_STORAGE_DRAM_POLICY_DUEL_H_
