@@ -118,6 +118,11 @@ TEST_F(ShmTest, TheTransportIsChosenByItselfOrByForce) {
     EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
     EXPECT_NE(refused.message().find("shares no memory"), std::string::npos) << refused;
   }
+  // Once there is a tier, it is shared.
+  const CommandResult raised =
+      RunTool("engramctl", {"budget", "--dram", "4MiB", "--server", daemon_->target()});
+  ASSERT_EQ(raised.exit_code, 0) << raised.errors;
+  EXPECT_EQ(*kind(daemon_->target(), TransportKind::kAuto), TransportKind::kShm);
 }
 
 // The two transports are asked the same, good and bad: bytes, tiers and errors are the same.

@@ -180,6 +180,29 @@ class StoreServiceTest : public TableFixture {
     }
   }
 
+  // Of so many calls for cold rows `at_the_drive` get as far as the drive, and nobody else waits.
+  void ServeWarmRowsWhileTheDriveHangs(int calls, int at_the_drive) {
+    gate_.Close();
+    std::vector<std::unique_ptr<Call>> cold;
+    absl::BlockingCounter answered(calls);
+    for (int i = 0; i < calls; ++i) {
+      Call& call = *cold.emplace_back(std::make_unique<Call>(1000 + 100 * i));
+      client_->LookupAsync(call.request,
+                           [&call, &answered](const absl::StatusOr<LookupAnswer>& answer) {
+                             call.status = answer.status();
+                             answered.DecrementCount();
+                           });
+    }
+    EXPECT_TRUE(gate_.AwaitWaiting(at_the_drive));
+    LookUpWarmRows(0, 200);
+    gate_.Open();
+    answered.Wait();
+    for (const auto& call : cold) {
+      EXPECT_TRUE(call->status.ok()) << call->status;
+      EXPECT_TRUE(call->RowsAreRight()) << call->ids[0];
+    }
+  }
+
   Gate gate_;
   InFlight in_flight_;
   std::unique_ptr<Executor> executor_;
@@ -204,50 +227,13 @@ TEST_F(OneThreadTest, RowsInMemoryAreServedWhileTheDriveHangs) {
   Call known(0);
   ASSERT_TRUE((*stream)->Send(known.request).ok());
   ASSERT_TRUE((*stream)->Receive().ok());
-  gate_.Close();
-  std::vector<std::unique_ptr<Call>> cold;
-  absl::BlockingCounter answered(kExecutorThreads);
-  for (int i = 0; i < kExecutorThreads; ++i) {
-    Call& call = *cold.emplace_back(std::make_unique<Call>(1000 + 100 * i));
-    client_->LookupAsync(call.request,
-                         [&call, &answered](const absl::StatusOr<LookupAnswer>& answer) {
-                           call.status = answer.status();
-                           answered.DecrementCount();
-                         });
-  }
-  EXPECT_TRUE(gate_.AwaitWaiting(kExecutorThreads));
-  LookUpWarmRows(0, 200);
-  gate_.Open();
-  answered.Wait();
-  for (const auto& call : cold) {
-    EXPECT_TRUE(call->status.ok()) << call->status;
-    EXPECT_TRUE(call->RowsAreRight()) << call->ids[0];
-  }
+  ServeWarmRowsWhileTheDriveHangs(kExecutorThreads, kExecutorThreads);
 }
 
 TEST_F(StoreServiceTest, RowsInMemoryAreServedWhileTheDriveHangs) {
   MakeWarm(0);
-  gate_.Close();
-  std::vector<std::unique_ptr<Call>> cold;
-  constexpr int kCold = 24;
-  absl::BlockingCounter answered(kCold);
-  for (int i = 0; i < kCold; ++i) {
-    Call& call = *cold.emplace_back(std::make_unique<Call>(1000 + 100 * i));
-    client_->LookupAsync(call.request,
-                         [&call, &answered](const absl::StatusOr<LookupAnswer>& answer) {
-                           call.status = answer.status();
-                           answered.DecrementCount();
-                         });
-  }
   // One on a thread of the loop, the others on the executor's.
-  EXPECT_TRUE(gate_.AwaitWaiting(kExecutorThreads + 1));
-  LookUpWarmRows(0, 200);
-  gate_.Open();
-  answered.Wait();
-  for (const auto& call : cold) {
-    EXPECT_TRUE(call->status.ok()) << call->status;
-    EXPECT_TRUE(call->RowsAreRight()) << call->ids[0];
-  }
+  ServeWarmRowsWhileTheDriveHangs(24, kExecutorThreads + 1);
   LookUpWarmRows(0, 1);
 }
 
