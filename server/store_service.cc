@@ -46,8 +46,9 @@ absl::Status Unreadable(absl::string_view message) {
 }
 
 // At most one of the loop's threads reads from the drive: to wake one of the executor's takes 30 µs
-// or more, and a decoded token's rows some 500. So there is always one for rows in memory, whatever
-// the drive does; a loop of one thread reads only while no other call is under way.
+// or more, and a decoded token's rows some 500. Of several threads there so is always one for rows
+// in memory, whatever the drive does. A single one reads only while no other call is under way; one
+// that comes meanwhile waits for that read.
 class DriveSeat {
  public:
   class Hold {

@@ -300,8 +300,9 @@ TEST(BenchSmokeTest, Trace) {
     return scratch.path() + "/" + name;
   };
   const std::string warm = write("a", 1, 700'000) + "," + write("b", 2, 300'000);
-  const Outcome outcome = RunBench("trace --quick --json --rows 1500 --trace " + warm +
-                                   " --test-trace " + write("c", 3, 200'000));
+  const std::string command = "trace --quick --json --rows 1500 --trace " + warm +
+                              " --test-trace " + write("c", 3, 200'000);
+  const Outcome outcome = RunBench(command);
   EXPECT_EQ(outcome.exit_code, 0);
   ASSERT_EQ(outcome.lines.size(), 1u);
   const Json& line = outcome.lines[0];
@@ -315,6 +316,19 @@ TEST(BenchSmokeTest, Trace) {
   EXPECT_LE(line["baseline"], line["static_by_its_own_counts"]) << line;
   EXPECT_GT(line["value"], line["clock"]) << line;
   EXPECT_GE(line["clock"], line["lru"]) << line;
+
+  // In turns, of odd lengths: the same rows, so the same static placement, and as good a law.
+  const Outcome in_turns = RunBench(command + " --sequences 3 --turn 77");
+  EXPECT_EQ(in_turns.exit_code, 0);
+  ASSERT_EQ(in_turns.lines.size(), 1u);
+  const Json& other = in_turns.lines[0];
+  EXPECT_EQ(other["sequences"], 3) << other;
+  for (const char* same : {"warm_accesses", "warm_distinct_rows", "accesses", "distinct_rows",
+                           "baseline", "static_by_its_own_counts"}) {
+    EXPECT_EQ(other[same], line[same]) << other;
+  }
+  EXPECT_GT(other["ratio"], 0.97) << other;
+  EXPECT_NE(other["lru"], line["lru"]) << "the order is the same";
 }
 
 TEST(BenchSmokeTest, WrongUsage) {
@@ -328,6 +342,7 @@ TEST(BenchSmokeTest, WrongUsage) {
   EXPECT_EQ(RunBench("nvme --rounds 0 2>/dev/null").exit_code, 2);
   EXPECT_EQ(RunBench("trace >/dev/null 2>/dev/null").exit_code, 2);
   EXPECT_EQ(RunBench("trace --trace /nowhere 2>/dev/null").exit_code, 2);
+  EXPECT_EQ(RunBench("trace --sequences 0 2>/dev/null").exit_code, 2);
 }
 
 TEST(BenchSmokeTest, TooLittleSpace) {

@@ -165,17 +165,17 @@ TEST_F(WireTest, HealthIsServing) {
 TEST_F(WireTest, StreamsThatAreCutOffAnywhereLeaveNothingBehind) {
   constexpr int kThreads = 4;
   constexpr int kStreams = 150;
-  const std::unique_ptr<v1::EngramStore::Stub> stub = v1::EngramStore::NewStub(channel_);
+  const auto store = v1::EngramStore::NewStub(channel_);
   std::vector<std::thread> threads;
   for (uint64_t thread = 0; thread < kThreads; ++thread) {
-    threads.emplace_back([&stub, random = std::mt19937_64(TestSeed() + thread)]() mutable {
+    threads.emplace_back([&store, random = std::mt19937_64(TestSeed() + thread)]() mutable {
       v1::LookupRequest request;
       request.set_table("t");
       request.add_layers()->set_layer(14);
       for (int i = 0; i < kStreams; ++i) {
         grpc::ClientContext context;
         context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
-        const auto stream = stub->StreamLookup(&context);
+        const auto stream = store->StreamLookup(&context);
         const uint64_t asked = random() % 20;  // more than the daemon reads ahead
         for (uint64_t id = 1; id <= asked; ++id) {
           request.set_request_id(id);
