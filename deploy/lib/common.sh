@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2034  # the lists are for those who source this
 #
-# What deploy/quickstart and deploy/test share. Sourced, never run.
+# What the programs of deploy/ share. Sourced, never run.
 #
 # Debian 12 and Ubuntu 24.04, as root or with sudo. Whatever is already there is left alone, so a
 # second run needs neither network nor root.
@@ -20,7 +20,9 @@ ENGRAM_PACKAGES=(
   prometheus-cpp-dev libcpp-httplib-dev libyaml-cpp-dev libcli11-dev nlohmann-json3-dev
   libsystemd-dev libgtest-dev libgmock-dev libbenchmark-dev
 )
-ENGRAM_TEST_PACKAGES=(python3-venv)
+# To pack what is built; a test does.
+ENGRAM_BUNDLE_PACKAGES=(patchelf)
+ENGRAM_TEST_PACKAGES=(python3-venv "${ENGRAM_BUNDLE_PACKAGES[@]}")
 # For the fuzz preset, the thread-safety analysis and the format check.
 ENGRAM_CLANG_PACKAGES=(clang libclang-rt-dev clang-format)
 
@@ -146,4 +148,25 @@ build_preset() {
     cmake --preset "$preset"
     cmake --build --preset "$preset" --parallel "$jobs" "${targets[@]}"
   )
+}
+
+# ---------------------------------------------------------------------------------------- bundle
+
+# is_of_glibc NAME: whether a library belongs to glibc. It comes with every Linux that has one, fits
+# only its own loader, and so never goes into an archive.
+is_of_glibc() {
+  case "$1" in
+    ld-linux*.so.* | libc.so.* | libm.so.* | libmvec.so.* | libpthread.so.* | libdl.so.*) ;;
+    librt.so.* | libresolv.so.* | libutil.so.* | libanl.so.* | libnss_*.so.*) ;;
+    libBrokenLocale.so.* | libthread_db.so.*) ;;
+    *) return 1 ;;
+  esac
+}
+
+# is_of_driver NAME: whether a library comes with NVIDIA's driver and fits only that.
+is_of_driver() {
+  case "$1" in
+    libcuda.so* | libnvidia*) ;;
+    *) return 1 ;;
+  esac
 }
