@@ -1,0 +1,191 @@
+// A gather's work on one row, for kernels and processors alike: find it in the arena, find it in
+// DRAM, copy its words, and tell afterwards whether what was copied is to be believed.
+#ifndef ENGRAM_GPU_CACHE_GATHER_ROWS_H_
+#define ENGRAM_GPU_CACHE_GATHER_ROWS_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "gpu_cache/arena_layout.h"
+#include "gpu_cache/dequantise.h"
+#include "gpu_cache/dram_view.h"
+#include "gpu_cache/gather.h"
+#include "gpu_cache/portable.h"
+
+namespace engram::gpu_cache {
+
+// How often a row whose set changed while it was copied is looked for again before it is given to
+// the misses. Each time its writer has just been there, and it changes a set a few times a second.
+inline constexpr int kAttempts = 3;
+
+// The arena's region as it was at one moment; `sectors` 0: nothing may be read.
+struct RegionNow {
+  uint64_t epoch = 0;
+  const std::byte* index = nullptr;
+  const std::byte* rows = nullptr;
+  uint32_t sectors = 0;
+  uint32_t direct = 0;
+};
+
+ENGRAM_HD const Region* RegionIn(const Source& source) {
+  return &reinterpret_cast<const ArenaHeader*>(source.arena)->regions[source.region];
+}
+
+// Fields that are being written while they are read may say anything; so they are held against the
+// arena's end before they are used, and the epoch tells afterwards.
+ENGRAM_HD RegionNow ReadRegion(const Source& source) {
+  RegionNow now;
+  if (source.arena == nullptr) return now;
+  const Region* const region = RegionIn(source);
+  now.epoch = LoadAcquire64(&region->epoch);
+  const uint64_t index_offset = Load64(&region->index_offset);
+  const uint64_t rows_offset = Load64(&region->rows_offset);
+  const uint64_t sectors = Load32(&region->sectors);
+  now.direct = Load32(&region->direct);
+  const bool ours = now.epoch % 2 == 0 && Load32(&region->stack_id) == source.stack_id &&
+                    Load32(&region->row_bytes) == source.row_bytes;
+  const uint64_t slots_bytes = sectors * kWays * RowStride(source.row_bytes);
+  const bool within = index_offset <= source.arena_bytes && rows_offset <= source.arena_bytes &&
+                      sectors * kSectorBytes <= source.arena_bytes - index_offset &&
+                      slots_bytes <= source.arena_bytes - rows_offset;
+  if (!ours || !within || index_offset % kSectorBytes != 0 || rows_offset % 8 != 0) return now;
+  now.sectors = static_cast<uint32_t>(sectors);
+  now.index = source.arena + index_offset;
+  now.rows = source.arena + rows_offset;
+  return now;
+}
+
+// The row's tags; null if the region can hold no such row.
+ENGRAM_HD const std::byte* SectorAt(const RegionNow& region, uint32_t row_id) {
+  if (region.sectors == 0) return nullptr;
+  const uint32_t sector = SectorOf(row_id, region.sectors, region.direct != 0);
+  return sector < region.sectors ? region.index + sector * kSectorBytes : nullptr;
+}
+
+// Which of the two tags in a word is this one: bit 0 the lower, bit 1 the upper.
+ENGRAM_HD uint32_t MatchTags(uint64_t word, uint32_t tag) {
+  return (static_cast<uint32_t>(word) == tag ? 1u : 0u) |
+         (static_cast<uint32_t>(word >> 32) == tag ? 2u : 0u);
+}
+
+// Which half-word has matched, by the lower and upper bits of MatchTags of all words of a line,
+// word w in bit w of each; −1: none. Of a sector of the arena that is the way.
+ENGRAM_HD int WayOfMatches(uint32_t lower, uint32_t upper) {
+#if defined(__CUDA_ARCH__)
+  if (lower != 0) return 2 * (__ffs(static_cast<int>(lower)) - 1);
+  if (upper != 0) return 2 * (__ffs(static_cast<int>(upper)) - 1) + 1;
+#else
+  if (lower != 0) return 2 * __builtin_ctz(lower);
+  if (upper != 0) return 2 * __builtin_ctz(upper) + 1;
+#endif
+  return -1;
+}
+
+// The same of a tag line of DRAM, whose first half-word is the version.
+ENGRAM_HD int DramWayOfMatches(uint32_t lower, uint32_t upper) {
+  const int half_word = WayOfMatches(lower & ~1u, upper);
+  return half_word < 0 ? -1 : half_word - 1;
+}
+
+// Where a row was found, and what has to be the same after it was copied.
+struct FoundRow {
+  const std::byte* row = nullptr;     // null: not found
+  const uint32_t* version = nullptr;  // DRAM's sets: the set's version word
+  uint32_t seen_version = 0;
+  bool in_hbm = false;
+};
+
+ENGRAM_HD FoundRow FoundInArena(const Source& source, const RegionNow& region, uint32_t row_id,
+                                int way) {
+  FoundRow found;
+  if (way < 0) return found;
+  const uint64_t slot =
+      uint64_t{SectorOf(row_id, region.sectors, region.direct != 0)} * kWays + way;
+  found.row = region.rows + slot * RowStride(source.row_bytes);
+  found.in_hbm = true;
+  return found;
+}
+
+ENGRAM_HD FoundRow FoundInDramSet(const DramView& dram, const std::byte* set, uint32_t version,
+                                  int way) {
+  FoundRow found;
+  if (way < 0 || version % 2 != 0) return found;
+  found.row = DramSlot(dram, set, way);
+  found.version = reinterpret_cast<const uint32_t*>(set);
+  found.seen_version = version;
+  return found;
+}
+
+#ifdef ENGRAM_PLANT_RACE
+inline constexpr bool kBelieveAnything = true;  // only in a test that proves that it would notice
+#else
+inline constexpr bool kBelieveAnything = false;
+#endif
+
+// Whether what is known of the DRAM tier is still so.
+ENGRAM_HD bool DramHolds(const DramView& dram) {
+  return dram.segments != nullptr && LoadAcquire64(dram.generation) == dram.attached_generation;
+}
+
+// Whether the copy of a row that was found is that row. `epoch` and `generation` are the region's
+// and the control page's, read behind a fence after the copy, as is the version here.
+ENGRAM_HD bool IsBelieved(const Source& source, const RegionNow& region, const FoundRow& found,
+                          uint64_t epoch, uint64_t generation) {
+  if (found.in_hbm) return kBelieveAnything || epoch == region.epoch;
+  return generation == source.dram.attached_generation &&
+         (found.version == nullptr || Load32(found.version) == found.seen_version);
+}
+
+// Word w of a row, as both tiers store it: whole words, whatever row_bytes is.
+ENGRAM_HD uint64_t RowWord(const std::byte* row, uint32_t word) {
+  return Load64(reinterpret_cast<const uint64_t*>(row) + word);
+}
+
+// Stores a word of a row's `row_bytes` bytes at `out`, which may be aligned in any way.
+ENGRAM_HD void StoreWord(std::byte* out, uint32_t row_bytes, uint32_t word, uint64_t value) {
+  std::byte* const to = out + uint64_t{word} * 8;
+  const uint32_t left = row_bytes - word * 8;
+  if (left >= 8 && reinterpret_cast<uintptr_t>(to) % 8 == 0) {
+    *reinterpret_cast<uint64_t*>(to) = value;
+    return;
+  }
+  for (uint32_t i = 0; i < 8 && i < left; ++i) to[i] = static_cast<std::byte>(value >> (8 * i));
+}
+
+// Word w of a row's values as eight bf16: its scale byte stands behind all `values` of the row.
+ENGRAM_HD Bf16x8 RowWordAsBf16(const std::byte* row, uint32_t values, uint32_t word) {
+  const uint32_t scale_at = values + word / (kScaleBlock / 8);
+  const uint64_t scales = RowWord(row, scale_at / 8);
+  return DequantiseWord(RowWord(row, word), static_cast<uint8_t>(scales >> (scale_at % 8 * 8)));
+}
+
+// A whole row, whose bytes lie at whole words, as the output has it.
+ENGRAM_HD void StoreRow(uint32_t row_bytes, Output output, const std::byte* row, std::byte* out) {
+  if (output == Output::kRaw) {
+    for (uint32_t word = 0; word < (row_bytes + 7) / 8; ++word) {
+      StoreWord(out, row_bytes, word, RowWord(row, word));
+    }
+    return;
+  }
+  const uint32_t values = QuantisedValues(row_bytes);
+  for (uint32_t word = 0; word < values / 8; ++word) {
+    reinterpret_cast<Bf16x8*>(out)[word] = RowWordAsBf16(row, values, word);
+  }
+}
+
+// Whether this position of this launch is one of those that are reported; if so, at
+// samples[position / sample_every].
+ENGRAM_HD bool IsSampled(const GatherArgs& args, uint64_t launch, uint32_t position) {
+  return args.samples != nullptr && (position + launch) % args.sample_every == 0;
+}
+// How many positions are.
+ENGRAM_HD uint32_t Samples(const GatherArgs& args, uint64_t launch) {
+  if (args.samples == nullptr) return 0;
+  const auto first =
+      static_cast<uint32_t>((args.sample_every - launch % args.sample_every) % args.sample_every);
+  return args.count > first ? (args.count - 1 - first) / args.sample_every + 1 : 0;
+}
+
+}  // namespace engram::gpu_cache
+
+#endif  // ENGRAM_GPU_CACHE_GATHER_ROWS_H_
