@@ -58,7 +58,7 @@ class HostArena final : public ArenaMemory {
       return {Code::kExhausted,
               "an arena of " + std::to_string(bytes) + " bytes: " + std::strerror(error)};
     }
-    // Readers rely on the size; and a descriptor opened anew for reading lets nobody write.
+    // Readers rely on the size.
     fcntl(writable_fd_, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW);
     const std::string path = "/proc/self/fd/" + std::to_string(writable_fd_);
     read_only_fd_ = open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -68,6 +68,10 @@ class HostArena final : public ArenaMemory {
               WithErrno("mapping an arena of " + std::to_string(bytes) + " bytes")};
     }
     data_ = static_cast<std::byte*>(data);
+    // From now on nobody else gets to write it, by whatever descriptor.
+    if (fcntl(writable_fd_, F_ADD_SEALS, F_SEAL_FUTURE_WRITE | F_SEAL_SEAL) != 0) {
+      return {Code::kUnsupported, WithErrno("sealing the arena")};
+    }
     return {};
   }
 

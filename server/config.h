@@ -30,6 +30,9 @@ struct Config {
   std::string admission = "adaptive";
   std::vector<std::string> profiles;  // NAME=PATH, each name once
   uint64_t hbm_bytes = 0;
+  std::string hbm_memory = "gpu";
+  int gpu = 0;
+  int hbm_refresh_seconds = 30;
   bool admin_tcp = false;
   int nvme_depth = 128;
   int read_threads = 4;

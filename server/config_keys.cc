@@ -29,7 +29,7 @@ constexpr uint64_t kTiB = uint64_t{1} << 40;
 // gRPC counts a message's bytes in an int.
 constexpr uint64_t kMaxMessage = 2047 * kMiB;
 
-const std::array<ConfigKey, 22> kKeys = {{
+const std::array<ConfigKey, 25> kKeys = {{
     {"data_dir", KeyType::kPath, "", 0, 0, true, &Config::data_dir,
      "The directory of the tables: the NVMe tier. It is made if it is not there. One engramd at a "
      "time may use it; put it on the fastest local drive."},
@@ -72,6 +72,17 @@ const std::array<ConfigKey, 22> kKeys = {{
     {"hbm", KeyType::kSize, "", 0, 64 * kTiB, true, &Config::hbm_bytes,
      "The budget of the HBM tier (GPU memory); 0 turns the tier off. Where it is not to be had, it "
      "is off all the same: the log, `engramctl stats` and the status page say why."},
+    {"hbm_memory", KeyType::kChoice, "gpu|gpu-writable|host", 0, 0, true, &Config::hbm_memory,
+     "Where the HBM tier lies: `gpu` in memory of a GPU that workers map read-only (CUDA VMM); "
+     "`gpu-writable` the same, but where that is not to be had in memory that workers could also "
+     "write (CUDA IPC), and workers whose GPU cannot read host memory that they may not write get "
+     "the DRAM tier writable: one worker's mistake could then change what another reads; `host` in "
+     "this machine's memory, for trying the tier out without a GPU."},
+    {"gpu", KeyType::kInteger, "", 0, 63, true, &Config::gpu,
+     "Which GPU has the HBM tier, counted as CUDA counts those that engramd may use."},
+    {"hbm_refresh_seconds", KeyType::kInteger, "s", 1, 86400, true, &Config::hbm_refresh_seconds,
+     "Time between two exchanges of rows in the HBM tier for others that are asked for more "
+     "often."},
     {"admin_tcp", KeyType::kBoolean, "", 0, 0, true, &Config::admin_tcp,
      "Whether load, activate, drop, verify and stats are served on TCP addresses too. Unix "
      "sockets always serve them."},

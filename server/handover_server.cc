@@ -355,23 +355,23 @@ void HandoverServerImpl::ReadRings() {
 void HandoverServerImpl::ReadRing(Connection& client) {
   if (client.reader() == nullptr) return;
   struct Heard {
-    uint64_t rows = 0;
-    uint64_t calls = 0;
+    dram::RingReader::Counts counts;
     std::vector<RowId> sample;
   };
   std::map<uint64_t, Heard> heard;
   client.reader()->Read(
-      [&](uint64_t stack, uint64_t rows, uint64_t calls) {
-        heard[stack].rows += rows;
-        heard[stack].calls += calls;
+      [&](uint64_t stack, const dram::RingReader::Counts& counts) {
+        heard[stack].counts.rows += counts.rows;
+        heard[stack].counts.calls += counts.calls;
+        heard[stack].counts.hbm_rows += counts.hbm_rows;
       },
       [&](uint64_t stack, uint32_t row_id) { heard[stack].sample.push_back(RowId{row_id}); });
   for (const auto& [id, one] : heard) {
     if (id == 0 || id > 0xFFFFFFFFu) continue;
     const Tables::SharedStack found = options_.tables->FindStack(static_cast<uint32_t>(id));
     if (found.stack == nullptr) continue;
-    found.stack->CountShared(one.rows, one.sample);
-    found.table->probe->lookups.fetch_add(one.calls, std::memory_order_relaxed);
+    found.stack->CountShared(one.counts.hbm_rows, one.counts.rows, one.sample);
+    found.table->probe->lookups.fetch_add(one.counts.calls, std::memory_order_relaxed);
   }
 }
 

@@ -1,26 +1,48 @@
 #include "server/hbm_tier.h"
 
+#include <algorithm>
 #include <utility>
 
-#include "gpu_cache/device.h"
+#include "storage/dram/access_ring.h"
 
 namespace engram {
 
-std::string HbmNote(uint64_t hbm_budget_bytes) {
-  if (hbm_budget_bytes == 0) return "off: its budget is 0";
-  const gpu_cache::DeviceReport device = gpu_cache::ProbeDevice();
-  if (!device.usable) return "off: " + device.reason;
-  return "off: this version places no rows in GPU memory (found " + device.name + ")";
-}
-
-HbmTier::HbmTier(std::string note) : note_(std::move(note)) {}
+HbmTier::HbmTier(std::string note) { usage_.note = std::move(note); }
 
 void HbmTier::Read(RowBatch& /*batch*/) {}
 
 TierUsage HbmTier::Usage() const {
-  TierUsage usage;
-  usage.note = note_;
-  return usage;
+  MutexLock lock(mutex_);
+  return usage_;
+}
+
+void HbmTier::SetUsage(TierUsage usage) {
+  MutexLock lock(mutex_);
+  usage_ = std::move(usage);
+}
+
+void HbmTier::Note(absl::Span<const RowId> ids) {
+  if (!sampled()) return;
+  MutexLock lock(mutex_);
+  const size_t room = kMostSamples - std::min(kMostSamples, samples_.size());
+  samples_.insert(samples_.end(), ids.begin(), ids.begin() + std::min(room, ids.size()));
+}
+
+void HbmTier::NoteSome(absl::Span<const RowId> ids) {
+  if (!sampled()) return;
+  const uint32_t phase = phase_.fetch_add(1, std::memory_order_relaxed);
+  MutexLock lock(mutex_);
+  for (size_t i = phase % dram::kSampleEvery; i < ids.size(); i += dram::kSampleEvery) {
+    if (samples_.size() >= kMostSamples) return;
+    if (ids[i] != kZeroRow) samples_.push_back(ids[i]);
+  }
+}
+
+std::vector<RowId> HbmTier::TakeSamples() {
+  std::vector<RowId> taken;
+  MutexLock lock(mutex_);
+  taken.swap(samples_);
+  return taken;
 }
 
 }  // namespace engram

@@ -28,7 +28,7 @@
 #include "server/executor.h"
 #include "server/grpc_server.h"
 #include "server/handover_server.h"
-#include "server/hbm_tier.h"
+#include "server/hbm_keeper.h"
 #include "server/http.h"
 #include "server/in_flight.h"
 #include "server/notify.h"
@@ -78,13 +78,28 @@ dram::Admission AdmissionOf(const std::string& name) {
   return dram::Admission::kAdaptive;  // the only other one that the config lets through
 }
 
+std::string HotnessDirectory(const Config& config) {
+  return absl::StrCat(config.data_dir, "/hotness");
+}
+
 DramPlacer::Options PlacerOptions(const Config& config) {
-  DramPlacer::Options options{.directory = absl::StrCat(config.data_dir, "/hotness"),
+  DramPlacer::Options options{.directory = HotnessDirectory(config),
                               .keep_live = config.warm_restart};
   for (const std::string& profile : config.profiles) {
     options.profiles.push_back(absl::StrSplit(profile, absl::MaxSplits('=', 1)));
   }
   return options;
+}
+
+HbmKeeper::Options HbmOptions(const Config& config) {
+  HbmKeeper::Memory memory = HbmKeeper::Memory::kGpu;
+  if (config.hbm_memory == "gpu-writable") memory = HbmKeeper::Memory::kGpuWritable;
+  if (config.hbm_memory == "host") memory = HbmKeeper::Memory::kHost;
+  return {.budget_bytes = config.hbm_bytes,
+          .memory = memory,
+          .gpu = config.gpu,
+          .refresh = std::chrono::seconds(config.hbm_refresh_seconds),
+          .hotness_directory = HotnessDirectory(config)};
 }
 
 // Everything that serves, in the order in which it is made; destroyed the other way round.
@@ -93,7 +108,7 @@ class Daemon {
   explicit Daemon(Config config)
       : config_(std::move(config)),
         start_(std::chrono::steady_clock::now()),
-        hbm_note_(HbmNote(config_.hbm_bytes)),
+        hbm_(HbmOptions(config_)),
         pool_(kPooledBytes),
         gather_helpers_(config_.gather_threads),
         executor_(config_.io_threads, config_.max_queued_batches) {}
@@ -105,7 +120,7 @@ class Daemon {
                               HttpServer::Start(config_.http, [this] { return Snapshot(); }));
       ENGRAM_LOG(kInfo) << "http on port " << http_->port();
     }
-    ENGRAM_LOG(kInfo) << "hbm tier " << hbm_note_;
+    ENGRAM_LOG(kInfo) << "hbm tier " << hbm_.note();
     ENGRAM_ASSIGN_OR_RETURN(store_, Store::Open({.directory = config_.data_dir,
                                                  .read_threads = config_.read_threads,
                                                  .read_depth = config_.nvme_depth,
@@ -120,7 +135,7 @@ class Daemon {
                                                         .segments = dram_.segments.get(),
                                                         .admission = AdmissionOf(config_.admission),
                                                         .keeper = placer_.get(),
-                                                        .hbm_note = hbm_note_,
+                                                        .hbm = &hbm_,
                                                         .gather_helpers = &gather_helpers_}));
     ENGRAM_LOG(kInfo) << "dram tier " << FormatSize(dram_.budget_bytes) << " in " << dram_.note;
     const std::vector<std::string> sockets = SocketsForSharing();
@@ -157,6 +172,7 @@ class Daemon {
     }
     adopted_check_ = std::make_unique<AdoptedCheck>(tables_.get());
     placer_->Start(tables_.get());  // last, so that Stop is called
+    hbm_.Start(tables_.get());
     ready_ = true;
     return absl::OkStatus();
   }
@@ -171,6 +187,7 @@ class Daemon {
     if (http_ != nullptr) http_->Stop();  // it asks the hand-over for numbers
     handover_.reset();
     placer_->Stop();
+    hbm_.Stop();
     if (!config_.warm_restart) tables_->GiveUpDram();
   }
 
@@ -203,7 +220,7 @@ class Daemon {
     snapshot.daemon_version = std::string(EngramVersion());
     snapshot.uptime_seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-    snapshot.hbm_note = hbm_note_;
+    snapshot.hbm_note = hbm_.note();
     snapshot.dram_budget_bytes = config_.dram_bytes;
     snapshot.hbm_budget_bytes = config_.hbm_bytes;
     // Acquire pairs with the store of ready_: what was made before it may be used after it.
@@ -223,7 +240,7 @@ class Daemon {
 
   const Config config_;
   const std::chrono::steady_clock::time_point start_;
-  const std::string hbm_note_;
+  HbmKeeper hbm_;
   std::atomic<bool> ready_{false};
   std::atomic<bool> stopping_{false};
   InFlight in_flight_;

@@ -4,8 +4,10 @@
 #include <set>
 #include <thread>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "server/hbm_keeper.h"
 #include "storage/base/log.h"
 #include "storage/base/size.h"
 #include "storage/base/status_macros.h"
@@ -61,6 +63,12 @@ Tables::Tables(Store* store, Options options)
       segments_(options_.segments == nullptr ? own_segments_.get() : options_.segments),
       dram_budget_(options_.dram_budget_bytes) {}
 
+// Until HbmKeeper says something else.
+std::string Tables::HbmNote() const {
+  const std::string note = options_.hbm == nullptr ? "off: its budget is 0" : options_.hbm->note();
+  return absl::StartsWith(note, "off") ? note : "off: only the active version of a table has HBM";
+}
+
 absl::StatusOr<std::shared_ptr<OpenTable>> Tables::OpenVersion(const TableRecord& record) {
   auto table = std::make_shared<OpenTable>();
   table->record = record;
@@ -82,9 +90,9 @@ absl::StatusOr<std::shared_ptr<OpenTable>> Tables::OpenVersion(const TableRecord
     ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<LayerReader> nvme,
                             store_->OpenLayer(record.spec.name, record.spec.version, layer.id,
                                               &table->probe->Layer(layer.id).pages));
-    table->layers.push_back(std::make_unique<TierStack>(
-        layer, std::move(nvme), std::make_unique<HbmTier>(options_.hbm_note),
-        &table->probe->Layer(layer.id)));
+    table->layers.push_back(std::make_unique<TierStack>(layer, std::move(nvme),
+                                                        std::make_unique<HbmTier>(HbmNote()),
+                                                        &table->probe->Layer(layer.id)));
   }
   return table;
 }
@@ -337,6 +345,7 @@ void Tables::ShareOutDram() {
   // Also for a switch that moves no memory: clients that follow the active version look again.
   segments_->Advance();
   if (options_.keeper != nullptr) options_.keeper->AfterChange();
+  if (options_.hbm != nullptr) options_.hbm->AfterChange();
 }
 
 void Tables::Install(TierStack& stack, const Share& share) {

@@ -29,6 +29,8 @@
 
 namespace engram {
 
+class HbmKeeper;
+
 // One version of one table, open. Immutable but for what its stacks hold in DRAM.
 struct OpenTable {
   TableRecord record;  // `active` as of opening; ask Tables for the present
@@ -48,8 +50,8 @@ class Tables {
     // Where DRAM lies; outlives the Tables. Null: in anonymous memory that they make themselves.
     SegmentStore* segments = nullptr;
     dram::Admission admission = dram::Admission::kAdaptive;
-    DramKeeper* keeper = nullptr;  // told of what becomes of DRAM; outlives the Tables
-    std::string hbm_note;
+    DramKeeper* keeper = nullptr;        // told of what becomes of DRAM; outlives the Tables
+    HbmKeeper* hbm = nullptr;            // told of changes too; outlives the Tables
     WorkPool* gather_helpers = nullptr;  // outlives the Tables; null: batches are gathered alone
   };
   // Opens every published version of `store`, which must outlive the Tables. A version that cannot
@@ -111,6 +113,7 @@ class Tables {
 
   Tables(Store* store, Options options);
   absl::StatusOr<std::shared_ptr<OpenTable>> OpenVersion(const TableRecord& record);
+  std::string HbmNote() const;
   void ShareOutDram() ABSL_EXCLUSIVE_LOCKS_REQUIRED(admin_mutex_);
   struct Share {
     uint64_t bytes = 0;

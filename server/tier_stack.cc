@@ -189,6 +189,7 @@ void TierStack::Count(const RowBatch& batch) {
   const uint64_t zeros =
       batch.ids().size() - served - failed - batch.missing().size() - batch.repeats();
   if (zeros > 0) probe_->zero_rows.fetch_add(zeros, std::memory_order_relaxed);
+  hbm_->NoteSome(batch.ids());
 }
 
 void TierStack::CountLate(uint64_t rows) {
@@ -285,11 +286,15 @@ void TierStack::SetDramRemark(std::string remark) {
   dram_remark_ = std::move(remark);
 }
 
-void TierStack::CountShared(uint64_t rows, absl::Span<const RowId> sample) {
-  if (rows > 0) {
-    probe_->hits[static_cast<size_t>(TierKind::kDram)].fetch_add(rows, std::memory_order_relaxed);
-  }
+void TierStack::CountShared(uint64_t hbm_rows, uint64_t dram_rows, absl::Span<const RowId> sample) {
+  const auto count = [&](TierKind tier, uint64_t rows) {
+    if (rows == 0) return;
+    probe_->hits[static_cast<size_t>(tier)].fetch_add(rows, std::memory_order_relaxed);
+  };
+  count(TierKind::kHbm, hbm_rows);
+  count(TierKind::kDram, dram_rows);
   if (sample.empty()) return;
+  hbm_->Note(sample);
   const std::shared_ptr<RowCache> cache = dram();
   if (cache == nullptr) return;
   for (const RowId id : sample) cache->Touch(id, dram::kSampleEvery);

@@ -86,6 +86,8 @@ class TierStack {
   };
   absl::StatusOr<ResizedDram> ResizeDram(uint64_t budget_bytes);
 
+  HbmTier& hbm() { return *hbm_; }
+
   // For clients that read DRAM themselves. To be let go of soon: TakeDram waits for it.
   std::shared_ptr<const RowCache> SharedDram() const { return dram(); }
   // Rows that DRAM began with, left by an earlier daemon; 0 if there is no cache.
@@ -99,8 +101,8 @@ class TierStack {
   void SetDramRemark(std::string remark);
   // Names the stack towards them; never used again while the daemon lives.
   uint32_t id() const { return id_; }
-  // What a client says that it has read there itself; a sample of the rows.
-  void CountShared(uint64_t rows, absl::Span<const RowId> sample);
+  // What a client says that it has read by itself, in HBM and in DRAM; a sample of the rows.
+  void CountShared(uint64_t hbm_rows, uint64_t dram_rows, absl::Span<const RowId> sample);
 
   std::array<TierSnapshot, kTierCount> Snapshot() const;
   const LayerProbe& probe() const { return *probe_; }

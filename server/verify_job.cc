@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/chunk_check.h"
+#include "server/hbm_keeper.h"
 #include "storage/base/status_macros.h"
 #include "storage/checkpoint/row_source.h"
 
@@ -15,8 +16,8 @@ namespace {
 
 class Verifier {
  public:
-  Verifier(const Store& store, const OpenTable& table, const RowSource* source)
-      : store_(store), table_(table), source_(source) {
+  Verifier(const Tables& tables, const OpenTable& table, const RowSource* source)
+      : store_(*tables.store()), hbm_(tables.options().hbm), table_(table), source_(source) {
     status_.rows_total = table.spec().rows();
     status_.bytes_total = table.spec().bytes();
   }
@@ -28,6 +29,7 @@ class Verifier {
     const uint64_t bad_before = status_.bad_rows;
     const auto check = [&](const ChunkBlock& block) -> absl::Status {
       CompareWithDram(block);
+      CompareWithHbm(block);
       if (source_ != nullptr) ENGRAM_RETURN_IF_ERROR(CompareWithSource(block));
       status_.rows_done += block.ids.size();
       status_.bytes_done += block.rows.size();
@@ -66,6 +68,24 @@ class Verifier {
     }
   }
 
+  void CompareWithHbm(const ChunkBlock& block) {
+    const LayerSpec& layer = block.stack.spec();
+    in_hbm_.resize(block.rows.size());
+    if (hbm_ == nullptr ||
+        !hbm_->ReadHeld(block.stack.id(), block.ids, absl::MakeSpan(in_hbm_), held_in_hbm_)) {
+      return;
+    }
+    for (size_t i = 0; i < block.ids.size(); ++i) {
+      if (block.failed[i] || !held_in_hbm_[i]) continue;
+      ++status_.hbm_rows;
+      const size_t at = i * layer.row_bytes;
+      if (std::memcmp(&in_hbm_[at], &block.rows[at], layer.row_bytes) == 0) continue;
+      ++status_.bad_rows;
+      Problem(absl::StrCat("layer ", Raw(layer.id), " row ", block.first + i,
+                           ": HBM holds other bytes than NVMe"));
+    }
+  }
+
   absl::Status CompareWithSource(const ChunkBlock& block) {
     const LayerSpec& layer = block.stack.spec();
     expected_.resize(block.rows.size());
@@ -85,10 +105,12 @@ class Verifier {
   }
 
   const Store& store_;
+  const HbmKeeper* const hbm_;
   const OpenTable& table_;
   const RowSource* const source_;
   VerifyStatus status_;
-  std::vector<std::byte> expected_, copy_;
+  std::vector<std::byte> expected_, copy_, in_hbm_;
+  std::vector<bool> held_in_hbm_;
 };
 
 }  // namespace
@@ -145,7 +167,7 @@ absl::StatusOr<VerifyStatus> RunVerify(const Tables& tables, const VerifyParamet
                                 .allow_unverified = parameters.allow_unverified}));
     ENGRAM_RETURN_IF_ERROR(CheckSameShape(table->spec(), source->spec()));
   }
-  Verifier verifier(*tables.store(), *table, source.get());
+  Verifier verifier(tables, *table, source.get());
   for (const Chunk& chunk : table->record.chunks) {
     ENGRAM_RETURN_IF_ERROR(
         verifier.Check(chunk, [&] { return !cancelled.load() && progress(verifier.status()); }));

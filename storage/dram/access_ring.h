@@ -29,6 +29,7 @@ struct alignas(64) RingCell {
   uint64_t stack_id;  // of the layer, from Attach; 0: the cell is free
   uint64_t rows;      // served from DRAM
   uint64_t calls;     // look-ups that needed nothing but DRAM, in the cell of their first layer
+  uint64_t hbm_rows;  // served from HBM, by a client that gathers on a GPU
 };
 
 struct AccessRing {
@@ -51,6 +52,9 @@ constexpr uint64_t BytesForRings(uint64_t budget_bytes) {
 }
 
 // The client's side. Relaxed everywhere: each word stands for itself.
+inline void CountHbmRows(RingCell& cell, uint64_t rows) {
+  std::atomic_ref<uint64_t>(cell.hbm_rows).fetch_add(rows, std::memory_order_relaxed);
+}
 inline void CountRows(RingCell& cell, uint64_t rows, uint64_t calls) {
   std::atomic_ref<uint64_t>(cell.rows).fetch_add(rows, std::memory_order_relaxed);
   if (calls > 0) std::atomic_ref<uint64_t>(cell.calls).fetch_add(calls, std::memory_order_relaxed);
@@ -75,7 +79,13 @@ class RingReader {
  public:
   explicit RingReader(AccessRing* ring) : ring_(ring) {}
 
-  // Calls counted(stack_id, rows, calls) for each layer that was read since the last time, and
+  // What has grown in a cell since the last time.
+  struct Counts {
+    uint64_t rows = 0;
+    uint64_t calls = 0;
+    uint64_t hbm_rows = 0;
+  };
+  // Calls counted(stack_id, counts) for each layer that was read since the last time, and
   // sampled(stack_id, row_id) for each sample. Both may name what does not exist. Bounded work,
   // whatever the memory says.
   template <typename Counted, typename Sampled>
@@ -84,13 +94,12 @@ class RingReader {
     for (size_t i = 0; i < kRingCells; ++i) {
       RingCell& cell = ring_->cells[i];
       stacks[i] = Load(cell.stack_id);
-      const uint64_t rows = Load(cell.rows);
-      const uint64_t calls = Load(cell.calls);
-      if (rows != rows_[i] || calls != calls_[i]) {
-        counted(stacks[i], Grown(rows, rows_[i]), Grown(calls, calls_[i]));
-      }
-      rows_[i] = rows;
-      calls_[i] = calls;
+      const Counts now{Load(cell.rows), Load(cell.calls), Load(cell.hbm_rows)};
+      Counts& seen = seen_[i];
+      const Counts grown{Grown(now.rows, seen.rows), Grown(now.calls, seen.calls),
+                         Grown(now.hbm_rows, seen.hbm_rows)};
+      if ((grown.rows | grown.calls | grown.hbm_rows) != 0) counted(stacks[i], grown);
+      seen = now;
     }
     const uint64_t written = Load(ring_->written);
     // Also what a client has written that counts backwards, or has gone round.
@@ -117,8 +126,7 @@ class RingReader {
   }
 
   AccessRing* ring_;
-  std::array<uint64_t, kRingCells> rows_{};
-  std::array<uint64_t, kRingCells> calls_{};
+  std::array<Counts, kRingCells> seen_{};
   uint64_t read_ = 0;
 };
 

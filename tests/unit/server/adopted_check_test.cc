@@ -42,8 +42,7 @@ class AdoptedCheckTest : public TableFixture {
     ASSERT_TRUE(segments.ok()) << segments.status();
     segments_ = *std::move(segments);
     auto tables =
-        Tables::Open(store_.get(),
-                     {.dram_budget_bytes = budget, .segments = segments_.get(), .hbm_note = "off"});
+        Tables::Open(store_.get(), {.dram_budget_bytes = budget, .segments = segments_.get()});
     ASSERT_TRUE(tables.ok()) << tables.status();
     tables_ = *std::move(tables);
   }

@@ -48,9 +48,8 @@ class HandoverServerTest : public TableFixture {
   }
 
   void Serve(uint64_t dram_bytes, size_t max_clients = 1024, size_t max_per_user = 256) {
-    auto tables = Tables::Open(store_.get(), {.dram_budget_bytes = dram_bytes,
-                                              .segments = segments_.get(),
-                                              .hbm_note = "off: its budget is 0"});
+    auto tables =
+        Tables::Open(store_.get(), {.dram_budget_bytes = dram_bytes, .segments = segments_.get()});
     ASSERT_TRUE(tables.ok()) << tables.status();
     tables_ = *std::move(tables);
     auto server = HandoverServer::Start({.instance = instance_,

@@ -56,10 +56,10 @@ class TableFixture : public ::testing::Test {
     store_ = *std::move(store);
   }
 
-  void OpenTables(uint64_t dram_budget_bytes, DramKeeper* keeper = nullptr) {
-    auto tables = Tables::Open(store_.get(), {.dram_budget_bytes = dram_budget_bytes,
-                                              .keeper = keeper,
-                                              .hbm_note = "off: its budget is 0"});
+  void OpenTables(uint64_t dram_budget_bytes, DramKeeper* keeper = nullptr,
+                  HbmKeeper* hbm = nullptr) {
+    auto tables = Tables::Open(
+        store_.get(), {.dram_budget_bytes = dram_budget_bytes, .keeper = keeper, .hbm = hbm});
     ASSERT_TRUE(tables.ok()) << tables.status();
     tables_ = *std::move(tables);
   }

@@ -16,13 +16,15 @@ namespace {
 struct Heard {
   std::map<uint64_t, uint64_t> rows;
   std::map<uint64_t, uint64_t> calls;
+  std::map<uint64_t, uint64_t> hbm_rows;
   std::map<uint64_t, std::vector<uint32_t>> samples;
 
   void Read(RingReader& reader) {
     reader.Read(
-        [&](uint64_t stack, uint64_t more_rows, uint64_t more_calls) {
-          rows[stack] += more_rows;
-          calls[stack] += more_calls;
+        [&](uint64_t stack, const RingReader::Counts& more) {
+          rows[stack] += more.rows;
+          calls[stack] += more.calls;
+          hbm_rows[stack] += more.hbm_rows;
         },
         [&](uint64_t stack, uint32_t row) { samples[stack].push_back(row); });
   }
@@ -39,12 +41,14 @@ TEST(AccessRing, SaysWhatWasPutOnce) {
   ring->cells[63].stack_id = 9;
   CountRows(ring->cells[0], 100, 1);
   CountRows(ring->cells[63], 7, 0);
+  CountHbmRows(ring->cells[63], 12);
   for (const uint32_t row : {0u, 17u, 0xFFFFFFFEu}) Push(*ring, 0, row);
   Push(*ring, 63, 3);
   Heard heard;
   heard.Read(reader);
   EXPECT_EQ(heard.rows, (std::map<uint64_t, uint64_t>{{5, 100}, {9, 7}}));
   EXPECT_EQ(heard.calls[5], 1u);
+  EXPECT_EQ(heard.hbm_rows[9], 12u);
   EXPECT_EQ(heard.samples[5], (std::vector<uint32_t>{0, 17, 0xFFFFFFFEu}));
   EXPECT_EQ(heard.samples[9], std::vector<uint32_t>{3});
   Heard again;
@@ -91,7 +95,10 @@ TEST(AccessRing, SurvivesGarbage) {
   for (int round = 0; round < 500; ++round) {
     for (size_t i = 0; i < sizeof(AccessRing) / 8; ++i) words[i] = random() >> (random() % 64);
     uint64_t samples = 0;
-    reader.Read([](uint64_t, uint64_t rows, uint64_t) { EXPECT_LE(rows, uint64_t{1} << 32); },
+    reader.Read([](uint64_t, const RingReader::Counts& counts) {
+                  EXPECT_LE(counts.rows, uint64_t{1} << 32);
+                  EXPECT_LE(counts.hbm_rows, uint64_t{1} << 32);
+                },
                 [&](uint64_t, uint32_t) { ++samples; });
     EXPECT_LE(samples, kRingSlots);
   }
