@@ -12,4 +12,6 @@ find_dependency(PkgConfig)
 pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
 # engram::base's: the ring of io_uring.
 pkg_check_modules(LIBURING REQUIRED IMPORTED_TARGET liburing)
+# engram::gpu_cache's, if it was built with CUDA: the runtime, linked statically.
+find_package(CUDAToolkit QUIET)
 include(${CMAKE_CURRENT_LIST_DIR}/engramTargets.cmake)

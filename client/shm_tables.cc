@@ -43,6 +43,34 @@ AttachedShape FromWire(const v1::DramLayer& wire, const std::string& table_diges
   return layer;
 }
 
+// What this client cannot read is as good as none.
+void ReadHbm(const v1::AttachResponse& response, ShmTable& table) {
+  table.hbm_note = response.hbm_note();
+  table.writable_dram = response.writable_dram();
+  const v1::HbmArena& arena = response.hbm();
+  gpu_cache::ArenaExport& to = table.arena;
+  if (!response.has_hbm()) return;
+  if (arena.layout_version() != gpu_cache::kArenaLayoutVersion ||
+      arena.device_id().size() != to.device_id.size() ||
+      (!arena.ipc_handle().empty() && arena.ipc_handle().size() != to.ipc_handle.size())) {
+    table.hbm_note = "the daemon's HBM tier is of another layout: use a client of its release";
+    return;
+  }
+  to.kind = static_cast<gpu_cache::MemoryKind>(arena.kind());
+  to.bytes = arena.bytes();
+  std::memcpy(to.device_id.data(), arena.device_id().data(), to.device_id.size());
+  if (!arena.ipc_handle().empty()) {
+    std::memcpy(to.ipc_handle.data(), arena.ipc_handle().data(), to.ipc_handle.size());
+  }
+  for (const v1::HbmLayer& layer : response.hbm_layers()) {
+    if (layer.region() >= gpu_cache::kMaxRegions) continue;
+    table.hbm_layers.push_back({.layer = layer.layer(),
+                                .stack_id = layer.stack_id(),
+                                .region = layer.region(),
+                                .row_bytes = layer.row_bytes()});
+  }
+}
+
 }  // namespace
 
 const AttachedLayer* ShmTable::Find(int32_t layer) const {
@@ -125,6 +153,7 @@ absl::StatusOr<std::shared_ptr<const ShmTable>> ShmTables::Attach(const Key& key
     table->generation = response.generation();
     table->version = response.version();
     table->table_digest = response.table_digest();
+    ReadHbm(response, *table);
     last = absl::OkStatus();
     for (const v1::DramLayer& wire : response.layers()) {
       absl::StatusOr<std::unique_ptr<AttachedLayer>> layer =

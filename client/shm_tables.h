@@ -15,10 +15,19 @@
 
 #include "absl/status/statusor.h"
 #include "client/unary_call.h"
+#include "gpu_cache/backend.h"
 #include "storage/base/mutex.h"
 #include "storage/dram/attached.h"
 
 namespace engram {
+
+// Where a layer lies in the daemon's HBM tier.
+struct HbmLayerPlace {
+  int32_t layer = 0;
+  uint32_t stack_id = 0;
+  uint32_t region = 0;
+  uint32_t row_bytes = 0;
+};
 
 // One version of a table, as it lies in the daemon's memory under one generation. Immutable.
 struct ShmTable {
@@ -27,6 +36,10 @@ struct ShmTable {
   uint64_t version = 0;
   std::string table_digest;
   std::vector<std::unique_ptr<AttachedLayer>> layers;  // ascending
+  gpu_cache::ArenaExport arena;  // of the HBM tier; bytes 0: there is none, or none that is known
+  std::vector<HbmLayerPlace> hbm_layers;  // ascending
+  std::string hbm_note;                   // what the daemon says of it
+  bool writable_dram = false;             // AttachLink::WritableSegments are to be had
 
   bool Holds() const { return link->Holds(generation); }
   const AttachedLayer* Find(int32_t layer) const;

@@ -58,3 +58,12 @@ function(engram_test)
   add_test(NAME ${ARG_NAME} COMMAND ${ARG_NAME})
   set_tests_properties(${ARG_NAME} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
 endfunction()
+
+# engram_gpu_test(name filter): the test's cases that match `filter` need a GPU. They are a ctest test
+# of their own, so that they are counted as skipped where there is none.
+function(engram_gpu_test name filter)
+  set_tests_properties(${name} PROPERTIES ENVIRONMENT "GTEST_FILTER=-${filter}")
+  add_test(NAME ${name}_gpu COMMAND ${name} --gtest_filter=${filter})
+  set_tests_properties(${name}_gpu PROPERTIES TIMEOUT 300 LABELS gpu
+    SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
+endfunction()

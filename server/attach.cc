@@ -2,11 +2,37 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "server/hbm_keeper.h"
 #include "storage/base/status_macros.h"
 
 namespace engram {
+namespace {
+
+void DescribeHbm(const HbmKeeper& hbm, const OpenTable& table, v1::AttachResponse& answer) {
+  answer.set_hbm_note(hbm.note());
+  for (const std::unique_ptr<TierStack>& stack : table.layers) {
+    const std::optional<HbmKeeper::Place> place = hbm.Find(stack->id());
+    if (!place.has_value()) continue;
+    v1::HbmLayer& layer = *answer.add_hbm_layers();
+    layer.set_layer(Raw(stack->spec().id));
+    layer.set_stack_id(stack->id());
+    layer.set_region(place->region);
+    layer.set_row_bytes(stack->spec().row_bytes);
+    v1::HbmArena& arena = *answer.mutable_hbm();
+    arena.set_layout_version(gpu_cache::kArenaLayoutVersion);
+    arena.set_kind(static_cast<uint32_t>(place->arena.kind));
+    arena.set_bytes(place->arena.bytes);
+    arena.set_device_id(place->arena.device_id.data(), place->arena.device_id.size());
+    if (place->arena.kind == gpu_cache::MemoryKind::kCudaIpc) {
+      arena.set_ipc_handle(place->arena.ipc_handle.data(), place->arena.ipc_handle.size());
+    }
+  }
+}
+
+}  // namespace
 
 absl::StatusOr<v1::AttachResponse> DescribeSharedDram(const Tables& tables, const Sharing& sharing,
                                                       const v1::AttachRequest& request) {
@@ -15,7 +41,8 @@ absl::StatusOr<v1::AttachResponse> DescribeSharedDram(const Tables& tables, cons
         absl::StrCat("the daemon shares no memory: ", sharing.note));
   }
   if (tables.dram_budget_bytes() == 0) {
-    return absl::FailedPreconditionError("the daemon shares no memory: the DRAM tier is off");
+    return absl::FailedPreconditionError(
+        "the daemon shares no memory, HBM neither: the DRAM tier is off");
   }
   v1::AttachResponse answer;
   answer.set_layout_version(dram::kLayoutVersion);
@@ -25,6 +52,7 @@ absl::StatusOr<v1::AttachResponse> DescribeSharedDram(const Tables& tables, cons
   if (request.table().empty()) return answer;
   ENGRAM_ASSIGN_OR_RETURN(const std::shared_ptr<const OpenTable> table,
                           tables.Find(request.table(), VersionId{request.version()}));
+  answer.set_writable_dram(sharing.writable_dram);
   answer.set_version(Raw(table->spec().version));
   answer.set_table_digest(table->record.table_digest);
   for (const std::unique_ptr<TierStack>& stack : table->layers) {
@@ -48,6 +76,7 @@ absl::StatusOr<v1::AttachResponse> DescribeSharedDram(const Tables& tables, cons
     }
     layer.set_huge_pages(huge);
   }
+  if (tables.options().hbm != nullptr) DescribeHbm(*tables.options().hbm, *table, answer);
   return answer;
 }
 

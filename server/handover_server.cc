@@ -23,6 +23,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/hbm_keeper.h"
 #include "storage/base/log.h"
 #include "storage/base/mutex.h"
 #include "storage/base/status_macros.h"
@@ -77,12 +78,15 @@ class Connection {
     reader_ = std::make_unique<dram::RingReader>(ring_);
     return true;
   }
+  bool may_write() const { return may_write_; }
+  void SetMayWrite() { may_write_ = true; }
   int ring_file() const { return ring_file_.get(); }
   dram::RingReader* reader() const { return reader_.get(); }
 
  private:
   const UniqueFd socket_;
   const uid_t user_;
+  bool may_write_ = false;
   UniqueFd ring_file_;
   dram::AccessRing* ring_ = nullptr;
   std::unique_ptr<dram::RingReader> reader_;
@@ -97,6 +101,12 @@ class HandoverServerImpl final : public HandoverServer {
   size_t clients() const override {
     MutexLock lock(mutex_);
     return clients_.size();
+  }
+  size_t writing_clients() const override {
+    MutexLock lock(mutex_);
+    size_t count = 0;
+    for (const auto& [fd, client] : clients_) count += client->may_write();
+    return count;
   }
   void Hear() override {
     MutexLock lock(mutex_);
@@ -116,6 +126,7 @@ class HandoverServerImpl final : public HandoverServer {
   bool Answer(Connection& client);
   bool AnswerHello(Connection& client, const HandoverRequest& request);
   bool AnswerSegments(Connection& client, const HandoverRequest& request);
+  bool AnswerArena(Connection& client);
   bool Send(Connection& client, HandoverReply reply, const std::vector<int>& descriptors);
   // Rings lie within the DRAM budget.
   size_t MaxClients() const {
@@ -289,7 +300,10 @@ bool HandoverServerImpl::Answer(Connection& client) {
   int unread = 0;
   if (::ioctl(client.socket(), SIOCOUTQ, &unread) != 0 || unread > 0) return false;
   if (request.kind == HandoverKind::kHello) return AnswerHello(client, request);
-  if (request.kind == HandoverKind::kSegments) return AnswerSegments(client, request);
+  if (request.kind == HandoverKind::kSegments || request.kind == HandoverKind::kWritableSegments) {
+    return AnswerSegments(client, request);
+  }
+  if (request.kind == HandoverKind::kArena) return AnswerArena(client);
   return false;
 }
 
@@ -306,23 +320,47 @@ bool HandoverServerImpl::AnswerHello(Connection& client, const HandoverRequest& 
 
 bool HandoverServerImpl::AnswerSegments(Connection& client, const HandoverRequest& request) {
   HandoverReply reply;
-  reply.kind = HandoverKind::kSegments;
+  reply.kind = request.kind;
+  const bool writable = request.kind == HandoverKind::kWritableSegments;
   if (client.reader() == nullptr || request.count == 0 || request.count > dram::kSegmentsAtOnce) {
     return false;
   }
+  if (writable && !options_.writable_dram) {
+    reply.status = HandoverStatus::kRefused;
+    return Send(client, reply, {});
+  }
   // Held until they are sent: the kernel has them from then on.
+  std::vector<UniqueFd> opened;
   std::vector<std::shared_ptr<Segment>> segments;
   std::vector<int> descriptors;
   for (uint32_t i = 0; i < request.count; ++i) {
-    std::shared_ptr<Segment> segment = options_.tables->segments().Find(request.ids[i]);
-    if (segment == nullptr || segment->share_fd() < 0) {
+    if (writable) {
+      opened.push_back(options_.tables->segments().OpenWritable(request.ids[i]));
+      descriptors.push_back(opened.back().get());
+    } else {
+      segments.push_back(options_.tables->segments().Find(request.ids[i]));
+      descriptors.push_back(segments.back() == nullptr ? -1 : segments.back()->share_fd());
+    }
+    if (descriptors.back() < 0) {
       reply.status = HandoverStatus::kGone;
       return Send(client, reply, {});
     }
-    descriptors.push_back(segment->share_fd());
-    segments.push_back(std::move(segment));
   }
+  if (writable) client.SetMayWrite();
   return Send(client, reply, descriptors);
+}
+
+bool HandoverServerImpl::AnswerArena(Connection& client) {
+  if (client.reader() == nullptr) return false;
+  HandoverReply reply;
+  reply.kind = HandoverKind::kArena;
+  const HbmKeeper* const hbm = options_.tables->options().hbm;
+  const UniqueFd arena = hbm == nullptr ? UniqueFd() : hbm->ArenaFile();
+  if (!arena.valid()) {
+    reply.status = HandoverStatus::kGone;
+    return Send(client, reply, {});
+  }
+  return Send(client, reply, {arena.get()});
 }
 
 bool HandoverServerImpl::Send(Connection& client, HandoverReply reply,

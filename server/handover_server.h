@@ -21,8 +21,9 @@ namespace engram {
 
 // Whether the daemon shares memory, for those who answer Attach.
 struct Sharing {
-  uint64_t instance = 0;  // the server's; 0: nothing is shared
-  std::string note;       // why not
+  uint64_t instance = 0;       // the server's; 0: nothing is shared
+  std::string note;            // why not
+  bool writable_dram = false;  // as HandoverServer::Options
 };
 
 class HandoverServer {
@@ -35,6 +36,8 @@ class HandoverServer {
     // Paths of the Unix sockets that gRPC listens on; each gets one beside it.
     std::vector<std::string> grpc_sockets;
     Tables* tables = nullptr;  // outlives the server
+    // Whether clients that ask for it get DRAM's memory writable, for their GPUs' sake.
+    bool writable_dram = false;
     // Connections at a time, all in all and of one user; fewer where the DRAM budget keeps less for
     // their rings (Tables::dram_bytes_for_rings), of which one user gets half. What is too many
     // when that shrinks is cut off.
@@ -46,6 +49,8 @@ class HandoverServer {
   virtual ~HandoverServer() = default;  // cuts all clients off
 
   virtual size_t clients() const = 0;
+  // Of them, those that have asked for writable memory, and got it.
+  virtual size_t writing_clients() const = 0;
   // Counts what clients have said by now, which happens by itself some 20 ms later at the latest.
   virtual void Hear() = 0;
 };

@@ -1,5 +1,7 @@
 #include "server/hbm_keeper.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
 #include <array>
 #include <set>
@@ -236,7 +238,11 @@ void HbmKeeper::ShareOut() {
     found.stack->hbm().SetSampled(false);
     found.stack->hbm().SetUsage({.note = "off: only the active version of a table has HBM"});
   }
+  bool is_new = false;
+  for (const auto& [id, layer] : layers) is_new = is_new || !layers_.contains(id);
   layers_ = std::move(layers);
+  // Workers that attached before look again.
+  if (is_new) tables_->segments().Advance();
   for (const uint32_t id : active) {
     const Tables::SharedStack found = tables_->FindStack(id);
     if (found.stack == nullptr) continue;
@@ -423,9 +429,11 @@ std::optional<HbmKeeper::Place> HbmKeeper::Find(uint32_t stack_id) const {
   return Place{.arena = arena_->memory().description(), .region = held->region};
 }
 
-int HbmKeeper::arena_fd() const {
+// A descriptor of the caller's own: the arena may go at any time.
+UniqueFd HbmKeeper::ArenaFile() const {
   MutexLock lock(arena_mutex_);
-  return arena_ == nullptr ? -1 : arena_->memory().export_fd();
+  const int fd = arena_ == nullptr ? -1 : arena_->memory().export_fd();
+  return UniqueFd(fd < 0 ? -1 : ::fcntl(fd, F_DUPFD_CLOEXEC, 0));
 }
 
 bool HbmKeeper::ReadHeld(uint32_t stack_id, absl::Span<const RowId> ids, absl::Span<std::byte> rows,

@@ -33,6 +33,7 @@
 #include "server/hotness_files.h"
 #include "server/tables.h"
 #include "storage/base/mutex.h"
+#include "storage/base/unique_fd.h"
 
 namespace engram {
 
@@ -80,8 +81,8 @@ class HbmKeeper {
   };
   // Nothing: the tier is off, or the layer has no region.
   std::optional<Place> Find(uint32_t stack_id) const;
-  // The arena's descriptor, for other processes; −1: there is none. It stays open until Stop.
-  int arena_fd() const;
+  // The arena's descriptor, for other processes; not valid: there is none.
+  UniqueFd ArenaFile() const;
 
   // Copies those of these rows that the tier holds to rows[i * row_bytes …], and says which; false,
   // and nothing is said, if the layer has no region. Reads the device: for checking.

@@ -168,7 +168,8 @@ class Daemon {
     if (sharing.instance != 0) {
       ENGRAM_ASSIGN_OR_RETURN(handover_, HandoverServer::Start({.instance = sharing.instance,
                                                                 .grpc_sockets = sockets,
-                                                                .tables = tables_.get()}));
+                                                                .tables = tables_.get(),
+                                                                .writable_dram = WritableDram()}));
     }
     adopted_check_ = std::make_unique<AdoptedCheck>(tables_.get());
     placer_->Start(tables_.get());  // last, so that Stop is called
@@ -212,8 +213,9 @@ class Daemon {
     if (!dram_.segments->shared()) return {.note = dram_.note};
     if (sockets.empty())
       return {.note = "it listens on no Unix socket (with a path of up to 103 bytes)"};
-    return {.instance = HandoverServer::NewInstance(), .note = ""};
+    return {.instance = HandoverServer::NewInstance(), .note = "", .writable_dram = WritableDram()};
   }
+  bool WritableDram() const { return config_.hbm_memory == "gpu-writable"; }
 
   DaemonSnapshot Snapshot() const {
     DaemonSnapshot snapshot;
@@ -232,6 +234,11 @@ class Daemon {
       if (handover_ != nullptr && snapshot.ready) {
         handover_->Hear();
         snapshot.attached_clients = handover_->clients();
+        if (const size_t writing = handover_->writing_clients(); writing > 0) {
+          absl::StrAppend(&snapshot.dram_memory, "; ", writing,
+                          " of its clients could write it, for their GPUs read no memory that they "
+                          "may not write (hbm_memory is gpu-writable)");
+        }
       }
       snapshot.tables = tables_->Snapshot();
     }

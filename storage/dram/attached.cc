@@ -45,11 +45,13 @@ const char* Meaning(HandoverStatus status) {
     case HandoverStatus::kOk:
       return "ok";
     case HandoverStatus::kGone:
-      return "a segment is gone already";
+      return "what was asked for is gone already";
     case HandoverStatus::kOtherLayout:
       return "the daemon's layout is of another version: use a client of its release";
     case HandoverStatus::kTooManyClients:
       return "too many clients are attached";
+    case HandoverStatus::kRefused:
+      return "the daemon gives no memory that may be written: hbm_memory is not gpu-writable";
   }
   return "an unknown answer";
 }
@@ -72,7 +74,8 @@ std::vector<UniqueFd> TakeDescriptors(const msghdr& message) {
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<MappedSegment>> MappedSegment::Map(UniqueFd file, bool populate) {
+absl::StatusOr<std::shared_ptr<MappedSegment>> MappedSegment::Map(UniqueFd file, bool populate,
+                                                                  bool writable) {
   struct stat found {};
   if (::fstat(file.get(), &found) != 0) return Failed("fstat");
   const auto bytes = static_cast<uint64_t>(found.st_size);
@@ -87,7 +90,8 @@ absl::StatusOr<std::shared_ptr<MappedSegment>> MappedSegment::Map(UniqueFd file,
   if (align > head) ::munmap(begin + head + bytes, align - head);
   begin += head;
   std::shared_ptr<MappedSegment> segment(new MappedSegment(begin, bytes));
-  if (::mmap(begin, bytes, PROT_READ, MAP_SHARED | MAP_FIXED, file.get(), 0) == MAP_FAILED) {
+  const int protection = writable ? PROT_READ | PROT_WRITE : PROT_READ;
+  if (::mmap(begin, bytes, protection, MAP_SHARED | MAP_FIXED, file.get(), 0) == MAP_FAILED) {
     return Failed("mmap");
   }
   (void)::madvise(begin, bytes, MADV_DONTDUMP);
@@ -205,20 +209,49 @@ absl::StatusOr<std::vector<std::shared_ptr<MappedSegment>>> AttachLink::Segments
     }
     if (segments[i] == nullptr) wanted.push_back(i);
   }
-  for (size_t first = 0; first < wanted.size(); first += dram::kSegmentsAtOnce) {
+  std::vector<uint64_t> wanted_ids;
+  for (const size_t i : wanted) wanted_ids.push_back(ids[i]);
+  ENGRAM_ASSIGN_OR_RETURN(const std::vector<std::shared_ptr<MappedSegment>> mapped,
+                          MapNow(HandoverKind::kSegments, wanted_ids, populate));
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    segments[wanted[i]] = mapped[i];
+    mapped_[wanted_ids[i]] = mapped[i];
+  }
+  return segments;
+}
+
+absl::StatusOr<std::vector<std::shared_ptr<MappedSegment>>> AttachLink::MapNow(
+    HandoverKind kind, absl::Span<const uint64_t> ids, bool populate) {
+  std::vector<std::shared_ptr<MappedSegment>> segments;
+  for (size_t first = 0; first < ids.size(); first += dram::kSegmentsAtOnce) {
     HandoverRequest request;
-    request.kind = HandoverKind::kSegments;
-    request.count = static_cast<uint32_t>(std::min(dram::kSegmentsAtOnce, wanted.size() - first));
-    for (uint32_t i = 0; i < request.count; ++i) request.ids[i] = ids[wanted[first + i]];
+    request.kind = kind;
+    request.count = static_cast<uint32_t>(std::min(dram::kSegmentsAtOnce, ids.size() - first));
+    std::copy_n(ids.begin() + first, request.count, request.ids);
     ENGRAM_ASSIGN_OR_RETURN(std::vector<UniqueFd> files, Ask(request));
     if (files.size() != request.count) return Unavailable("the daemon sent too few descriptors");
-    for (uint32_t i = 0; i < request.count; ++i) {
-      ENGRAM_ASSIGN_OR_RETURN(segments[wanted[first + i]],
-                              MappedSegment::Map(std::move(files[i]), populate));
-      mapped_[request.ids[i]] = segments[wanted[first + i]];
+    for (UniqueFd& file : files) {
+      ENGRAM_ASSIGN_OR_RETURN(
+          segments.emplace_back(),
+          MappedSegment::Map(std::move(file), populate, kind == HandoverKind::kWritableSegments));
     }
   }
   return segments;
+}
+
+absl::StatusOr<std::vector<std::shared_ptr<MappedSegment>>> AttachLink::WritableSegments(
+    absl::Span<const uint64_t> ids) {
+  MutexLock lock(mutex_);
+  return MapNow(HandoverKind::kWritableSegments, ids, false);
+}
+
+absl::StatusOr<UniqueFd> AttachLink::ArenaFile() {
+  HandoverRequest request;
+  request.kind = HandoverKind::kArena;
+  MutexLock lock(mutex_);
+  ENGRAM_ASSIGN_OR_RETURN(std::vector<UniqueFd> files, Ask(request));
+  if (files.size() != 1) return Unavailable("the daemon sent no descriptor of its HBM tier");
+  return std::move(files[0]);
 }
 
 AttachLink::Cell AttachLink::CellFor(uint32_t stack_id) {
@@ -272,6 +305,7 @@ absl::StatusOr<std::unique_ptr<AttachedLayer>> AttachedLayer::Map(
   }
   layer->view_ = dram::View(shape, std::move(bases), description.bucket_segments);
   layer->layer_ = description.layer;
+  layer->description_ = description;
   layer->cell_ = link->CellFor(description.stack_id);
   layer->link_ = std::move(link);
   return layer;

@@ -35,11 +35,13 @@
 
 namespace engram {
 
-// One segment, mapped read-only for as long as the object lives.
+// One segment, mapped for as long as the object lives; read-only, unless a GPU needs it otherwise.
 class MappedSegment {
  public:
   // Unavailable when it cannot be mapped.
-  static absl::StatusOr<std::shared_ptr<MappedSegment>> Map(UniqueFd file, bool populate);
+  // `writable`: the descriptor has to be, and nothing is ever written all the same.
+  static absl::StatusOr<std::shared_ptr<MappedSegment>> Map(UniqueFd file, bool populate,
+                                                            bool writable = false);
   ~MappedSegment();
   MappedSegment(const MappedSegment&) = delete;
   MappedSegment& operator=(const MappedSegment&) = delete;
@@ -78,6 +80,16 @@ class AttachLink {
   absl::StatusOr<std::vector<std::shared_ptr<MappedSegment>>> Segments(
       absl::Span<const uint64_t> ids, bool populate);
 
+  // The same, writable and mapped once more, for a GPU that reads no memory which its process may
+  // not write; id dram::kControlPageId is the control page. Unavailable also if the operator does
+  // not allow it.
+  absl::StatusOr<std::vector<std::shared_ptr<MappedSegment>>> WritableSegments(
+      absl::Span<const uint64_t> ids);
+  // The HBM tier's memory: gpu_cache/backend.h. Unavailable: there is none.
+  absl::StatusOr<UniqueFd> ArenaFile();
+  // Read-only. For a GPU to look at `generation`.
+  const dram::ControlPage* control() const { return control_; }
+
   // The ring's cell for a layer, and its number; null when all are taken.
   struct Cell {
     dram::RingCell* cell = nullptr;
@@ -90,6 +102,10 @@ class AttachLink {
   AttachLink() = default;
   absl::Status Hello(uint64_t instance);
   absl::StatusOr<std::vector<UniqueFd>> Ask(const dram::HandoverRequest& request)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<std::vector<std::shared_ptr<MappedSegment>>> MapNow(dram::HandoverKind kind,
+                                                                     absl::Span<const uint64_t> ids,
+                                                                     bool populate)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Watch();
 
@@ -140,6 +156,12 @@ class AttachedLayer {
   // Adds a look-up that needed nothing but DRAM.
   void CountCall() const;
 
+  // What it was mapped by, and where its segments lie in this process.
+  const AttachedShape& description() const { return description_; }
+  const std::vector<std::shared_ptr<MappedSegment>>& segments() const { return segments_; }
+  // Of kResident: whether every row is there.
+  bool Complete() const { return view_.Complete(); }
+
  private:
   AttachedLayer() = default;
   void Report(absl::Span<const uint32_t> ids, absl::Span<const uint32_t> missing,
@@ -147,6 +169,7 @@ class AttachedLayer {
 
   std::shared_ptr<AttachLink> link_;
   int32_t layer_ = 0;
+  AttachedShape description_;
   std::vector<std::shared_ptr<MappedSegment>> segments_;
   dram::View view_;
   AttachLink::Cell cell_;

@@ -17,6 +17,9 @@ inline constexpr uint64_t kControlMagic = 0x4C525443'4D415247ull;  // "GRAMCTRL"
 inline constexpr uint64_t kControlBytes = 4096;
 inline constexpr uint64_t kRetired = 0;  // as generation: nothing mapped under it may be used
 
+// Names the page among segments, where they are handed over writable (handover.h).
+inline constexpr uint64_t kControlPageId = 0;
+
 // At the beginning of the page. The first two fields keep their places in every layout: a daemon of
 // another version must be able to retire what this one left.
 struct ControlPage {

@@ -5,6 +5,9 @@
 // asks, the daemon answers, one message each, with the descriptors as SCM_RIGHTS:
 //   kHello      → the control page and the access ring (read-only and writable)
 //   kSegments   → of each id one read-only descriptor, in order
+//   kWritableSegments → the same, writable: for GPUs that read no host memory which their process
+//                 may not write. kRefused unless the operator has chosen so.
+//   kArena      → the HBM tier's memory (gpu_cache/backend.h); kGone if there is none
 // A client keeps the connection for as long as it uses the memory: its end is how either side
 // learns that the other is gone. Host byte order. Only the standard library.
 #ifndef ENGRAM_STORAGE_DRAM_HANDOVER_H_
@@ -19,13 +22,18 @@ inline constexpr char kHandoverSuffix[] = ".shm";
 inline constexpr uint32_t kHandoverMagic = 0x4D444E48;  // "HNDM"
 inline constexpr size_t kSegmentsAtOnce = 64;           // the kernel takes 253 descriptors
 
-enum class HandoverKind : uint32_t { kHello = 1, kSegments = 2 };
+enum class HandoverKind : uint32_t {
+  kHello = 1,
+  kSegments = 2,
+  kArena = 3,
+  kWritableSegments = 4,
+};
 
 struct HandoverRequest {
   uint32_t magic = kHandoverMagic;
   HandoverKind kind = HandoverKind::kHello;
   uint32_t layout_version = 0;  // kHello: the client's
-  uint32_t count = 0;           // kSegments: of ids, at most kSegmentsAtOnce
+  uint32_t count = 0;           // of ids, at most kSegmentsAtOnce
   uint64_t ids[kSegmentsAtOnce] = {};
 };
 
@@ -34,6 +42,7 @@ enum class HandoverStatus : uint32_t {
   kGone = 1,         // a segment is not there any more: attach anew
   kOtherLayout = 2,  // the daemon's layout_version is another
   kTooManyClients = 4,
+  kRefused = 5,  // the operator does not allow it
 };
 
 struct HandoverReply {

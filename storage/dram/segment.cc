@@ -346,6 +346,16 @@ std::shared_ptr<Segment> SegmentStore::Find(uint64_t id) const {
   return found == by_id_.end() ? nullptr : found->second.lock();
 }
 
+UniqueFd SegmentStore::OpenWritable(uint64_t id) const {
+  std::string file = kControlName;
+  if (id != dram::kControlPageId) {
+    const std::shared_ptr<Segment> segment = Find(id);
+    file = segment == nullptr ? "" : segment->name_;
+  }
+  if (file.empty() || !shared()) return UniqueFd();
+  return UniqueFd(::openat(directory_fd_.get(), file.c_str(), O_RDWR | O_NOFOLLOW | O_CLOEXEC));
+}
+
 std::shared_ptr<Segment> SegmentStore::OpenLeftover(const std::string& file) {
   const UniqueFd fd(::openat(directory_fd_.get(), file.c_str(), O_RDWR | O_NOFOLLOW | O_CLOEXEC));
   struct stat found {};

@@ -112,6 +112,10 @@ class SegmentStore {
   // Bytes that new segments may take where the files lie; the largest number for anonymous memory.
   uint64_t FreeBytes() const;
 
+  // A descriptor that can write, of a segment of this id, or of the control page
+  // (dram::kControlPageId), for whom the operator trusts; not valid if there is no such file.
+  UniqueFd OpenWritable(uint64_t id) const;
+
   // For clients: the control page's descriptor, −1 for anonymous memory.
   int control_fd() const { return control_share_fd_.get(); }
   uint64_t generation() const { return dram::Generation(*control_); }

@@ -288,7 +288,7 @@ TEST_F(HbmKeeperTest, ALostDeviceTurnsItOffAndNothingElse) {
   }));
   EXPECT_EQ(keeper_->note().rfind("off: ", 0), 0u) << keeper_->note();
   EXPECT_FALSE(Usage("table", 1, 0).on);
-  EXPECT_EQ(keeper_->arena_fd(), -1);
+  EXPECT_FALSE(keeper_->ArenaFile().valid());
   LookUp("table", 0, others);
   Load("more", 1, 100);
   EXPECT_FALSE(Usage("more", 1, 0).on);
@@ -333,7 +333,8 @@ TEST_F(HbmKeeperTest, SaysWhyItIsOff) {
 TEST_F(HbmKeeperTest, WorkersCannotWriteTheArena) {
   Load("small", 1, 100);
   Open(kMiB, 0);
-  const int fd = keeper_->arena_fd();
+  const UniqueFd file = keeper_->ArenaFile();
+  const int fd = file.get();
   ASSERT_GE(fd, 0);
   EXPECT_EQ(::mmap(nullptr, kMiB, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), MAP_FAILED);
   const std::string path = "/proc/self/fd/" + std::to_string(fd);
