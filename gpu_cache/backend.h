@@ -27,7 +27,7 @@
 namespace engram::gpu_cache {
 
 enum class MemoryKind : uint32_t {
-  kHost = 1,     // a file in memory; its descriptor is read-only
+  kHost = 1,     // a file in memory, sealed so that whoever has its descriptor can only read it
   kCudaVmm = 2,  // CUDA virtual memory; its descriptor is a handle, mapped read-only by workers
   kCudaIpc = 3,  // cudaMalloc and an IPC handle: whoever opens it can write
 };

@@ -42,41 +42,38 @@ class HostArena final : public ArenaMemory {
  public:
   ~HostArena() override {
     if (data_ != nullptr) munmap(data_, description_.bytes);
-    if (writable_fd_ >= 0) close(writable_fd_);
-    if (read_only_fd_ >= 0) close(read_only_fd_);
+    if (fd_ >= 0) close(fd_);
   }
 
   Status Make(uint64_t bytes) {
     description_ = {.kind = MemoryKind::kHost, .bytes = bytes};
-    writable_fd_ = memfd_create("engram-arena", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (writable_fd_ < 0) return {Code::kUnsupported, WithErrno("memfd_create")};
-    if (ftruncate(writable_fd_, static_cast<off_t>(bytes)) != 0) {
+    fd_ = memfd_create("engram-arena", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd_ < 0) return {Code::kUnsupported, WithErrno("memfd_create")};
+    if (ftruncate(fd_, static_cast<off_t>(bytes)) != 0) {
       return {Code::kExhausted, WithErrno("an arena of " + std::to_string(bytes) + " bytes")};
     }
     // What is allocated now does not end a process later.
-    if (const int error = posix_fallocate(writable_fd_, 0, static_cast<off_t>(bytes)); error != 0) {
+    if (const int error = posix_fallocate(fd_, 0, static_cast<off_t>(bytes)); error != 0) {
       return {Code::kExhausted,
               "an arena of " + std::to_string(bytes) + " bytes: " + std::strerror(error)};
     }
-    // Readers rely on the size.
-    fcntl(writable_fd_, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW);
-    const std::string path = "/proc/self/fd/" + std::to_string(writable_fd_);
-    read_only_fd_ = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    void* const data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, writable_fd_, 0);
-    if (read_only_fd_ < 0 || data == MAP_FAILED) {
+    void* const data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd_, 0);
+    if (data == MAP_FAILED) {
       return {Code::kExhausted,
               WithErrno("mapping an arena of " + std::to_string(bytes) + " bytes")};
     }
     data_ = static_cast<std::byte*>(data);
-    // From now on nobody else gets to write it, by whatever descriptor.
-    if (fcntl(writable_fd_, F_ADD_SEALS, F_SEAL_FUTURE_WRITE | F_SEAL_SEAL) != 0) {
+    // Readers rely on the size; and from now on nobody else gets to write it, by this descriptor or
+    // by any other.
+    constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL;
+    if (fcntl(fd_, F_ADD_SEALS, kSeals) != 0) {
       return {Code::kUnsupported, WithErrno("sealing the arena")};
     }
     return {};
   }
 
   const ArenaExport& description() const override { return description_; }
-  int export_fd() const override { return read_only_fd_; }
+  int export_fd() const override { return fd_; }
 
   Status Clear(uint64_t offset, uint64_t bytes) override {
     __atomic_thread_fence(__ATOMIC_RELEASE);
@@ -123,8 +120,7 @@ class HostArena final : public ArenaMemory {
   }
 
   ArenaExport description_;
-  int writable_fd_ = -1;
-  int read_only_fd_ = -1;
+  int fd_ = -1;
   std::byte* data_ = nullptr;
 };
 

@@ -27,6 +27,8 @@ constexpr size_t kRowsAtOnce = 2048;
 // Rows that a refresh may read from the drive to take the place of others. Those that are asked for
 // so often are mostly in DRAM; and what look-ups wait for comes first.
 constexpr uint64_t kNvmeRowsARefresh = 16384;
+// As long as there is room for more rows, they are brought so soon.
+constexpr std::chrono::milliseconds kFillingPeriod{1000};
 // DRAM's units that are looked through between two looks at `stop_`.
 constexpr uint64_t kUnitsAtOnce = 4096;
 
@@ -152,6 +154,7 @@ void HbmKeeper::TurnOff() {
 
 void HbmKeeper::Run() {
   auto next_refresh = std::chrono::steady_clock::now();
+  auto next_filling = next_refresh;
   bool busy = false;
   while (true) {
     bool changed = false;
@@ -168,13 +171,17 @@ void HbmKeeper::Run() {
     }
     if (changed) ShareOut();
     if (!failed_.ok()) TurnOff();
-    const bool due = std::chrono::steady_clock::now() >= next_refresh;
-    if (due) next_refresh = std::chrono::steady_clock::now() + options_.refresh;
+    const auto now = std::chrono::steady_clock::now();
+    const bool due = now >= next_refresh;
+    if (due) next_refresh = now + options_.refresh;
+    const bool may_fill = now >= next_filling;
+    if (may_fill) next_filling = now + std::min(options_.refresh, kFillingPeriod);
     busy = false;
     for (auto& [id, layer] : layers_) {
       Hear(layer);
       if (!layer.seeded) Seed(layer);
-      if ((due || changed) && !layer.refreshing) {
+      const bool fills = may_fill && layer.choice->wanted_rows() > layer.held_rows;
+      if ((due || changed || fills) && !layer.refreshing) {
         layer.refreshing = true;
         layer.next_sector = 0;
         layer.nvme_left = kNvmeRowsARefresh;
@@ -409,13 +416,13 @@ bool HbmKeeper::Bring(Layer& layer, std::vector<Wish>& wishes) {
   return true;
 }
 
-void HbmKeeper::Publish(const Layer& layer, const Tables::SharedStack& stack) const {
+void HbmKeeper::Publish(Layer& layer, const Tables::SharedStack& stack) const {
   TierUsage usage{.on = true, .note = ""};
   {
     MutexLock lock(arena_mutex_);
     const gpu_cache::Arena::Held* const held = arena_->Find(layer.stack_id);
     if (held == nullptr) return;
-    usage.rows = held->rows;
+    usage.rows = layer.held_rows = held->rows;
     usage.bytes = held->rows * held->shape.row_bytes;
     usage.capacity_bytes = held->shape.Bytes();
   }

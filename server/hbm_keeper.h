@@ -97,6 +97,7 @@ class HbmKeeper {
     bool seeded = false;
     bool profile_read = false;
     uint64_t seen_dram_rows = 0;  // that DRAM held at the last Seed
+    uint64_t held_rows = 0;       // in the region, as of the last change
     uint32_t next_sector = 0;     // of a refresh that is under way
     bool refreshing = false;
     uint64_t nvme_left = 0;  // rows that it may still read to take others' places
@@ -118,7 +119,7 @@ class HbmKeeper {
   bool RefreshStep(Layer& layer);
   std::vector<Wish> Compare(Layer& layer) const;
   bool Bring(Layer& layer, std::vector<Wish>& wishes);
-  void Publish(const Layer& layer, const Tables::SharedStack& stack) const;
+  void Publish(Layer& layer, const Tables::SharedStack& stack) const;
   std::vector<bool> FetchRows(Layer& layer, TierStack& stack, absl::Span<const Wish> wishes,
                               absl::Span<std::byte> rows) const;
 

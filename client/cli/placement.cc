@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "gpu_cache/arena_layout.h"
 #include "storage/base/status_macros.h"
 #include "storage/dram/layout.h"
 
@@ -71,7 +72,8 @@ class LayerFiller {
               uint64_t dram_bytes)
       : profile_(profile),
         cells_(CellsOf(profile, 0, never_seen_)),
-        hbm_(dram::FitShape(hbm_bytes, row_bytes, profile.rows)),
+        hbm_(gpu_cache::FitRegion(hbm_bytes, row_bytes, profile.rows)),
+        hbm_taken_(hbm_.direct ? 0 : hbm_.sectors),
         dram_(dram::FitShape(dram_bytes, row_bytes, profile.rows)),
         taken_(resident() ? 0 : dram_.Slots() / dram::kWays) {}
 
@@ -100,16 +102,31 @@ class LayerFiller {
  private:
   bool resident() const { return dram_.mode == dram::Mode::kResident; }
   uint64_t HbmRoom() const { return hbm_.Slots() - std::min(hbm_.Slots(), in_hbm_.rows); }
-  uint64_t DramRoom() const { return dram_.Slots() - std::min(dram_.Slots(), in_dram_.rows); }
+  // What HBM holds lies in DRAM too.
+  uint64_t DramRoom() const { return dram_.Slots() - std::min(dram_.Slots(), held_in_dram_); }
 
-  Place PlaceFor(RowId id) {
-    if (HbmRoom() > 0) return Place::kHbm;
-    if (dram_.segments == 0) return Place::kNvme;
-    if (resident()) return Place::kDram;
-    uint8_t& taken = taken_[dram_.FirstSetOf(Raw(id))];
-    if (taken == dram::kWays) return Place::kNvme;
+  bool TakeHbm(RowId id) {
+    if (hbm_.direct) return true;
+    if (hbm_.sectors == 0) return false;
+    uint8_t& taken = hbm_taken_[gpu_cache::SectorOf(Raw(id), hbm_.sectors, false)];
+    if (taken == gpu_cache::kWays) return false;
     ++taken;
-    return Place::kDram;
+    return true;
+  }
+  bool TakeDram(RowId id) {
+    if (dram_.segments == 0) return false;
+    if (!resident()) {
+      uint8_t& taken = taken_[dram_.FirstSetOf(Raw(id))];
+      if (taken == dram::kWays) return false;
+      ++taken;
+    }
+    ++held_in_dram_;
+    return true;
+  }
+  Place PlaceFor(RowId id) {
+    const bool in_hbm = TakeHbm(id);
+    const bool in_dram = TakeDram(id);
+    return in_hbm ? Place::kHbm : in_dram ? Place::kDram : Place::kNvme;
   }
 
   // The head's rows of one count are ascending, so those of one order stand together, in the order
@@ -131,11 +148,13 @@ class LayerFiller {
   // Rows that the head does not name take what slots are left, the most frequent first.
   void FillFromLaw() {
     for (Cell& cell : cells_) {
-      for (Sums* sums : {&in_hbm_, &in_dram_}) {
-        const uint64_t rows = std::min(cell.rows, sums == &in_hbm_ ? HbmRoom() : DramRoom());
-        sums->Add(rows, static_cast<double>(cell.count), cell.expected);
-        cell.rows -= rows;
-      }
+      const uint64_t in_hbm = std::min(cell.rows, HbmRoom());
+      const uint64_t held = std::min(cell.rows, DramRoom());
+      const uint64_t in_dram = held - std::min(held, in_hbm);
+      in_hbm_.Add(in_hbm, static_cast<double>(cell.count), cell.expected);
+      in_dram_.Add(in_dram, static_cast<double>(cell.count), cell.expected);
+      held_in_dram_ += held;
+      cell.rows -= in_hbm + in_dram;
     }
   }
   // Some of the rows that nobody asked for, if there is room left.
@@ -143,7 +162,8 @@ class LayerFiller {
     const uint64_t all = profile_.rows - DistinctRows(profile_.Classes());
     if (all == 0) return;
     const uint64_t in_hbm = std::min(all, HbmRoom());
-    const uint64_t in_dram = std::min(all - in_hbm, DramRoom());
+    const uint64_t held = std::min(all, DramRoom());
+    const uint64_t in_dram = held - std::min(held, in_hbm);
     in_hbm_.fresh += never_seen_ * static_cast<double>(in_hbm) / static_cast<double>(all);
     in_dram_.fresh += never_seen_ * static_cast<double>(in_dram) / static_cast<double>(all);
   }
@@ -151,9 +171,11 @@ class LayerFiller {
   const LayerProfile& profile_;
   double never_seen_ = 0;  // before cells_, whose making adds it up
   std::vector<Cell> cells_;
-  const dram::LayerShape hbm_;
+  const gpu_cache::RegionShape hbm_;
+  std::vector<uint8_t> hbm_taken_;  // slots of each sector
   const dram::LayerShape dram_;
   std::vector<uint8_t> taken_;  // slots of each set
+  uint64_t held_in_dram_ = 0;   // of them, all; of a resident layer, those that were placed
   std::vector<Place> places_;   // of the head's rows
   Sums in_hbm_;
   Sums in_dram_;
@@ -171,7 +193,7 @@ HitRatio Ratio(const Sums& sums, double lookups, std::optional<double> test_look
   return ratio;
 }
 
-// Fills HBM, then DRAM, with whole or parts of cells in the order given.
+// Fills HBM and DRAM with whole or parts of cells in the order given.
 class Splitter {
  public:
   Splitter(const TableSpec& table, const RowProfile& profile) {
@@ -227,16 +249,17 @@ class Splitter {
                       static_cast<double>(budgets.dram_bytes)};
     for (const Cell& cell : cells_) {
       if (!takes(cell)) continue;
-      uint64_t left = cell.rows;
+      const double row_bytes = row_bytes_[cell.layer];
+      uint64_t held[2];
       for (int tier = 0; tier < 2; ++tier) {
-        const double row_bytes = row_bytes_[cell.layer];
-        const uint64_t rows = std::min(left, static_cast<uint64_t>(room[tier] / row_bytes));
-        (tier == 0 ? hbm : dram).Add(rows, static_cast<double>(cell.count), cell.expected);
-        const double bytes = static_cast<double>(rows) * row_bytes;
+        held[tier] = std::min(cell.rows, static_cast<uint64_t>(room[tier] / row_bytes));
+        const double bytes = static_cast<double>(held[tier]) * row_bytes;
         room[tier] = std::max(0.0, room[tier] - bytes);
         plan.layer_bytes[cell.layer] += static_cast<uint64_t>(bytes);
-        left -= rows;
       }
+      hbm.Add(held[0], static_cast<double>(cell.count), cell.expected);
+      dram.Add(held[1] - std::min(held[0], held[1]), static_cast<double>(cell.count),
+               cell.expected);
     }
   }
 

@@ -1,5 +1,5 @@
 // Predicts what a static placement of a table's most frequent rows would serve: the first rows of a
-// profile in HBM, the next in DRAM, the rest on NVMe.
+// profile in HBM and DRAM, the next in DRAM alone, the rest on NVMe.
 //
 // Two readings of each hit ratio. `same_text`: of the text that was counted, so an upper bound.
 // `new_text`: of text of the same kind and length that shares nothing else with it, by Good and
@@ -76,7 +76,8 @@ std::vector<double> ExpectedCounts(const std::vector<CountClass>& classes, uint6
 
 // Layers share the budgets by their bytes, as the daemon's active tables do, with its cache's own
 // bytes a row; a DRAM tier that does not hold the whole layer has 15 slots for all rows of one
-// hash, so some of the first rows find theirs taken. HBM is reckoned alike but for that.
+// hash, so some of the first rows find theirs taken; an HBM tier has eight. What HBM holds lies in
+// DRAM too, where there is room: DRAM's hits are of what it holds beside that.
 // `test`: null, or a profile of other text, of which every row asked for is in its head.
 // Errors of RowProfile::CheckFor for either; InvalidArgument if the test's head is cut short.
 absl::StatusOr<PlacementPlan> PlanPlacement(const TableSpec& table, const RowProfile& profile,

@@ -264,7 +264,12 @@ TEST(BenchSmokeTest, Hash) {
 
 TEST(BenchSmokeTest, Zipf) {
   std::map<std::string, Json> results = RunSuite("zipf");
-  EXPECT_EQ(results.size(), 5u);
+  EXPECT_EQ(results.size(), 6u);
+  Json& hbm = results["zipf/hbm/1/1%"];
+  EXPECT_EQ(hbm["unit"], "of accesses") << hbm;
+  EXPECT_GT(hbm["ratio"], 0.9) << hbm;
+  EXPECT_LT(hbm["static_in_sectors"], hbm["baseline"]) << hbm;
+  EXPECT_LT(hbm["value"], hbm["static_in_sectors"]) << hbm;
   Json& steady = results["zipf/dram/1/1%"];
   EXPECT_EQ(steady["unit"], "of accesses") << steady;
   EXPECT_EQ(steady["table_rows"], 100000) << steady;

@@ -40,13 +40,16 @@ absl::Status RunLatencySuite(const BenchOptions& options, Reporter& reporter);
 // Seconds until the first row after a restart, against filling DRAM from NVMe.
 absl::Status RunRestartSuite(const BenchOptions& options, Reporter& reporter);
 
+// GB/s of the gather kernel from HBM and over PCIe, against the device's own copies.
+absl::Status RunGpuSuite(const BenchOptions& options, Reporter& reporter);
+
 struct Suite {
   const char* name;
   const char* help;
   absl::Status (*run)(const BenchOptions& options, Reporter& reporter);
 };
 
-inline constexpr std::array<Suite, 11> kSuites = {{
+inline constexpr std::array<Suite, 12> kSuites = {{
     {"grpc", "rows/s of Lookup over a Unix socket, all rows in DRAM", RunGrpcSuite},
     {"nvme", "rows/s and latency from NVMe alone, past the page cache", RunNvmeSuite},
     {"load", "bytes/s from safetensors to published", RunLoadSuite},
@@ -60,6 +63,7 @@ inline constexpr std::array<Suite, 11> kSuites = {{
     {"zipf", "hit ratio of the row cache by Zipf's law, drift, scans (--rows)", RunZipfSuite},
     {"trace", "hit ratio of the row cache over files (--trace, --test-trace, --rows)",
      RunTraceSuite},
+    {"gpu", "GB/s of the gather kernel, from HBM and over PCIe; needs a GPU", RunGpuSuite},
 }};
 
 }  // namespace engram::bench

@@ -17,6 +17,7 @@
 #include "storage/dram/access_ring.h"
 #include "storage/dram/layout.h"
 #include "tests/bench/cache_models.h"
+#include "tests/bench/hbm_zipf.h"
 #include "tests/bench/row_cache_model.h"
 #include "tests/bench/suites.h"
 #include "tests/bench/zipf_law.h"
@@ -110,7 +111,8 @@ class ZipfSuite {
       ENGRAM_RETURN_IF_ERROR(Drift(alpha, 0.5, "half"));
       ENGRAM_RETURN_IF_ERROR(Scan(alpha));
     }
-    return Orders();
+    ENGRAM_RETURN_IF_ERROR(Orders());
+    return RunHbmZipf(options_, reporter_);
   }
 
  private:

@@ -99,6 +99,9 @@ TEST(ParseConfig, ReadsEveryKey) {
       "admission: prefetch\n"
       "profiles:\n  - a=/hot/a\n  - b.c=/hot/b=c\n"
       "hbm: 8 GiB\n"
+      "hbm_memory: host\n"
+      "gpu: 3\n"
+      "hbm_refresh_seconds: 5\n"
       "admin_tcp: true\n"
       "nvme_depth: 256\n"
       "read_threads: 64\n"
@@ -123,6 +126,9 @@ TEST(ParseConfig, ReadsEveryKey) {
   EXPECT_EQ(config->admission, "prefetch");
   EXPECT_THAT(config->profiles, ElementsAre("a=/hot/a", "b.c=/hot/b=c"));
   EXPECT_EQ(config->hbm_bytes, uint64_t{8} << 30);
+  EXPECT_EQ(config->hbm_memory, "host");
+  EXPECT_EQ(config->gpu, 3);
+  EXPECT_EQ(config->hbm_refresh_seconds, 5);
   EXPECT_TRUE(config->admin_tcp);
   EXPECT_EQ(config->nvme_depth, 256);
   EXPECT_EQ(config->read_threads, 64);

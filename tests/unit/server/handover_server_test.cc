@@ -7,6 +7,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <gmock/gmock.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -19,84 +21,15 @@
 
 #include "storage/base/unique_fd.h"
 #include "storage/dram/attached.h"
+#include "storage/dram/control.h"
 #include "storage/dram/handover.h"
 #include "tests/test_seed.h"
-#include "tests/unit/server/table_fixture.h"
+#include "tests/unit/server/handover_fixture.h"
 
 namespace engram {
 namespace {
 
-class HandoverServerTest : public TableFixture {
- protected:
-  static constexpr uint64_t kRows = 20000;  // 5 MiB a layer
-
-  void SetUp() override {
-    TableFixture::SetUp();
-    std::string path = "/dev/shm/engram_handover_XXXXXX";
-    ASSERT_NE(::mkdtemp(path.data()), nullptr);
-    shm_dir_ = path;
-    auto segments = SegmentStore::Open(shm_dir_, "s");
-    ASSERT_TRUE(segments.ok()) << segments.status();
-    segments_ = *std::move(segments);
-  }
-  void TearDown() override {
-    server_.reset();
-    tables_.reset();
-    segments_.reset();
-    std::filesystem::remove_all(shm_dir_);
-    TableFixture::TearDown();
-  }
-
-  void Serve(uint64_t dram_bytes, size_t max_clients = 1024, size_t max_per_user = 256) {
-    auto tables =
-        Tables::Open(store_.get(), {.dram_budget_bytes = dram_bytes, .segments = segments_.get()});
-    ASSERT_TRUE(tables.ok()) << tables.status();
-    tables_ = *std::move(tables);
-    auto server = HandoverServer::Start({.instance = instance_,
-                                         .grpc_sockets = {Socket()},
-                                         .tables = tables_.get(),
-                                         .max_clients = max_clients,
-                                         .max_clients_per_user = max_per_user});
-    ASSERT_TRUE(server.ok()) << server.status();
-    server_ = *std::move(server);
-  }
-  std::string Socket() const { return directory_ + "/s"; }
-  std::string Path() const { return Socket() + dram::kHandoverSuffix; }
-
-  // What Attach tells a client of one layer, without the wire; nothing if it has no DRAM.
-  static std::optional<AttachedShape> Describe(const OpenTable& table, int32_t layer) {
-    TierStack* const stack = table.FindLayer(LayerId{layer});
-    const std::shared_ptr<const RowCache> dram = stack->SharedDram();
-    if (dram == nullptr) return std::nullopt;
-    AttachedShape shape;
-    shape.layer = layer;
-    shape.stack_id = stack->id();
-    shape.shape = dram->shape();
-    shape.table_digest = table.record.table_digest;
-    shape.bucket_segments = dram->bucket_segments();
-    for (const auto& segment : dram->segments()) shape.segment_ids.push_back(segment->id());
-    return shape;
-  }
-
-  // Reads the rows through the tiers, as a look-up does, and offers them to DRAM.
-  void LookUp(const std::vector<uint32_t>& ids, uint64_t version = 0) {
-    const std::string bytes = Bytes(ids);
-    auto lookup = Lookup::Start(*tables_, pool_, {},
-                                {.table = "t",
-                                 .version = VersionId{version},
-                                 .layers = {{LayerId{1}, bytes}, {LayerId{14}, bytes}}});
-    if (!lookup.ok()) return;
-    if (!(*lookup)->ReadMemory()) (*lookup)->ReadStorage();
-    ASSERT_TRUE((*lookup)->Finish().ok());
-    EXPECT_TRUE(RowsAreRight(**lookup));
-    (*lookup)->Warm();
-  }
-
-  const uint64_t instance_ = HandoverServer::NewInstance();
-  std::string shm_dir_;
-  std::unique_ptr<SegmentStore> segments_;
-  std::unique_ptr<HandoverServer> server_;
-};
+using HandoverServerTest = HandoverFixture;
 
 TEST_F(HandoverServerTest, AClientReadsWhatWasLookedUpAndTheDaemonHears) {
   Load("t", 1, kRows);
@@ -331,6 +264,49 @@ TEST_F(HandoverServerTest, NoClientSeesAWrongRowWhileEverythingChanges) {
   for (std::thread& thread : threads) thread.join();
   EXPECT_GT(used, 1000u);
   std::cout << used << " rows used, " << discarded << " batches discarded" << std::endl;
+}
+
+TEST_F(HandoverServerTest, MemoryIsWritableForNobodyUnlessTheOperatorSaysSo) {
+  Load("t", 1, kRows);
+  Serve(uint64_t{64} << 20);
+  const auto table = *tables_->Find("t", kActiveVersion);
+  const std::vector<uint64_t> ids = Describe(*table, 1)->segment_ids;
+  {
+    auto link = AttachLink::Connect(Path(), instance_);
+    ASSERT_TRUE(link.ok()) << link.status();
+    const auto refused = (*link)->WritableSegments(ids);
+    EXPECT_FALSE(refused.ok());
+    EXPECT_THAT(refused.status().message(), ::testing::HasSubstr("gpu-writable"));
+    EXPECT_EQ(server_->writing_clients(), 0u);
+    EXPECT_TRUE((*link)->Segments(ids, false).ok()) << "and goes on";
+  }
+  server_.reset();
+  Serve(uint64_t{64} << 20, 1024, 256, /*writable_dram=*/true);
+  const auto again = *tables_->Find("t", kActiveVersion);
+  std::vector<uint64_t> with_page = Describe(*again, 1)->segment_ids;
+  with_page.push_back(dram::kControlPageId);
+  auto link = AttachLink::Connect(Path(), instance_);
+  ASSERT_TRUE(link.ok()) << link.status();
+  const auto segments = (*link)->WritableSegments(with_page);
+  ASSERT_TRUE(segments.ok()) << segments.status();
+  EXPECT_EQ(server_->writing_clients(), 1u);
+  // Both are the daemon's own memory.
+  const auto* page = reinterpret_cast<const dram::ControlPage*>(segments->back()->data());
+  EXPECT_EQ(page->generation, segments_->generation());
+  std::byte* const last = segments->front()->data() + segments->front()->bytes() - 1;
+  *last = std::byte{0x5A};
+  const auto cache = again->FindLayer(LayerId{1})->SharedDram();
+  const auto& own = *cache->segments().front();
+  EXPECT_EQ(own.data()[own.bytes() - 1], std::byte{0x5A});
+  EXPECT_FALSE((*link)->WritableSegments({uint64_t{999999}}).ok());
+}
+
+TEST_F(HandoverServerTest, WithoutAnHbmTierThereIsNoArena) {
+  Load("t", 1, 100);
+  Serve(uint64_t{64} << 20);
+  auto link = AttachLink::Connect(Path(), instance_);
+  ASSERT_TRUE(link.ok()) << link.status();
+  EXPECT_EQ((*link)->ArenaFile().status().code(), absl::StatusCode::kUnavailable);
 }
 
 }  // namespace

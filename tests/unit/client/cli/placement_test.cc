@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "gpu_cache/arena_layout.h"
 #include "storage/dram/layout.h"
 #include "tests/test_seed.h"
 #include "tests/unit/storage/table/model_specs.h"
@@ -188,22 +189,24 @@ TEST_F(PlacementTest, TiersAreFilledRowByRow) {
       const double part = static_cast<double>(layer.bytes()) / table_bytes;
       const auto hbm_bytes = static_cast<uint64_t>(part * static_cast<double>(budgets.hbm_bytes));
       const auto dram_bytes = static_cast<uint64_t>(part * static_cast<double>(budgets.dram_bytes));
-      const uint64_t slots = dram::FitShape(hbm_bytes, layer.row_bytes, layer.rows).Slots();
+      const gpu_cache::RegionShape region =
+          gpu_cache::FitRegion(hbm_bytes, layer.row_bytes, layer.rows);
+      ASSERT_FALSE(region.direct);
       const dram::LayerShape cache = dram::FitShape(dram_bytes, layer.row_bytes, layer.rows);
       std::vector<Row> rows = Rows(i);
       std::stable_sort(rows.begin(), rows.end(),
                        [](const Row& a, const Row& b) { return a.count > b.count; });
       Want hbm, dram;
-      std::map<uint64_t, uint32_t> in_set;
+      std::map<uint64_t, uint32_t> in_set, in_sector;
       for (const Row& row : rows) {
-        if (hbm.rows < slots) {
-          hbm.Add(row);
-          all_hbm.Add(row);
-        } else if (cache.segments > 0 && in_set[cache.FirstSetOf(row.id)] < dram::kWays) {
-          ++in_set[cache.FirstSetOf(row.id)];
-          dram.Add(row);
-          all_dram.Add(row);
-        }
+        // What HBM holds takes its place in DRAM too.
+        const bool in_hbm =
+            region.sectors > 0 &&
+            in_sector[gpu_cache::SectorOf(row.id, region.sectors, false)]++ < gpu_cache::kWays;
+        const bool in_dram = cache.segments > 0 && in_set[cache.FirstSetOf(row.id)]++ < dram::kWays;
+        if (!in_hbm && !in_dram) continue;
+        (in_hbm ? hbm : dram).Add(row);
+        (in_hbm ? all_hbm : all_dram).Add(row);
       }
       ASSERT_EQ(cache.mode, dram::Mode::kCache);
       EXPECT_EQ(plan->layers[i].id, layer.id);
@@ -242,10 +245,11 @@ TEST_F(PlacementTest, SplitsTakeTheWorthiestRowsFirst) {
     double hbm_room = 200'000, dram_room = 700'000;
     for (const Row& row : sorted) {
       const double bytes = row_bytes[row.layer];
-      double& room = bytes <= hbm_room ? hbm_room : dram_room;
-      if (bytes > room) continue;
-      room -= bytes;
-      (&room == &hbm_room ? hbm : dram).Add(row);
+      const bool in_hbm = bytes <= hbm_room;
+      const bool in_dram = bytes <= dram_room;
+      if (in_hbm) hbm_room -= bytes;
+      if (in_dram) dram_room -= bytes;
+      if (in_hbm || in_dram) (in_hbm ? hbm : dram).Add(row);
     }
     const SplitPlan& found = plan->splits[split];
     // Rows of the same worth, but of other orders, may change places at the end of a tier.
