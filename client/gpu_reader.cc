@@ -72,13 +72,15 @@ class GpuReaderImpl final : public GpuReader {
     const gpu_cache::Report report = gatherer_->report();
     Result result{.hbm_rows = report.hbm_rows - seen_.hbm_rows,
                   .dram_rows = report.dram_rows - seen_.dram_rows,
-                  .fetched_rows = report.missing};
+                  .fetched_rows = report.missing,
+                  .nvme_rows = 0};
     if (report.launches != seen_.launches) {
       source_->Tell(result.hbm_rows, result.dram_rows, report.missing == 0, gatherer_->samples());
     }
     seen_ = report;
     if (report.missing > 0) {
-      ENGRAM_RETURN_IF_ERROR(Fetch(static_cast<std::byte*>(out), stream, deadline));
+      ENGRAM_ASSIGN_OR_RETURN(result.nvme_rows,
+                              Fetch(static_cast<std::byte*>(out), stream, deadline));
     }
     return result;
   }
@@ -104,7 +106,8 @@ class GpuReaderImpl final : public GpuReader {
     return absl::OkStatus();
   }
 
-  absl::Status Fetch(std::byte* out, void* stream, std::chrono::milliseconds deadline) {
+  // How many of the missing rows came from the drive.
+  absl::StatusOr<uint64_t> Fetch(std::byte* out, void* stream, std::chrono::milliseconds deadline) {
     positions_.clear();
     ids_.clear();
     for (const gpu_cache::Miss& miss : gatherer_->missing()) {
@@ -118,8 +121,10 @@ class GpuReaderImpl final : public GpuReader {
     request.layers = {{.layer = options_.layer, .row_ids = ids_, .out = absl::MakeSpan(rows_)}};
     request.expect_table_digest = table_.table_digest;
     request.deadline = deadline;
-    ENGRAM_RETURN_IF_ERROR(client_->Lookup(request).status());
-    return ToAbsl(gatherer_->Complete(positions_, {rows_.data(), rows_.size()}, out, stream));
+    ENGRAM_ASSIGN_OR_RETURN(const LookupAnswer answer, client_->Lookup(request));
+    ENGRAM_RETURN_IF_ERROR(
+        ToAbsl(gatherer_->Complete(positions_, {rows_.data(), rows_.size()}, out, stream)));
+    return answer.layers.empty() ? 0 : answer.layers.front().nvme_rows;
   }
 
   const GpuReaderOptions options_;

@@ -85,6 +85,7 @@ class GpuReader {
     uint64_t hbm_rows = 0;  // rows that the kernel found in each tier, since the last Complete
     uint64_t dram_rows = 0;
     uint64_t fetched_rows = 0;  // that were missing and are there now
+    uint64_t nvme_rows = 0;     // of those, the ones that came from the drive
   };
   // Waits for what is on the stream; then has the rows that the last gather did not find looked up
   // by the daemon, and puts them to their places in `out`, on the stream. Returns when `out` is

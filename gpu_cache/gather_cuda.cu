@@ -161,7 +161,9 @@ class WarpGather {
       found = FoundInArena(source_, region, id, WayOfMatches(match.lower, match.upper));
     }
     const bool missing = pending && found.row == nullptr;
-    if (__ballot_sync(kAllLanes, missing) == 0 || !DramHolds(source_.dram)) return found;
+    if (__ballot_sync(kAllLanes, missing) == 0) return found;
+    // One lane's word for all: they have to go on together.
+    if (__shfl_sync(kAllLanes, DramHolds(source_.dram) ? 1 : 0, 0) == 0) return found;
     if (source_.dram.resident != 0) {
       if (missing) found.row = DramResidentRow(source_.dram, id);
       return found;

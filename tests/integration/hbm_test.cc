@@ -150,6 +150,13 @@ TEST_P(HbmTest, RowsComeFromEveryTierAndAreRight) {
   EXPECT_GT(from_dram, 0u) << reader->note();
   EXPECT_GT(fetched, 0u);
   EXPECT_NE(reader->note().find("DRAM: read by the device"), std::string::npos) << reader->note();
+  const CommandResult bench = RunTool(
+      "engramctl", {"bench", "t", "--server", daemon_->target(), "--transport",
+                    OnHost() ? "gpu-host" : "gpu", "--seconds", "0.2", "--layers", "1", "--json"});
+  EXPECT_EQ(bench.exit_code, 0) << bench.errors;
+  const size_t rows_at = bench.output.find("\"rows\": ", bench.output.find("\"hbm\": {"));
+  ASSERT_NE(rows_at, std::string::npos) << bench.output;
+  EXPECT_GT(std::strtoull(&bench.output[rows_at + 8], nullptr, 10), 0u) << bench.output;
   const v1::TierStats hbm = HbmOf(0);
   EXPECT_GE(hbm.hits(), from_hbm);
   EXPECT_GT(hbm.rows(), 1000u);

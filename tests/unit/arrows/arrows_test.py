@@ -45,6 +45,7 @@ ARROWS = {
         "storage/checkpoint",
         "storage/dram/layout.h",
         "gpu_cache/arena_layout.h",
+        "gpu_cache/backend.h",
     ],
     "client/examples": ["client", "storage/base"],
     "tests": ["proto", "client", "server", "storage", "gpu_cache"],
