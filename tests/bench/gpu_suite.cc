@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "gpu_cache/arena.h"
+#include "gpu_cache/gather_rows.h"
 #include "storage/base/status_macros.h"
 #include "storage/dram/control.h"
 #include "storage/dram/row_cache.h"
@@ -182,11 +183,9 @@ class GpuSuite {
                                   },
                                   replays));
     }
-    if (batch.output == Output::kRaw) {
-      std::vector<std::byte> rows(count * out_bytes);
-      ENGRAM_RETURN_IF_ERROR(ToAbsl(out->Download(0, rows)));
-      ENGRAM_RETURN_IF_ERROR(Compare(batch, rows, *gatherer));
-    }
+    std::vector<std::byte> rows(count * out_bytes);
+    ENGRAM_RETURN_IF_ERROR(ToAbsl(out->Download(0, rows)));
+    ENGRAM_RETURN_IF_ERROR(Compare(batch, rows, *gatherer));
     return Median(seconds);
   }
 
@@ -194,11 +193,16 @@ class GpuSuite {
                        const gpu_cache::Gatherer& gatherer) const {
     std::vector<bool> missing(batch.ids.size());
     for (const gpu_cache::Miss& miss : gatherer.missing()) missing[miss.position] = true;
-    std::vector<std::byte> expected(kRowBytes);
+    const uint64_t out_bytes = gpu_cache::OutputRowBytes(kRowBytes, batch.output);
+    std::vector<uint64_t> row(kRowBytes / sizeof(uint64_t));
+    std::vector<gpu_cache::Bf16x8> expected(512 / sizeof(gpu_cache::Bf16x8));  // either output
+    auto* const expected_bytes = reinterpret_cast<std::byte*>(expected.data());
     for (size_t i = 0; i < batch.ids.size(); ++i) {
-      std::fill(expected.begin(), expected.end(), std::byte{0});
-      if (!missing[i]) RowOf(batch.ids[i], expected);
-      if (std::memcmp(expected.data(), &rows[i * kRowBytes], kRowBytes) != 0) {
+      std::fill(row.begin(), row.end(), 0);
+      if (!missing[i]) RowOf(batch.ids[i], std::as_writable_bytes(std::span(row)));
+      gpu_cache::StoreRow(kRowBytes, batch.output, reinterpret_cast<const std::byte*>(row.data()),
+                          expected_bytes);
+      if (std::memcmp(expected_bytes, &rows[i * out_bytes], out_bytes) != 0) {
         return absl::DataLossError(
             absl::StrCat("the gather gave a wrong row for id ", batch.ids[i]));
       }
