@@ -14,7 +14,7 @@
 // even epoch before and after it copied rows, and found their tags in between, has copied rows.
 //
 // Why sets of eight, and not a perfect hash of the chosen rows: rows come and go, slot by slot,
-// while kernels read, and nothing else moves. What does not fit in its sector costs 0.2 to 0.4 % of
+// while kernels read, and nothing else moves. What does not fit in its sector costs 0.4 to 1.2 % of
 // the hits (tests/bench/RESULTS.md), and slots are never empty for it: the next hottest row that
 // fits takes the place.
 //

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include "storage/base/status_macros.h"
 
@@ -33,8 +34,8 @@ absl::StatusOr<std::unique_ptr<GpuSteps>> GpuSteps::Open(const std::string& targ
 
 // Readers are made at the first step, which is therefore not to be measured.
 absl::StatusOr<GpuSteps::Layer*> GpuSteps::Find(const LayerRequest& request) {
-  for (auto& [number, layer] : layers_) {
-    if (number == request.layer) return &layer;
+  if (const auto found = layers_.find(request.layer); found != layers_.end()) {
+    return &found->second;
   }
   GpuReaderOptions options;
   options.client.target = target_;
@@ -49,7 +50,7 @@ absl::StatusOr<GpuSteps::Layer*> GpuSteps::Find(const LayerRequest& request) {
       Check(backend_->MakeBuffer(request.row_ids.size() * sizeof(uint32_t), layer.ids)));
   ENGRAM_RETURN_IF_ERROR(Check(
       backend_->MakeBuffer(request.row_ids.size() * layer.reader->output_row_bytes(), layer.rows)));
-  return &layers_.emplace_back(request.layer, std::move(layer)).second;
+  return &layers_.emplace(request.layer, std::move(layer)).first->second;
 }
 
 absl::StatusOr<LookupAnswer> GpuSteps::Step(const LookupRequest& request) {

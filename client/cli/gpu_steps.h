@@ -6,9 +6,9 @@
 #define ENGRAM_CLIENT_CLI_GPU_STEPS_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -43,7 +43,7 @@ class GpuSteps {
   bool on_host_ = false;
   std::unique_ptr<gpu_cache::Backend> backend_;
   std::unique_ptr<gpu_cache::Stream> stream_;
-  std::vector<std::pair<int32_t, Layer>> layers_;
+  std::map<int32_t, Layer> layers_;
 };
 
 }  // namespace engram

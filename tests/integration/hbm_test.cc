@@ -152,7 +152,7 @@ TEST_P(HbmTest, RowsComeFromEveryTierAndAreRight) {
   EXPECT_NE(reader->note().find("DRAM: read by the device"), std::string::npos) << reader->note();
   const CommandResult bench = RunTool(
       "engramctl", {"bench", "t", "--server", daemon_->target(), "--transport",
-                    OnHost() ? "gpu-host" : "gpu", "--seconds", "0.2", "--layers", "1", "--json"});
+                    OnHost() ? "gpu-host" : "gpu", "--seconds", "0.2", "--threads", "2", "--json"});
   EXPECT_EQ(bench.exit_code, 0) << bench.errors;
   const size_t rows_at = bench.output.find("\"rows\": ", bench.output.find("\"hbm\": {"));
   ASSERT_NE(rows_at, std::string::npos) << bench.output;

@@ -161,6 +161,16 @@ class BundleTest(unittest.TestCase):
         self.assertNotIn(other, done.stdout)
         self.assertIn(os.path.dirname(program) + "/../lib/librocksdb.so", done.stdout)
 
+    def test_the_gpu_check_wants_a_gpu(self):
+        if os.path.exists("/dev/nvidiactl"):
+            self.skipTest("there is a GPU: run share/gpu_check.sh by hand, it takes minutes")
+        done = run(os.path.join(self.root, self.top, "share/gpu_check.sh"))
+        self.assertEqual(done.returncode, 1)
+        self.assertEqual(done.stdout.count("gpu_check: SKIPPED, where there should be a GPU"), 4)
+        self.assertIn("no CUDA device", done.stdout)
+        done = run(os.path.join(self.root, self.top, "share/gpu_check.sh"), "--figure")
+        self.assertEqual(done.returncode, 2)
+
     # ------------------------------------------------------------------------------ the archive
 
     def test_the_same_build_gives_the_same_bytes(self):
