@@ -417,7 +417,7 @@ bool HbmKeeper::Bring(Layer& layer, std::vector<Wish>& wishes) {
 }
 
 void HbmKeeper::Publish(Layer& layer, const Tables::SharedStack& stack) const {
-  TierUsage usage{.on = true, .note = ""};
+  TierUsage usage{.on = true, .note = note()};
   {
     MutexLock lock(arena_mutex_);
     const gpu_cache::Arena::Held* const held = arena_->Find(layer.stack_id);

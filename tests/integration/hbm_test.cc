@@ -161,6 +161,7 @@ TEST_P(HbmTest, RowsComeFromEveryTierAndAreRight) {
   EXPECT_GE(hbm.hits(), from_hbm);
   EXPECT_GT(hbm.rows(), 1000u);
   EXPECT_EQ(hbm.bytes(), hbm.rows() * kRowBytes);
+  EXPECT_EQ(hbm.note().rfind(backend_->name(), 0), 0u) << hbm.note();
 }
 
 TEST_P(HbmTest, ALayerThatFitsComesWholeAndVerifyReadsIt) {
