@@ -72,15 +72,19 @@ class GpuReaderImpl final : public GpuReader {
     const gpu_cache::Report report = gatherer_->report();
     Result result{.hbm_rows = report.hbm_rows - seen_.hbm_rows,
                   .dram_rows = report.dram_rows - seen_.dram_rows,
-                  .fetched_rows = report.missing,
+                  .fetched_rows = 0,
                   .nvme_rows = 0};
     if (report.launches != seen_.launches) {
       source_->Tell(result.hbm_rows, result.dram_rows, report.missing == 0, gatherer_->samples());
+      seen_ = report;
+      incomplete_ = report.missing > 0;
     }
-    seen_ = report;
-    if (report.missing > 0) {
+    // Also what an earlier call could not fetch.
+    if (incomplete_) {
       ENGRAM_ASSIGN_OR_RETURN(result.nvme_rows,
                               Fetch(static_cast<std::byte*>(out), stream, deadline));
+      result.fetched_rows = report.missing;
+      incomplete_ = false;
     }
     return result;
   }
@@ -137,6 +141,7 @@ class GpuReaderImpl final : public GpuReader {
   std::unique_ptr<gpu_cache::Gatherer> gatherer_;
   std::unique_ptr<GpuSource> source_;
   gpu_cache::Report seen_;
+  bool incomplete_ = false;  // the last gather has places that nothing was put to yet
   // Kept, so that a step allocates nothing once they have grown.
   std::vector<uint32_t> positions_;
   std::vector<uint32_t> ids_;

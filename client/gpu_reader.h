@@ -89,8 +89,8 @@ class GpuReader {
   };
   // Waits for what is on the stream; then has the rows that the last gather did not find looked up
   // by the daemon, and puts them to their places in `out`, on the stream. Returns when `out` is
-  // whole, as far as later work on the stream sees it. Errors of Client::Lookup: those places are
-  // zeros.
+  // whole, as far as later work on the stream sees it; called once more it finds nothing to do.
+  // Errors of Client::Lookup: those places are zeros, and a further call tries again.
   virtual absl::StatusOr<Result> Complete(
       void* out, void* stream,
       std::chrono::milliseconds deadline = std::chrono::milliseconds(0)) = 0;

@@ -24,6 +24,8 @@ namespace {
 // Rows that are brought at a time: enough to keep the drive and the bus busy, and a batch under way
 // is disturbed by the exchange of so many at most.
 constexpr size_t kRowsAtOnce = 2048;
+// Sectors that are looked through at a time while nobody else gets at the arena: milliseconds.
+constexpr uint32_t kSectorsAtOnce = 1u << 16;
 // Rows that a refresh may read from the drive to take the place of others. Those that are asked for
 // so often are mostly in DRAM; and what look-ups wait for comes first.
 constexpr uint64_t kNvmeRowsARefresh = 16384;
@@ -229,6 +231,7 @@ void HbmKeeper::ShareOut() {
       if (before != layers_.end() && before->second.choice != nullptr &&
           before->second.choice->shape() == held->shape) {
         layers[share.stack_id] = std::move(before->second);
+        layers[share.stack_id].refreshing = false;  // from its beginning: it may be empty now
       } else {
         layers[share.stack_id].choice = std::make_unique<HbmChoice>(held->shape, share.layer_rows);
       }
@@ -323,7 +326,8 @@ std::vector<HbmKeeper::Wish> HbmKeeper::Compare(Layer& layer) const {
   const gpu_cache::Arena::Held* const held = arena_->Find(layer.stack_id);
   if (held == nullptr) return wishes;
   uint32_t& sector = layer.next_sector;
-  for (; sector < held->shape.sectors && wishes.size() + kWays <= kRowsAtOnce; ++sector) {
+  const uint32_t end = std::min(held->shape.sectors - sector, kSectorsAtOnce) + sector;
+  for (; sector < end && wishes.size() + kWays <= kRowsAtOnce; ++sector) {
     const std::array<uint32_t, kWays> wanted = layer.choice->Wanted(sector);
     const uint32_t* const tags = &held->tags[uint64_t{sector} * kWays];
     // Free slots first, then those of rows that are not wanted any more.

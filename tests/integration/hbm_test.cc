@@ -81,7 +81,11 @@ class HbmTest : public DaemonFixture, public ::testing::WithParamInterface<const
                        static_cast<uint32_t>(ids.size()), out_->data(), stream_->handle());
     if (!launched.ok()) return launched;
     auto result = reader.Complete(out_->data(), stream_->handle());
-    // Complete leaves its last work on the stream: a second one finds nothing to do but wait.
+    if (result.ok()) {
+      // Once more finds nothing to do, but has waited for what the first left on the stream.
+      const auto again = reader.Complete(out_->data(), stream_->handle());
+      EXPECT_TRUE(again.ok() && again->hbm_rows + again->dram_rows + again->fetched_rows == 0);
+    }
     std::vector<std::byte> out(ids.size() * reader.output_row_bytes());
     Make(out_->Download(0, out));
     rows_ = std::move(out);

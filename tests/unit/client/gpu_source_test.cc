@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "server/hbm_keeper.h"
+#include "tests/unit/gpu_cache/wrapped_backend.h"
 #include "tests/unit/server/handover_fixture.h"
 
 namespace engram {
@@ -17,46 +18,24 @@ namespace {
 using ::testing::HasSubstr;
 
 // Host memory, but for what the test takes away.
-class Device final : public gpu_cache::Backend {
+class Device final : public gpu_cache::WrappedBackend {
  public:
   bool reads_read_only = true;
   bool imports = true;
   int registered = 0;
 
-  std::string name() const override { return "a device of the test"; }
-  std::array<uint8_t, gpu_cache::kDeviceIdBytes> device_id() const override { return {}; }
-  uint64_t FreeBytes() const override { return host_->FreeBytes(); }
-  uint64_t AllocationUnit() const override { return host_->AllocationUnit(); }
-  gpu_cache::Status Allocate(uint64_t bytes, gpu_cache::MemoryKind kind,
-                             std::unique_ptr<gpu_cache::ArenaMemory>& out) override {
-    return host_->Allocate(bytes, kind, out);
-  }
   gpu_cache::Status Import(const gpu_cache::ArenaExport& arena, int fd,
                            std::unique_ptr<gpu_cache::MappedMemory>& out) override {
     if (!imports) return {gpu_cache::Code::kInvalid, "it lies on another GPU"};
-    return host_->Import(arena, fd, out);
+    return WrappedBackend::Import(arena, fd, out);
   }
   bool CanRegisterReadOnly() const override { return reads_read_only; }
   gpu_cache::Status Register(std::byte* memory, uint64_t bytes, bool read_only,
                              std::unique_ptr<gpu_cache::MappedMemory>& out) override {
     if (read_only && !reads_read_only) return {gpu_cache::Code::kUnsupported, "it cannot"};
     ++registered;
-    return host_->Register(memory, bytes, read_only, out);
+    return WrappedBackend::Register(memory, bytes, read_only, out);
   }
-  gpu_cache::Status MakeGatherer(const gpu_cache::GathererOptions& options,
-                                 std::unique_ptr<gpu_cache::Gatherer>& out) override {
-    return host_->MakeGatherer(options, out);
-  }
-  gpu_cache::Status MakeBuffer(uint64_t bytes,
-                               std::unique_ptr<gpu_cache::DeviceBuffer>& out) override {
-    return host_->MakeBuffer(bytes, out);
-  }
-  gpu_cache::Status MakeStream(std::unique_ptr<gpu_cache::Stream>& out) override {
-    return host_->MakeStream(out);
-  }
-
- private:
-  const std::unique_ptr<gpu_cache::Backend> host_ = gpu_cache::HostBackend();
 };
 
 class GpuSourceTest : public HandoverFixture {

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "server/verify_job.h"
+#include "tests/unit/gpu_cache/wrapped_backend.h"
 #include "tests/unit/server/table_fixture.h"
 
 namespace engram {
@@ -71,41 +72,18 @@ class FaultyMemory final : public ArenaMemory {
   Faults* const faults_;
 };
 
-class FaultyBackend final : public Backend {
+class FaultyBackend final : public gpu_cache::WrappedBackend {
  public:
-  explicit FaultyBackend(Faults* faults) : host_(gpu_cache::HostBackend()), faults_(faults) {}
-  std::string name() const override { return "a device of the test"; }
-  std::array<uint8_t, gpu_cache::kDeviceIdBytes> device_id() const override { return {}; }
+  explicit FaultyBackend(Faults* faults) : faults_(faults) {}
   uint64_t FreeBytes() const override { return faults_->free_bytes; }
-  uint64_t AllocationUnit() const override { return host_->AllocationUnit(); }
   Status Allocate(uint64_t bytes, MemoryKind /*kind*/, std::unique_ptr<ArenaMemory>& out) override {
     std::unique_ptr<ArenaMemory> memory;
-    Status status = host_->Allocate(bytes, MemoryKind::kHost, memory);
+    Status status = WrappedBackend::Allocate(bytes, MemoryKind::kHost, memory);
     if (status.ok()) out = std::make_unique<FaultyMemory>(std::move(memory), faults_);
     return status;
   }
-  Status Import(const ArenaExport& arena, int fd,
-                std::unique_ptr<gpu_cache::MappedMemory>& out) override {
-    return host_->Import(arena, fd, out);
-  }
-  bool CanRegisterReadOnly() const override { return true; }
-  Status Register(std::byte* memory, uint64_t bytes, bool read_only,
-                  std::unique_ptr<gpu_cache::MappedMemory>& out) override {
-    return host_->Register(memory, bytes, read_only, out);
-  }
-  Status MakeGatherer(const gpu_cache::GathererOptions& options,
-                      std::unique_ptr<gpu_cache::Gatherer>& out) override {
-    return host_->MakeGatherer(options, out);
-  }
-  Status MakeBuffer(uint64_t bytes, std::unique_ptr<gpu_cache::DeviceBuffer>& out) override {
-    return host_->MakeBuffer(bytes, out);
-  }
-  Status MakeStream(std::unique_ptr<gpu_cache::Stream>& out) override {
-    return host_->MakeStream(out);
-  }
 
  private:
-  const std::unique_ptr<Backend> host_;
   Faults* const faults_;
 };
 
