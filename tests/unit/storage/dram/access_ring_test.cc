@@ -95,11 +95,12 @@ TEST(AccessRing, SurvivesGarbage) {
   for (int round = 0; round < 500; ++round) {
     for (size_t i = 0; i < sizeof(AccessRing) / 8; ++i) words[i] = random() >> (random() % 64);
     uint64_t samples = 0;
-    reader.Read([](uint64_t, const RingReader::Counts& counts) {
-                  EXPECT_LE(counts.rows, uint64_t{1} << 32);
-                  EXPECT_LE(counts.hbm_rows, uint64_t{1} << 32);
-                },
-                [&](uint64_t, uint32_t) { ++samples; });
+    reader.Read(
+        [](uint64_t, const RingReader::Counts& counts) {
+          EXPECT_LE(counts.rows, uint64_t{1} << 32);
+          EXPECT_LE(counts.hbm_rows, uint64_t{1} << 32);
+        },
+        [&](uint64_t, uint32_t) { ++samples; });
     EXPECT_LE(samples, kRingSlots);
   }
 }
