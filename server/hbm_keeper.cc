@@ -85,6 +85,8 @@ void HbmKeeper::Open() {
     return;
   }
   on_ = true;
+  const int exported = arena->memory().export_fd();
+  if (exported >= 0) arena_file_ = UniqueFd(::fcntl(exported, F_DUPFD_CLOEXEC, 0));
   note_ = absl::StrCat(backend_->name(), ", ", FormatSize(arena->bytes()));
   if (kind == MemoryKind::kCudaVmm) absl::StrAppend(&note_, ", which workers map read-only");
   if (kind == MemoryKind::kCudaIpc) {
@@ -117,8 +119,16 @@ void HbmKeeper::Stop() {
   }
   wake_.NotifyAll();
   thread_.join();
+  Forget();
   MutexLock lock(arena_mutex_);
   arena_.reset();
+}
+
+// Tells no more workers of it.
+void HbmKeeper::Forget() {
+  MutexLock lock(mutex_);
+  places_.clear();
+  arena_file_ = UniqueFd();
 }
 
 void HbmKeeper::AfterChange() {
@@ -138,6 +148,7 @@ void HbmKeeper::TurnOff() {
   ENGRAM_LOG(kError) << "the HBM tier is off from now on: " << failed_.message();
   const std::string note =
       absl::StrCat("off: ", failed_.message(), "; restart engramd to try again");
+  Forget();
   {
     MutexLock lock(arena_mutex_);
     arena_.reset();
@@ -217,6 +228,7 @@ void HbmKeeper::ShareOut() {
   std::sort(shares.begin(), shares.end(),
             [](const auto& a, const auto& b) { return a.stack_id < b.stack_id; });
   gpu_cache::Status status;
+  std::map<uint32_t, Place> places;
   {
     MutexLock lock(arena_mutex_);
     status = arena_->ShareOut(shares);
@@ -227,6 +239,7 @@ void HbmKeeper::ShareOut() {
         layers.erase(share.stack_id);
         continue;
       }
+      places[share.stack_id] = {.arena = arena_->memory().description(), .region = held->region};
       const auto before = layers_.find(share.stack_id);
       if (before != layers_.end() && before->second.choice != nullptr &&
           before->second.choice->shape() == held->shape) {
@@ -247,6 +260,10 @@ void HbmKeeper::ShareOut() {
     if (active.contains(id) || found.stack == nullptr) continue;
     found.stack->hbm().SetSampled(false);
     found.stack->hbm().SetUsage({.note = "off: only the active version of a table has HBM"});
+  }
+  {
+    MutexLock lock(mutex_);
+    places_ = std::move(places);
   }
   bool is_new = false;
   for (const auto& [id, layer] : layers) is_new = is_new || !layers_.contains(id);
@@ -434,17 +451,16 @@ void HbmKeeper::Publish(Layer& layer, const Tables::SharedStack& stack) const {
 }
 
 std::optional<HbmKeeper::Place> HbmKeeper::Find(uint32_t stack_id) const {
-  MutexLock lock(arena_mutex_);
-  const gpu_cache::Arena::Held* const held = arena_ == nullptr ? nullptr : arena_->Find(stack_id);
-  if (held == nullptr) return std::nullopt;
-  return Place{.arena = arena_->memory().description(), .region = held->region};
+  MutexLock lock(mutex_);
+  const auto found = places_.find(stack_id);
+  return found == places_.end() ? std::nullopt : std::optional<Place>(found->second);
 }
 
-// A descriptor of the caller's own: the arena may go at any time.
+// A descriptor of the caller's own: the keeper's may go at any time.
 UniqueFd HbmKeeper::ArenaFile() const {
-  MutexLock lock(arena_mutex_);
-  const int fd = arena_ == nullptr ? -1 : arena_->memory().export_fd();
-  return UniqueFd(fd < 0 ? -1 : ::fcntl(fd, F_DUPFD_CLOEXEC, 0));
+  MutexLock lock(mutex_);
+  if (!arena_file_.valid()) return UniqueFd();
+  return UniqueFd(::fcntl(arena_file_.get(), F_DUPFD_CLOEXEC, 0));
 }
 
 bool HbmKeeper::ReadHeld(uint32_t stack_id, absl::Span<const RowId> ids, absl::Span<std::byte> rows,

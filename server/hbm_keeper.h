@@ -79,7 +79,7 @@ class HbmKeeper {
     gpu_cache::ArenaExport arena;
     uint32_t region = 0;
   };
-  // Nothing: the tier is off, or the layer has no region.
+  // Nothing: the tier is off, or the layer has no region. Neither call waits for the device.
   std::optional<Place> Find(uint32_t stack_id) const;
   // The arena's descriptor, for other processes; not valid: there is none.
   UniqueFd ArenaFile() const;
@@ -111,6 +111,7 @@ class HbmKeeper {
 
   void Open();
   void TurnOff();
+  void Forget();
   void Run();
   void ShareOut();
   void Hear(Layer& layer);
@@ -140,6 +141,9 @@ class HbmKeeper {
   CondVar wake_;
   std::string note_ ABSL_GUARDED_BY(mutex_);
   bool on_ ABSL_GUARDED_BY(mutex_) = false;
+  // What workers are told, so that nobody who tells them waits for a device that does not answer.
+  std::map<uint32_t, Place> places_ ABSL_GUARDED_BY(mutex_);  // by stack
+  UniqueFd arena_file_ ABSL_GUARDED_BY(mutex_);
   bool changed_ ABSL_GUARDED_BY(mutex_) = false;
   bool at_work_ ABSL_GUARDED_BY(mutex_) = false;
   bool started_ ABSL_GUARDED_BY(mutex_) = false;
