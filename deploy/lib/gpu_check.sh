@@ -35,7 +35,7 @@ run() {
     tail -n 60 "$log"
     echo "gpu_check: FAILED: $*" >&2
     PROBLEMS=$((PROBLEMS + 1))
-  elif grep -q '\[  SKIPPED \]' "$log"; then
+  elif grep -qE '\[  SKIPPED \]|Running 0 tests' "$log"; then
     # What was missing stands in the line behind each.
     grep -A 2 ': Skipped' "$log" | tail -n 3
     echo "gpu_check: SKIPPED, where there should be a GPU: $*" >&2

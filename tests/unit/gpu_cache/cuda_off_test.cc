@@ -14,7 +14,7 @@ TEST(CudaTest, ThisBuildSaysThatItHasNoCuda) {
   EXPECT_EQ(OpenCudaById({}, backend).code(), Code::kUnsupported);
 }
 
-TEST(CudaTest, GpuTestsNeedACudaBuild) { GTEST_SKIP() << "made without a CUDA compiler"; }
+TEST(GpuTest, NeedsACudaBuild) { GTEST_SKIP() << "made without a CUDA compiler"; }
 
 }  // namespace
 }  // namespace engram::gpu_cache
