@@ -1,4 +1,4 @@
-// What every backend asks of its callers, and what all do alike with one row.
+// What every backend asks of its callers.
 #ifndef ENGRAM_GPU_CACHE_GATHERER_CHECKS_H_
 #define ENGRAM_GPU_CACHE_GATHERER_CHECKS_H_
 

@@ -139,11 +139,6 @@ void HbmKeeper::AfterChange() {
   wake_.NotifyAll();
 }
 
-bool HbmKeeper::Idle() const {
-  MutexLock lock(mutex_);
-  return started_ && !changed_ && !at_work_;
-}
-
 void HbmKeeper::TurnOff() {
   ENGRAM_LOG(kError) << "the HBM tier is off from now on: " << failed_.message();
   const std::string note =
@@ -173,14 +168,9 @@ void HbmKeeper::Run() {
     bool changed = false;
     {
       MutexLock lock(mutex_);
-      at_work_ = busy;
       if (!changed_ && !stop_ && !busy) wake_.WaitFor(mutex_, options_.round);
-      if (stop_ || !on_) {
-        at_work_ = false;
-        return;
-      }
+      if (stop_ || !on_) return;
       changed = std::exchange(changed_, false);
-      at_work_ = true;
     }
     if (changed) ShareOut();
     if (!failed_.ok()) TurnOff();

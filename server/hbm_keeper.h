@@ -71,9 +71,6 @@ class HbmKeeper {
   // Versions came, went, or were switched.
   void AfterChange();
 
-  // Whether every layer's region holds what is wanted there, as far as it is known. For tests.
-  bool Idle() const;
-
   // What a worker needs to map the arena and to find a layer in it.
   struct Place {
     gpu_cache::ArenaExport arena;
@@ -145,7 +142,6 @@ class HbmKeeper {
   std::map<uint32_t, Place> places_ ABSL_GUARDED_BY(mutex_);  // by stack
   UniqueFd arena_file_ ABSL_GUARDED_BY(mutex_);
   bool changed_ ABSL_GUARDED_BY(mutex_) = false;
-  bool at_work_ ABSL_GUARDED_BY(mutex_) = false;
   bool started_ ABSL_GUARDED_BY(mutex_) = false;
 };
 

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "server/verify_job.h"
+#include "storage/table/row_profile.h"
 #include "tests/unit/gpu_cache/wrapped_backend.h"
 #include "tests/unit/server/table_fixture.h"
 
@@ -219,6 +220,29 @@ TEST_F(HbmKeeperTest, BeginsWithWhatDramHolds) {
   // Nobody has looked them up: they come by DRAM's own knowledge.
   ASSERT_EQ(table->layers[0]->Offer(batch, positions), 500u);
   EXPECT_TRUE(Comes([&] { return CountHeld("table", 1, 0, 500) > 450; }));
+}
+
+TEST_F(HbmKeeperTest, BeginsWithAProfilesRows) {
+  Load("table", 1, 20000);
+  const TableSpec spec = Spec("table", 1, 20000);
+  const HotnessFiles files(directory_ + "/data/hotness");
+  const auto fill = [](HotnessWriter& writer) {
+    for (uint32_t id = 0; id < 300; ++id) {
+      if (const absl::Status status = writer.Add(id * 11, 200); !status.ok()) return status;
+    }
+    return absl::OkStatus();
+  };
+  const absl::Status written = files.Write({"table", AddressingFingerprint(spec), LayerId{1}},
+                                           HotnessFiles::Kind::kProfile, 4096, fill);
+  ASSERT_TRUE(written.ok()) << written;
+  Open(kMiB, 0);
+  // Nobody asks for anything, and there is no DRAM tier.
+  std::vector<RowId> hot;
+  for (uint32_t id = 0; id < 300; ++id) hot.push_back(RowId{id * 11});
+  EXPECT_TRUE(Comes([&] {
+    const std::vector<bool> held = Held("table", 1, 0, hot);
+    return std::count(held.begin(), held.end(), true) > 280;
+  }));
 }
 
 TEST_F(HbmKeeperTest, FollowsASwitchOfVersions) {
