@@ -119,8 +119,6 @@ class Stream {
   virtual void* handle() const = 0;
 };
 
-inline constexpr uint32_t kMaxGatherRows = 1u << 24;
-
 struct GathererOptions {
   uint32_t row_bytes = 0;
   uint32_t max_rows = 0;  // of one launch; 1 to kMaxGatherRows
@@ -155,7 +153,8 @@ class Backend {
   virtual Status MakeStream(std::unique_ptr<Stream>& out) = 0;
 };
 
-std::unique_ptr<Backend> HostBackend();
+// `gather` is what a launch calls: tests have the kernels' code run on a processor.
+std::unique_ptr<Backend> HostBackend(void (*gather)(const GatherArgs&) = &GatherOnHost);
 // Device `ordinal` of those that CUDA shows this process. kUnsupported, with the reason, where
 // there is none, or this build has no CUDA.
 Status OpenCuda(int ordinal, std::unique_ptr<Backend>& out);

@@ -126,8 +126,11 @@ class HostArena final : public ArenaMemory {
 
 class HostGatherer final : public Gatherer {
  public:
-  explicit HostGatherer(const GathererOptions& options)
-      : options_(options), missing_(options.max_rows), samples_(options.max_rows + 1) {}
+  HostGatherer(const GathererOptions& options, void (*gather)(const GatherArgs&))
+      : options_(options),
+        gather_(gather),
+        missing_(options.max_rows),
+        samples_(options.max_rows + 1) {}
 
   Status SetSource(const Source& source, std::span<const std::byte* const> segments,
                    std::span<const uint16_t> bucket_segments, void* /*stream*/) override {
@@ -141,16 +144,16 @@ class HostGatherer final : public Gatherer {
 
   Status Enqueue(const uint32_t* ids, uint32_t count, std::byte* out, void* /*stream*/) override {
     if (Status status = CheckEnqueue(options_, ids, count, out); !status.ok()) return status;
-    GatherOnHost({.source = &source_,
-                  .ids = ids,
-                  .count = count,
-                  .output = options_.output,
-                  .out = out,
-                  .scratch = &scratch_,
-                  .report = &report_,
-                  .missing = missing_.data(),
-                  .samples = options_.sample_every == 0 ? nullptr : samples_.data(),
-                  .sample_every = options_.sample_every});
+    gather_({.source = &source_,
+             .ids = ids,
+             .count = count,
+             .output = options_.output,
+             .out = out,
+             .scratch = &scratch_,
+             .report = &report_,
+             .missing = missing_.data(),
+             .samples = options_.sample_every == 0 ? nullptr : samples_.data(),
+             .sample_every = options_.sample_every});
     return {};
   }
 
@@ -173,6 +176,7 @@ class HostGatherer final : public Gatherer {
 
  private:
   const GathererOptions options_;
+  void (*const gather_)(const GatherArgs&);
   Source source_;
   std::vector<const std::byte*> segments_;
   std::vector<uint16_t> buckets_;
@@ -211,6 +215,8 @@ class HostStream final : public Stream {
 
 class Host final : public Backend {
  public:
+  explicit Host(void (*gather)(const GatherArgs&)) : gather_(gather) {}
+
   std::string name() const override { return "host memory"; }
   std::array<uint8_t, kDeviceIdBytes> device_id() const override { return {}; }
   uint64_t FreeBytes() const override {
@@ -259,7 +265,7 @@ class Host final : public Backend {
   }
   Status MakeGatherer(const GathererOptions& options, std::unique_ptr<Gatherer>& out) override {
     if (Status status = CheckOptions(options); !status.ok()) return status;
-    out = std::make_unique<HostGatherer>(options);
+    out = std::make_unique<HostGatherer>(options, gather_);
     return {};
   }
   Status MakeBuffer(uint64_t bytes, std::unique_ptr<DeviceBuffer>& out) override {
@@ -270,10 +276,15 @@ class Host final : public Backend {
     out = std::make_unique<HostStream>();
     return {};
   }
+
+ private:
+  void (*const gather_)(const GatherArgs&);
 };
 
 }  // namespace
 
-std::unique_ptr<Backend> HostBackend() { return std::make_unique<Host>(); }
+std::unique_ptr<Backend> HostBackend(void (*gather)(const GatherArgs&)) {
+  return std::make_unique<Host>(gather);
+}
 
 }  // namespace engram::gpu_cache

@@ -21,6 +21,8 @@
 
 namespace engram::gpu_cache {
 
+inline constexpr uint32_t kMaxGatherRows = 1u << 24;  // of one launch
+
 enum class Output : uint32_t {
   kRaw = 0,   // row_bytes a row, as stored
   kBf16 = 1,  // dequantise.h: QuantisedValues(row_bytes) bf16 a row
@@ -53,14 +55,17 @@ struct Report {
   uint64_t launches = 0;
 };
 
-// What one launch counts, on the device; zeros before the first, and the last block's to reset.
+// What launches count, on the device; zeros before the first. Whoever finishes a launch resets what
+// is that launch's own.
 struct Scratch {
-  uint32_t missing = 0;
-  uint32_t finished_blocks = 0;
-  unsigned long long hbm_rows = 0;  // the type that CUDA adds to atomically
-  unsigned long long dram_rows = 0;
-  unsigned long long zero_rows = 0;
-  unsigned long long launches = 0;
+  unsigned long long arrived = 0;  // a kernel's blocks that are done, and what they found
+  uint32_t missing = 0;            // of this launch
+  uint32_t first_sample = 0;       // of this launch; each begins one position earlier than the last
+  // Since the gatherer was made.
+  uint64_t hbm_rows = 0;
+  uint64_t dram_rows = 0;
+  uint64_t zero_rows = 0;
+  uint64_t launches = 0;
 };
 
 // All addresses are the device's.

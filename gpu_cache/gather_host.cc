@@ -7,17 +7,23 @@
 namespace engram::gpu_cache {
 namespace {
 
+// The matches of a line of so many pieces, the first of which is given.
+template <uint32_t kPieces>
+uint32_t Matches(const std::byte* line, WordPair first, uint32_t tag) {
+  uint32_t matches = MatchTags(first, tag);
+  for (uint32_t piece = 1; piece < kPieces; ++piece) {
+    const WordPair pair = LoadPairAcquireOrZeros(line + piece * kPieceBytes);
+    matches |= MatchTags(pair, tag) << (piece * kTagsOfPiece);
+  }
+  return matches;
+}
+
 FoundRow FindInArena(const Source& source, const RegionNow& region, uint32_t row_id) {
   const std::byte* const sector = SectorAt(region, row_id);
   if (sector == nullptr) return {};
-  uint32_t lower = 0;
-  uint32_t upper = 0;
-  for (uint32_t word = 0; word < kSectorBytes / 8; ++word) {
-    const uint32_t bits = MatchTags(RowWord(sector, word), TagOf(row_id));
-    lower |= (bits & 1) << word;
-    upper |= (bits >> 1) << word;
-  }
-  return FoundInArena(source, region, row_id, WayOfMatches(lower, upper));
+  constexpr uint32_t kPieces = kSectorBytes / kPieceBytes;
+  const uint32_t matches = Matches<kPieces>(sector, LoadPairAcquireOrZeros(sector), TagOf(row_id));
+  return FoundInArena(source, region, row_id, WayOf(matches));
 }
 
 FoundRow FindInDram(const DramView& dram, uint32_t row_id) {
@@ -27,15 +33,9 @@ FoundRow FindInDram(const DramView& dram, uint32_t row_id) {
     return found;
   }
   const std::byte* const set = DramSetOf(dram, row_id);
-  const uint64_t first = LoadAcquire64(reinterpret_cast<const uint64_t*>(set));
-  uint32_t lower = 0;
-  uint32_t upper = 0;
-  for (uint32_t word = 0; word < sizeof(dram::TagLine) / 8; ++word) {
-    const uint32_t bits = MatchTags(RowWord(set, word), TagOf(row_id));
-    lower |= (bits & 1) << word;
-    upper |= (bits >> 1) << word;
-  }
-  return FoundInDramSet(dram, set, static_cast<uint32_t>(first), DramWayOfMatches(lower, upper));
+  const WordPair first = LoadPairAcquireOrZeros(set);
+  const uint32_t matches = Matches<sizeof(dram::TagLine) / kPieceBytes>(set, first, TagOf(row_id));
+  return FoundInDramSet(dram, set, static_cast<uint32_t>(first.first), DramWayOf(matches));
 }
 
 class HostGather {
@@ -46,22 +46,18 @@ class HostGather {
         out_bytes_(OutputRowBytes(source_.row_bytes, args.output)) {}
 
   void Run() {
+    uint32_t missing = 0;
     for (uint32_t position = 0; position < args_.count; ++position) {
       const uint32_t id = args_.ids[position];
       std::byte* const out = args_.out + position * out_bytes_;
-      bool served = false;
-      if (id == kNoRowId) {
-        ++args_.scratch->zero_rows;
-      } else {
-        served = ReadRow(id, out);
-        if (!served) args_.missing[args_.scratch->missing++] = {position, id};
-      }
+      const bool served = id != kNoRowId && ReadRow(id, out);
       if (!served) std::memset(out, 0, out_bytes_);
-      if (IsSampled(args_, args_.scratch->launches, position)) {
+      if (!served && id != kNoRowId) args_.missing[missing++] = {position, id};
+      if (IsSampled(args_, args_.scratch->first_sample, position)) {
         args_.samples[position / args_.sample_every] = served ? id : kNoRowId;
       }
     }
-    Finish();
+    FinishLaunch(args_, missing, hbm_rows_, dram_rows_);
   }
 
  private:
@@ -72,34 +68,25 @@ class HostGather {
       if (found.row == nullptr && DramHolds(source_.dram)) found = FindInDram(source_.dram, id);
       if (found.row == nullptr) return false;
       FenceReads(true);
+      SeenAfter seen;
+      seen.tag = Load32OrZero(found.tag);
       StoreRow(source_.row_bytes, args_.output, found.row, out);
       FenceReads(true);
-      const uint64_t epoch = source_.arena == nullptr ? 0 : Load64(&RegionIn(source_)->epoch);
-      const uint64_t generation =
-          source_.dram.segments == nullptr ? 0 : Load64(source_.dram.generation);
-      if (IsBelieved(source_, region, found, epoch, generation)) {
-        ++(found.in_hbm ? args_.scratch->hbm_rows : args_.scratch->dram_rows);
+      seen.epoch = source_.arena == nullptr ? 0 : Load64(&RegionIn(source_)->epoch);
+      seen.generation = source_.dram.segments == nullptr ? 0 : Load64(source_.dram.generation);
+      if (IsBelieved(source_, region, found, id, seen)) {
+        ++(found.in_hbm ? hbm_rows_ : dram_rows_);
         return true;
       }
     }
     return false;
   }
 
-  void Finish() {
-    Scratch& scratch = *args_.scratch;
-    Report& report = *args_.report;
-    report.missing = scratch.missing;
-    report.samples = Samples(args_, scratch.launches);
-    report.hbm_rows = scratch.hbm_rows;
-    report.dram_rows = scratch.dram_rows;
-    report.zero_rows = scratch.zero_rows;
-    report.launches = ++scratch.launches;
-    scratch.missing = 0;
-  }
-
   const GatherArgs& args_;
   const Source source_;
   const uint64_t out_bytes_;
+  uint32_t hbm_rows_ = 0;
+  uint32_t dram_rows_ = 0;
 };
 
 }  // namespace

@@ -62,35 +62,33 @@ ENGRAM_HD const std::byte* SectorAt(const RegionNow& region, uint32_t row_id) {
   return sector < region.sectors ? region.index + sector * kSectorBytes : nullptr;
 }
 
-// Which of the two tags in a word is this one: bit 0 the lower, bit 1 the upper.
-ENGRAM_HD uint32_t MatchTags(uint64_t word, uint32_t tag) {
-  return (static_cast<uint32_t>(word) == tag ? 1u : 0u) |
-         (static_cast<uint32_t>(word >> 32) == tag ? 2u : 0u);
+// Lines of tags are read in pieces of 16 bytes. Which of a piece's four tags is this one: a bit
+// each.
+inline constexpr uint32_t kPieceBytes = 16;
+inline constexpr uint32_t kTagsOfPiece = kPieceBytes / sizeof(uint32_t);
+ENGRAM_HD uint32_t MatchTags(WordPair piece, uint32_t tag) {
+  return (static_cast<uint32_t>(piece.first) == tag ? 1u : 0u) |
+         (static_cast<uint32_t>(piece.first >> 32) == tag ? 2u : 0u) |
+         (static_cast<uint32_t>(piece.second) == tag ? 4u : 0u) |
+         (static_cast<uint32_t>(piece.second >> 32) == tag ? 8u : 0u);
 }
 
-// Which half-word has matched, by the lower and upper bits of MatchTags of all words of a line,
-// word w in bit w of each; −1: none. Of a sector of the arena that is the way.
-ENGRAM_HD int WayOfMatches(uint32_t lower, uint32_t upper) {
+// The way, by the bits of all pieces, the first piece's lowest; −1: none.
+ENGRAM_HD int WayOf(uint32_t matches) {
 #if defined(__CUDA_ARCH__)
-  if (lower != 0) return 2 * (__ffs(static_cast<int>(lower)) - 1);
-  if (upper != 0) return 2 * (__ffs(static_cast<int>(upper)) - 1) + 1;
+  return __ffs(static_cast<int>(matches)) - 1;
 #else
-  if (lower != 0) return 2 * __builtin_ctz(lower);
-  if (upper != 0) return 2 * __builtin_ctz(upper) + 1;
+  return __builtin_ffs(static_cast<int>(matches)) - 1;
 #endif
-  return -1;
 }
-
-// The same of a tag line of DRAM, whose first half-word is the version.
-ENGRAM_HD int DramWayOfMatches(uint32_t lower, uint32_t upper) {
-  const int half_word = WayOfMatches(lower & ~1u, upper);
-  return half_word < 0 ? -1 : half_word - 1;
-}
+// The same of a tag line of DRAM, which begins with the version.
+ENGRAM_HD int DramWayOf(uint32_t matches) { return WayOf(matches >> 1); }
 
 // Where a row was found, and what has to be the same after it was copied.
 struct FoundRow {
   const std::byte* row = nullptr;     // null: not found
   const uint32_t* version = nullptr;  // DRAM's sets: the set's version word
+  const uint32_t* tag = nullptr;      // and the row's tag
   uint32_t seen_version = 0;
   bool in_hbm = false;
 };
@@ -112,6 +110,7 @@ ENGRAM_HD FoundRow FoundInDramSet(const DramView& dram, const std::byte* set, ui
   if (way < 0 || version % 2 != 0) return found;
   found.row = DramSlot(dram, set, way);
   found.version = reinterpret_cast<const uint32_t*>(set);
+  found.tag = found.version + 1 + way;
   found.seen_version = version;
   return found;
 }
@@ -127,13 +126,23 @@ ENGRAM_HD bool DramHolds(const DramView& dram) {
   return dram.segments != nullptr && LoadAcquire64(dram.generation) == dram.attached_generation;
 }
 
-// Whether the copy of a row that was found is that row. `epoch` and `generation` are the region's
-// and the control page's, read behind a fence after the copy, as is the version here.
+// What was read of a row that was found, and behind a fence after that.
+struct SeenAfter {
+  uint32_t tag = 0;         // DRAM's sets: beside the row's bytes
+  uint64_t epoch = 0;       // the region's, behind the fence, as
+  uint64_t generation = 0;  // the control page's
+};
+
+// Whether the copy of a row that was found is that row. Reads the set's version, behind the fence
+// too. A set's tags and its version may have been read in any order when the row was looked for; so
+// the tag is read again between two looks at the version, which must not have changed.
 ENGRAM_HD bool IsBelieved(const Source& source, const RegionNow& region, const FoundRow& found,
-                          uint64_t epoch, uint64_t generation) {
-  if (found.in_hbm) return kBelieveAnything || epoch == region.epoch;
-  return generation == source.dram.attached_generation &&
-         (found.version == nullptr || Load32(found.version) == found.seen_version);
+                          uint32_t row_id, const SeenAfter& seen) {
+  if (kBelieveAnything) return true;
+  if (found.in_hbm) return seen.epoch == region.epoch;
+  if (seen.generation != source.dram.attached_generation) return false;
+  return found.version == nullptr ||
+         (seen.tag == TagOf(row_id) && Load32(found.version) == found.seen_version);
 }
 
 // Word w of a row, as both tiers store it: whole words, whatever row_bytes is.
@@ -152,9 +161,14 @@ ENGRAM_HD void StoreWord(std::byte* out, uint32_t row_bytes, uint32_t word, uint
   for (uint32_t i = 0; i < 8 && i < left; ++i) to[i] = static_cast<std::byte>(value >> (8 * i));
 }
 
-// Word w of a row's values as eight bf16: its scale byte stands behind all `values` of the row.
+// The byte of a row in which word w of its values has its scale: behind all values.
+ENGRAM_HD uint32_t ScaleAt(uint32_t values, uint32_t word) {
+  return values + word / (kScaleBlock / 8);
+}
+
+// Word w of a row's values as eight bf16.
 ENGRAM_HD Bf16x8 RowWordAsBf16(const std::byte* row, uint32_t values, uint32_t word) {
-  const uint32_t scale_at = values + word / (kScaleBlock / 8);
+  const uint32_t scale_at = ScaleAt(values, word);
   const uint64_t scales = RowWord(row, scale_at / 8);
   return DequantiseWord(RowWord(row, word), static_cast<uint8_t>(scales >> (scale_at % 8 * 8)));
 }
@@ -173,17 +187,37 @@ ENGRAM_HD void StoreRow(uint32_t row_bytes, Output output, const std::byte* row,
   }
 }
 
-// Whether this position of this launch is one of those that are reported; if so, at
-// samples[position / sample_every].
-ENGRAM_HD bool IsSampled(const GatherArgs& args, uint64_t launch, uint32_t position) {
-  return args.samples != nullptr && (position + launch) % args.sample_every == 0;
+// Whether this position of a launch whose first sample is that is one of those that are reported;
+// if so, at samples[position / sample_every].
+ENGRAM_HD bool IsSampled(const GatherArgs& args, uint32_t first_sample, uint32_t position) {
+  return args.samples != nullptr && position % args.sample_every == first_sample;
 }
 // How many positions are.
-ENGRAM_HD uint32_t Samples(const GatherArgs& args, uint64_t launch) {
-  if (args.samples == nullptr) return 0;
-  const auto first =
-      static_cast<uint32_t>((args.sample_every - launch % args.sample_every) % args.sample_every);
-  return args.count > first ? (args.count - 1 - first) / args.sample_every + 1 : 0;
+ENGRAM_HD uint32_t Samples(const GatherArgs& args, uint32_t first_sample) {
+  if (args.samples == nullptr || args.count <= first_sample) return 0;
+  return (args.count - 1 - first_sample) / args.sample_every + 1;
+}
+
+// What whoever finishes a launch does: reports it, and makes the scratch ready for the next one.
+ENGRAM_HD void FinishLaunch(const GatherArgs& args, uint32_t missing, uint32_t hbm_rows,
+                            uint32_t dram_rows) {
+  Scratch& scratch = *args.scratch;
+  const uint32_t first_sample = scratch.first_sample;
+  scratch.hbm_rows += hbm_rows;
+  scratch.dram_rows += dram_rows;
+  scratch.zero_rows += args.count - missing - hbm_rows - dram_rows;
+  ++scratch.launches;
+  if (args.samples != nullptr) {
+    scratch.first_sample = (first_sample == 0 ? args.sample_every : first_sample) - 1;
+  }
+  scratch.missing = 0;
+  scratch.arrived = 0;
+  *args.report = {.missing = missing,
+                  .samples = Samples(args, first_sample),
+                  .hbm_rows = scratch.hbm_rows,
+                  .dram_rows = scratch.dram_rows,
+                  .zero_rows = scratch.zero_rows,
+                  .launches = scratch.launches};
 }
 
 }  // namespace engram::gpu_cache

@@ -18,6 +18,7 @@
 #include "gpu_cache/arena.h"
 #include "gpu_cache/backend.h"
 #include "gpu_cache/dequantise.h"
+#include "tests/unit/gpu_cache/warp_on_threads.h"
 
 namespace engram::gpu_cache {
 
@@ -64,10 +65,10 @@ struct GatherRig {
   std::vector<uint32_t> ids;
   std::vector<std::byte> out;
 
-  // "host" or "cuda"; the reason if there is none.
+  // "host"; "warps": the kernels' code, on this machine's processors; "cuda", or why there is none.
   Status Open(const std::string& name) {
     if (name == "cuda") return OpenCuda(0, backend);
-    backend = HostBackend();
+    backend = name == "warps" ? HostBackend(&GatherOnThreads) : HostBackend();
     return {};
   }
 
@@ -178,7 +179,7 @@ struct GatherRig {
   }
 };
 
-// A test of each backend; where there is no GPU the second one is skipped.
+// A test of each backend; where there is no GPU the last one is skipped.
 class BackendTest : public testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {

@@ -1,104 +1,169 @@
-// Rows come and go in the arena while readers gather, with rows that show when they are torn or are
-// another's. The same source is built a second time with ENGRAM_PLANT_RACE, which leaves out the
-// check of the epoch: then wrong rows must be found, or this test could not find any.
+// Rows come and go, in the arena and in the DRAM tier, while readers gather: with the host's gather
+// and with the kernels' code, rows that show when they are torn or are another's. The same source
+// is built a second time with ENGRAM_PLANT_RACE, which leaves out what is looked at after a copy:
+// then wrong rows must be found, or this test could not find any.
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <functional>
 #include <random>
+#include <string>
 #include <thread>
 #include <vector>
 
+#include "storage/dram/control.h"
+#include "storage/dram/row_cache.h"
 #include "tests/test_seed.h"
 #include "tests/unit/gpu_cache/gather_rig.h"
 
 namespace engram::gpu_cache {
 namespace {
 
-constexpr uint32_t kRowBytes = 2048;
+#ifdef ENGRAM_PLANT_RACE
+constexpr bool kPlanted = true;
+#else
+constexpr bool kPlanted = false;
+#endif
+
 constexpr uint32_t kIds = 512;
-constexpr uint32_t kBatch = 64;
-// The readers go on until so many rows were served while the set changed; the bounds are for an
-// arena that no longer serves any, or a planted fault that is never met.
-constexpr uint64_t kServed = 100000;
+constexpr uint64_t kLayerRows = 1000000;
+
+struct Case {
+  const char* backend;
+  uint32_t row_bytes;
+  uint32_t batch;
+  // The readers go on until so many rows were served while others changed; the other bound is for a
+  // tier that no longer serves any, or a planted fault that is never met.
+  uint64_t served;
+  // Between two changes; warps of threads are slow, and would meet one in each row.
+  std::chrono::microseconds most_pause{0};
+};
 constexpr uint64_t kMostBatches = 2000000;
+constexpr std::chrono::milliseconds kPause{5};
+
+class GatherStressTest : public testing::TestWithParam<Case> {
+ protected:
+  // Two readers of `source`, while `change` runs in a loop with pauses; `served` says how many rows
+  // of the tier a report counts.
+  void Run(const Source& source, std::span<const std::byte* const> segments,
+           const std::function<void(uint64_t round, std::mt19937_64&)>& change,
+           std::chrono::microseconds most_pause,
+           const std::function<uint64_t(const Report&)>& served) {
+    std::vector<std::vector<std::byte>> rows;
+    for (uint32_t id = 0; id < kIds; ++id) rows.push_back(RowOf(id, GetParam().row_bytes));
+    std::atomic<uint64_t> wrong{0};
+    std::atomic<bool> stop{false};
+    const auto read = [&](uint64_t seed) {
+      GatherRig reader;
+      Check(reader.Open(GetParam().backend));
+      reader.MakeGatherer({.row_bytes = GetParam().row_bytes, .max_rows = GetParam().batch});
+      Check(reader.gatherer->SetSource(source, segments, {}, nullptr));
+      std::mt19937_64 random(seed);
+      for (uint64_t batch = 0; batch < kMostBatches; ++batch) {
+        reader.ids.resize(GetParam().batch);
+        for (uint32_t& id : reader.ids) id = static_cast<uint32_t>(random() % kIds);
+        reader.Launch();
+        std::vector<bool> missing(reader.ids.size());
+        for (const uint32_t position : reader.Missing()) missing[position] = true;
+        for (uint32_t i = 0; i < reader.ids.size(); ++i) {
+          const auto got = reader.OutRow(i);
+          const bool right =
+              missing[i]
+                  ? std::all_of(got.begin(), got.end(), [](auto b) { return b == std::byte{}; })
+                  : std::equal(got.begin(), got.end(), rows[reader.ids[i]].begin());
+          if (!right) ++wrong;
+        }
+        if (kPlanted ? wrong > 0 : served(reader.gatherer->report()) >= GetParam().served) break;
+      }
+      EXPECT_TRUE(kPlanted || served(reader.gatherer->report()) >= GetParam().served);
+    };
+    std::vector<std::thread> readers;
+    for (uint64_t i = 0; i < 2; ++i) readers.emplace_back(read, TestSeed() + 1 + i);
+    std::thread writer([&] {
+      std::mt19937_64 random(TestSeed());
+      for (uint64_t round = 0; !stop; ++round) {
+        change(round, random);
+        if (most_pause.count() == 0) continue;
+        std::this_thread::sleep_for(std::chrono::microseconds(random() % most_pause.count()));
+      }
+    });
+    for (std::thread& reader : readers) reader.join();
+    stop = true;
+    writer.join();
+    if (kPlanted) {
+      EXPECT_GT(wrong, 0u) << "the planted race was not found";
+    } else {
+      EXPECT_EQ(wrong, 0u);
+    }
+  }
+};
 
 // Slots are given to other rows again and again, and now and then the layer loses its region.
-void ChangeRows(Arena& arena, std::atomic<bool>& stop) {
-  std::mt19937_64 random(TestSeed());
-  const Arena::LayerShare layer{
-      .stack_id = GatherRig::kStack, .row_bytes = kRowBytes, .layer_rows = 1000000};
-  for (uint64_t round = 0; !stop; ++round) {
-    if (round % 1000 == 999) Check(arena.ShareOut({}));
-    Check(arena.ShareOut({&layer, 1}));
-    const Arena::Held& held = *arena.Find(GatherRig::kStack);
+TEST_P(GatherStressTest, NoReaderSeesHalfAChangeOfTheArena) {
+  const uint32_t row_bytes = GetParam().row_bytes;
+  GatherRig rig;
+  Check(rig.Open("host"));
+  rig.MakeArena((kArenaHeaderBytes + 240 * row_bytes) / 4096 * 4096);
+  rig.ShareOut(row_bytes, kLayerRows);
+  rig.options.row_bytes = row_bytes;
+  const auto change = [&](uint64_t round, std::mt19937_64& random) {
+    if (round % 1000 == 999) Check(rig.arena->ShareOut({}));
+    rig.ShareOut(row_bytes, kLayerRows);
+    const Arena::Held& held = *rig.arena->Find(GatherRig::kStack);
     const auto id = static_cast<uint32_t>(random() % kIds);
     const uint64_t slot =
         uint64_t{SectorOf(id, held.shape.sectors, held.shape.direct)} * kWays + random() % kWays;
-    const uint64_t first = slot / kWays * kWays;
-    const bool is_there = std::find(held.tags.begin() + first, held.tags.begin() + first + kWays,
-                                    TagOf(id)) != held.tags.begin() + first + kWays;
-    if (is_there) continue;
+    const auto first = held.tags.begin() + static_cast<ptrdiff_t>(slot / kWays * kWays);
+    if (std::find(first, first + kWays, TagOf(id)) != first + kWays) return;
     const Arena::Put put{.slot = slot, .row_id = id};
-    Check(arena.Replace(GatherRig::kStack, {&slot, 1}, {&put, 1}, RowOf(id, kRowBytes)));
-  }
+    Check(rig.arena->Replace(GatherRig::kStack, {&slot, 1}, {&put, 1}, RowOf(id, row_bytes)));
+  };
+  Run(rig.ArenaSource(), {}, change, GetParam().most_pause,
+      [](const Report& report) { return report.hbm_rows; });
 }
 
-TEST(GatherStressTest, NoReaderSeesHalfAChange) {
-#ifdef ENGRAM_PLANT_RACE
-  constexpr bool kPlanted = true;
-#else
-  constexpr bool kPlanted = false;
-#endif
-  GatherRig rig;
-  Check(rig.Open("host"));
-  rig.MakeArena(kArenaHeaderBytes + 512 * 1024);
-  rig.ShareOut(kRowBytes, 1000000);
-  std::vector<std::vector<std::byte>> rows;
-  for (uint32_t id = 0; id < kIds; ++id) rows.push_back(RowOf(id, kRowBytes));
-  std::atomic<bool> stop{false};
-  std::atomic<uint64_t> wrong{0};
-  std::vector<std::unique_ptr<GatherRig>> readers;
-  for (int i = 0; i < 2; ++i) {
-    auto& reader = readers.emplace_back(std::make_unique<GatherRig>());
-    Check(reader->Open("host"));
-    reader->MakeGatherer({.row_bytes = kRowBytes, .max_rows = kBatch});
-    Source source = rig.ArenaSource();
-    source.row_bytes = kRowBytes;
-    Check(reader->gatherer->SetSource(source, {}, {}, nullptr));
-  }
-  std::vector<std::thread> threads;
-  for (size_t t = 0; t < readers.size(); ++t) {
-    threads.emplace_back([&, t] {
-      GatherRig& reader = *readers[t];
-      std::mt19937_64 random(TestSeed() + 1 + t);
-      for (uint64_t batch = 0; batch < kMostBatches; ++batch) {
-        reader.ids.resize(kBatch);
-        for (uint32_t& id : reader.ids) id = static_cast<uint32_t>(random() % kIds);
-        reader.Launch();
-        std::vector<bool> missing(kBatch);
-        for (const uint32_t position : reader.Missing()) missing[position] = true;
-        for (uint32_t i = 0; i < kBatch; ++i) {
-          const auto got = reader.OutRow(i);
-          if (!missing[i] && !std::equal(got.begin(), got.end(), rows[reader.ids[i]].begin())) {
-            ++wrong;
-          }
-        }
-        if (reader.gatherer->report().hbm_rows >= kServed) break;
-        if (kPlanted && wrong > 0) break;
-      }
-      EXPECT_TRUE(kPlanted || reader.gatherer->report().hbm_rows >= kServed);
-    });
-  }
-  std::thread writer([&] { ChangeRows(*rig.arena, stop); });
-  for (std::thread& thread : threads) thread.join();
-  stop = true;
-  writer.join();
-  if (kPlanted) {
-    EXPECT_GT(wrong, 0u) << "the planted race was not found";
-  } else {
-    EXPECT_EQ(wrong, 0u);
-  }
+// Rows are offered to a cache that has room for some of them and takes each.
+TEST_P(GatherStressTest, NoReaderSeesHalfAChangeOfDram) {
+  const uint32_t row_bytes = GetParam().row_bytes;
+  PrefetchCounters counters;
+  const std::unique_ptr<SegmentStore> segments = SegmentStore::Anonymous();
+  const auto cache = RowCache::Create({.budget_bytes = 240 * row_bytes,
+                                       .row_bytes = row_bytes,
+                                       .layer_rows = kLayerRows,
+                                       .admission = dram::Admission::kAll,
+                                       .segments = segments.get(),
+                                       .counters = &counters});
+  ASSERT_TRUE(cache.ok()) << cache.status();
+  ASSERT_EQ((*cache)->segments().size(), 1u);
+  const std::byte* const segment = (*cache)->segments()[0]->data();
+  dram::ControlPage page{};
+  page.generation = 1;
+  Source source{.row_bytes = row_bytes, .dram = DramViewOf((*cache)->shape())};
+  source.dram.generation = reinterpret_cast<const uint64_t*>(&page.generation);
+  source.dram.attached_generation = 1;
+  const auto change = [&](uint64_t /*round*/, std::mt19937_64& random) {
+    const RowId id{static_cast<uint32_t>(random() % kIds)};
+    (*cache)->Offer({&id, 1}, RowOf(Raw(id), row_bytes));
+  };
+  // A change is one set's only, not the whole tier's.
+  Run(source, {&segment, 1}, change, GetParam().most_pause / 25,
+      [](const Report& report) { return report.dram_rows; });
 }
+
+// Of the warps: rows of any size, one and eight to a warp; of a known size, eight and sixteen.
+INSTANTIATE_TEST_SUITE_P(Gathers, GatherStressTest,
+                         testing::Values(Case{"host", 2048, 64, 20000},
+                                         Case{"warps", 2048, 8, 150, kPause},
+                                         Case{"warps", 2048, 64, 400, kPause},
+                                         Case{"warps", 264, 64, 400, kPause},
+                                         Case{"warps", 264, 600, 1000, kPause}),
+                         [](const auto& info) {
+                           return std::string(info.param.backend) + "_" +
+                                  std::to_string(info.param.row_bytes) + "_" +
+                                  std::to_string(info.param.batch);
+                         });
 
 }  // namespace
 }  // namespace engram::gpu_cache
