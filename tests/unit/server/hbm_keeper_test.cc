@@ -8,6 +8,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <filesystem>
+#include <fstream>
 #include <functional>
 #include <thread>
 #include <utility>
@@ -243,6 +245,31 @@ TEST_F(HbmKeeperTest, BeginsWithAProfilesRows) {
     const std::vector<bool> held = Held("table", 1, 0, hot);
     return std::count(held.begin(), held.end(), true) > 280;
   }));
+}
+
+// What the drive cannot give is zeros in the batch: put into a slot, it would be served as the row.
+TEST_F(HbmKeeperTest, RowsOfADamagedPageAreNotBrought) {
+  Load("small", 1, 500);
+  store_.reset();
+  int damaged = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(directory_ + "/data")) {
+    if (entry.path().extension() != ".sst" || entry.file_size() < 100000) continue;
+    std::fstream file(entry.path(), std::ios::binary | std::ios::in | std::ios::out);
+    file.seekp(4096 + 50);  // in the second page, of rows 15 to 29
+    file.put('\x55');
+    ++damaged;
+  }
+  ASSERT_EQ(damaged, 2);
+  OpenStore();
+  Open(kMiB, 0);
+  ASSERT_TRUE(Comes([&] { return Usage("small", 1, 0).rows == 485; }));
+  ASSERT_TRUE(Comes([&] { return Usage("small", 1, 1).rows == 492; }));
+  std::vector<RowId> ids;
+  for (uint32_t id = 0; id < 500; ++id) ids.push_back(RowId{id});
+  for (const size_t layer : {0, 1}) {
+    const std::vector<bool> held = Held("small", 1, layer, ids);
+    for (uint32_t id = 0; id < 500; ++id) EXPECT_EQ(held[id], id < 15 || id >= 30) << "row " << id;
+  }
 }
 
 TEST_F(HbmKeeperTest, FollowsASwitchOfVersions) {
