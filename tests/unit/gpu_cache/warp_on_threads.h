@@ -4,7 +4,7 @@
 #define ENGRAM_TESTS_UNIT_GPU_CACHE_WARP_ON_THREADS_H_
 
 #include <algorithm>
-#include <barrier>
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <thread>
@@ -15,9 +15,37 @@
 
 namespace engram::gpu_cache {
 
+// Where threads wait for each other: many more than there are processors, and mostly not for long.
+// (std::barrier looks at its state with an acquiring load each time, which ThreadSanitizer makes
+// slow with so many threads.)
+class Meeting {
+ public:
+  explicit Meeting(uint32_t threads) : threads_(threads) {}
+
+  void Wait() {
+    const uint32_t round = round_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads_) {
+      arrived_.store(0, std::memory_order_relaxed);
+      round_.store(round + 1, std::memory_order_release);
+      round_.notify_all();
+      return;
+    }
+    constexpr int kYields = 100;
+    for (int i = 0; i < kYields && round_.load(std::memory_order_relaxed) == round; ++i) {
+      std::this_thread::yield();
+    }
+    round_.wait(round, std::memory_order_acquire);
+  }
+
+ private:
+  const uint32_t threads_;
+  std::atomic<uint32_t> arrived_{0};
+  std::atomic<uint32_t> round_{0};
+};
+
 // What the lanes of one warp tell each other.
 struct WarpBoard {
-  std::barrier<> barrier{kWarp};
+  Meeting meeting{kWarp};
   // Taken in turns: when a lane writes to one again, all have read what was there.
   uint64_t values[2][kWarp] = {};
 };
@@ -38,7 +66,7 @@ class ThreadLanes {
     static_assert(sizeof(T) == 4 || sizeof(T) == 8);
     return static_cast<T>(Tell(value)[from % kWarp]);
   }
-  void Sync() const { board_.barrier.arrive_and_wait(); }
+  void Sync() const { board_.meeting.Wait(); }
   uint32_t Add(uint32_t* to, uint32_t value) const {
     return __atomic_fetch_add(to, value, __ATOMIC_RELAXED);
   }
@@ -48,7 +76,7 @@ class ThreadLanes {
     uint64_t* const values = board_.values[turn_];
     turn_ ^= 1;
     values[lane_] = value;
-    board_.barrier.arrive_and_wait();
+    board_.meeting.Wait();
     return values;
   }
 
@@ -64,29 +92,29 @@ class WarpThreads {
     for (uint32_t lane = 0; lane < kWarp; ++lane) {
       threads_.emplace_back([this, lane] {
         for (;;) {
-          begin_.arrive_and_wait();
+          begin_.Wait();
           if (job_ == nullptr) return;
           job_(lane);
-          end_.arrive_and_wait();
+          end_.Wait();
         }
       });
     }
   }
   ~WarpThreads() {
     job_ = nullptr;
-    begin_.arrive_and_wait();
+    begin_.Wait();
     for (std::thread& thread : threads_) thread.join();
   }
 
   void Run(std::function<void(uint32_t lane)> job) {
     job_ = std::move(job);
-    begin_.arrive_and_wait();
-    end_.arrive_and_wait();
+    begin_.Wait();
+    end_.Wait();
   }
 
  private:
-  std::barrier<> begin_{kWarp + 1};
-  std::barrier<> end_{kWarp + 1};
+  Meeting begin_{kWarp + 1};
+  Meeting end_{kWarp + 1};
   std::function<void(uint32_t lane)> job_;
   std::vector<std::thread> threads_;
 };
