@@ -220,7 +220,7 @@ TEST_P(GatherTest, CompletesMisses) {
     rig_.Put(std::vector<uint32_t>{1, 3, 5});
     rig_.MakeGatherer({.row_bytes = 264, .max_rows = 10000, .output = output});
     rig_.ids.clear();
-    for (uint32_t id = 0; id < 10000; ++id) rig_.ids.push_back(id);
+    for (uint32_t id = 0; id < Sized(10000); ++id) rig_.ids.push_back(id);
     rig_.Launch();
     ExpectRows({1, 3, 5});
     std::vector<uint32_t> positions;
@@ -370,7 +370,10 @@ TEST_P(DramGatherTest, AResidentLayerIsReadByItsBits) {
   SetGeneration(3);
   UseBoth(3);
   rig_.ids.clear();
-  for (uint32_t id = 0; id < 20002; ++id) rig_.ids.push_back(id);
+  const auto step = static_cast<uint32_t>(20002 / Sized(20002));
+  for (uint32_t id = 0; id < 20000; id += step) rig_.ids.push_back(id);
+  rig_.ids.push_back(20000);  // the layer has no such rows
+  rig_.ids.push_back(20001);
   rig_.Launch();
   ExpectRows(there);
   for (uint32_t id = 0; id < 20000; ++id) Offer(id);
