@@ -37,11 +37,11 @@ struct Case {
   // The readers go on until so many rows were served while others changed; the other bound is for a
   // tier that no longer serves any, or a planted fault that is never met.
   uint64_t served;
-  // Between two changes; warps of threads are slow, and would meet one in each row.
-  std::chrono::microseconds most_pause{0};
+  // Of warps, between two changes; in less time than they need for a row they would serve none.
+  uint64_t most_steps = 0;
 };
 constexpr uint64_t kMostBatches = 2000000;
-constexpr std::chrono::milliseconds kPause{10};
+constexpr uint64_t kSteps = 300;
 #ifdef __SANITIZE_THREAD__  // as much slower
 constexpr uint64_t kServed = 60;
 #else
@@ -53,8 +53,7 @@ class GatherStressTest : public testing::TestWithParam<Case> {
   // Two readers of `source`, while `change` runs in a loop with pauses; `served` says how many rows
   // of the tier a report counts.
   void Run(const Source& source, std::span<const std::byte* const> segments,
-           const std::function<void(uint64_t round, std::mt19937_64&)>& change,
-           std::chrono::microseconds most_pause,
+           const std::function<void(uint64_t round, std::mt19937_64&)>& change, uint64_t most_steps,
            const std::function<uint64_t(const Report&)>& served) {
     std::vector<std::vector<std::byte>> rows;
     for (uint32_t id = 0; id < kIds; ++id) rows.push_back(RowOf(id, GetParam().row_bytes));
@@ -90,8 +89,12 @@ class GatherStressTest : public testing::TestWithParam<Case> {
       std::mt19937_64 random(TestSeed());
       for (uint64_t round = 0; !stop; ++round) {
         change(round, random);
-        if (most_pause.count() == 0) continue;
-        std::this_thread::sleep_for(std::chrono::microseconds(random() % most_pause.count()));
+        if (most_steps == 0) continue;
+        // Of a planted fault the sooner is the better, and nothing has to be served.
+        const uint64_t next = WarpSteps() + random() % (kPlanted ? 4 : most_steps);
+        while (!stop && WarpSteps() < next) {
+          std::this_thread::sleep_for(std::chrono::microseconds(20));
+        }
       }
     });
     for (std::thread& reader : readers) reader.join();
@@ -125,7 +128,7 @@ TEST_P(GatherStressTest, NoReaderSeesHalfAChangeOfTheArena) {
     const Arena::Put put{.slot = slot, .row_id = id};
     Check(rig.arena->Replace(GatherRig::kStack, {&slot, 1}, {&put, 1}, RowOf(id, row_bytes)));
   };
-  Run(rig.ArenaSource(), {}, change, GetParam().most_pause,
+  Run(rig.ArenaSource(), {}, change, GetParam().most_steps,
       [](const Report& report) { return report.hbm_rows; });
 }
 
@@ -153,17 +156,17 @@ TEST_P(GatherStressTest, NoReaderSeesHalfAChangeOfDram) {
     (*cache)->Offer({&id, 1}, RowOf(Raw(id), row_bytes));
   };
   // A change is one set's only, not the whole tier's.
-  Run(source, {&segment, 1}, change, GetParam().most_pause / 50,
+  Run(source, {&segment, 1}, change, GetParam().most_steps / 20,
       [](const Report& report) { return report.dram_rows; });
 }
 
 // Of the warps: rows of any size, one and eight to a warp; of a known size, eight and sixteen.
 INSTANTIATE_TEST_SUITE_P(Gathers, GatherStressTest,
                          testing::Values(Case{"host", 2048, 64, 80 * kServed},
-                                         Case{"warps", 2048, 8, kServed, kPause},
-                                         Case{"warps", 2048, 64, kServed, kPause},
-                                         Case{"warps", 264, 64, kServed, kPause},
-                                         Case{"warps", 264, 600, 2 * kServed, kPause}),
+                                         Case{"warps", 2048, 8, kServed, kSteps},
+                                         Case{"warps", 2048, 64, kServed, kSteps},
+                                         Case{"warps", 264, 64, kServed, kSteps},
+                                         Case{"warps", 264, 600, 2 * kServed, kSteps}),
                          [](const auto& info) {
                            return std::string(info.param.backend) + "_" +
                                   std::to_string(info.param.row_bytes) + "_" +

@@ -50,6 +50,13 @@ struct WarpBoard {
   uint64_t values[2][kWarp] = {};
 };
 
+// How often a warp's lanes have met, of all warps: a measure of time for those who change what they
+// read, which is the same however busy the machine is.
+inline std::atomic<uint64_t>& WarpSteps() {
+  static std::atomic<uint64_t> steps{0};
+  return steps;
+}
+
 class ThreadLanes {
  public:
   ThreadLanes(WarpBoard& board, uint32_t lane) : board_(board), lane_(lane) {}
@@ -66,7 +73,7 @@ class ThreadLanes {
     static_assert(sizeof(T) == 4 || sizeof(T) == 8);
     return static_cast<T>(Tell(value)[from % kWarp]);
   }
-  void Sync() const { board_.meeting.Wait(); }
+  void Sync() const { Meet(); }
   uint32_t Add(uint32_t* to, uint32_t value) const {
     return __atomic_fetch_add(to, value, __ATOMIC_RELAXED);
   }
@@ -76,8 +83,12 @@ class ThreadLanes {
     uint64_t* const values = board_.values[turn_];
     turn_ ^= 1;
     values[lane_] = value;
-    board_.meeting.Wait();
+    Meet();
     return values;
+  }
+  void Meet() const {
+    if (lane_ == 0) WarpSteps().fetch_add(1, std::memory_order_relaxed);
+    board_.meeting.Wait();
   }
 
   WarpBoard& board_;
