@@ -6,7 +6,6 @@
 
 #include <chrono>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <map>
 #include <random>
@@ -422,15 +421,7 @@ TEST_F(DramPlacerTest, FilesGoWithTheLastVersionOfTheirAddressing) {
 TEST_F(DramPlacerTest, RowsOfADamagedPageAreNotPlaced) {
   LoadHashed("t", 1, nullptr);
   store_.reset();
-  int damaged = 0;
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(directory_ + "/data")) {
-    if (entry.path().extension() != ".sst" || entry.file_size() < 100000) continue;
-    std::fstream file(entry.path(), std::ios::binary | std::ios::in | std::ios::out);
-    file.seekp(4096 + 50);  // in the second page, of rows 15 to 29
-    file.put('\x55');
-    ++damaged;
-  }
-  ASSERT_EQ(damaged, 2);
+  ASSERT_EQ(DamageSecondPages(), 2);
   StartDaemon();
   PlantedCounts counts;
   for (uint32_t row = 0; row < 60; ++row) counts[row] = 9;

@@ -8,8 +8,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <filesystem>
-#include <fstream>
 #include <functional>
 #include <thread>
 #include <utility>
@@ -251,15 +249,7 @@ TEST_F(HbmKeeperTest, BeginsWithAProfilesRows) {
 TEST_F(HbmKeeperTest, RowsOfADamagedPageAreNotBrought) {
   Load("small", 1, 500);
   store_.reset();
-  int damaged = 0;
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(directory_ + "/data")) {
-    if (entry.path().extension() != ".sst" || entry.file_size() < 100000) continue;
-    std::fstream file(entry.path(), std::ios::binary | std::ios::in | std::ios::out);
-    file.seekp(4096 + 50);  // in the second page, of rows 15 to 29
-    file.put('\x55');
-    ++damaged;
-  }
-  ASSERT_EQ(damaged, 2);
+  ASSERT_EQ(DamageSecondPages(), 2);
   OpenStore();
   Open(kMiB, 0);
   ASSERT_TRUE(Comes([&] { return Usage("small", 1, 0).rows == 485; }));

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <memory>
 #include <string>
 #include <vector>
@@ -62,6 +63,20 @@ class TableFixture : public ::testing::Test {
         store_.get(), {.dram_budget_bytes = dram_budget_bytes, .keeper = keeper, .hbm = hbm});
     ASSERT_TRUE(tables.ok()) << tables.status();
     tables_ = *std::move(tables);
+  }
+
+  // A wrong byte in the second page of each layer's file of 100 kB and more: with rows of kRowBytes
+  // those of 15 to 29 cannot be read any more. Returns how many files. While no store is open.
+  int DamageSecondPages() const {
+    int damaged = 0;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(directory_ + "/data")) {
+      if (entry.path().extension() != ".sst" || entry.file_size() < 100000) continue;
+      std::fstream file(entry.path(), std::ios::binary | std::ios::in | std::ios::out);
+      file.seekp(4096 + 50);
+      file.put('\x55');
+      ++damaged;
+    }
+    return damaged;
   }
 
   void Reopen(uint64_t dram_budget_bytes) {
