@@ -1,7 +1,8 @@
 // The gather as a warp does it: 32 threads that go on together take kRows positions at a time, find
 // their rows together (neighbours read a line of tags in one transaction), copy them together, word
 // after word of all rows, and check them together. All words of the rows are under way at once, in
-// registers; only what is believed is stored, so no fence has to wait for a store.
+// registers; only what is believed is stored, so no fence has to wait for a store. (Rows of a size
+// that no known model has go straight to the output, and are written again if they were others.)
 //
 // A kernel is a shell around this (gather_cuda.cu). Tests run the same code with 32 threads of a
 // processor, so it says what a warp needs and not how a GPU does it: `Lanes` has
@@ -337,7 +338,8 @@ class WarpGather {
   const uint32_t first_sample_;
   RegionNow region_;
   Dram dram_ = Dram::kUnknown;
-  KnownRows<kRows, kKnown ? kRowBytes : 264, kBf16> rows_;  // kKnown
+  // Takes nothing where it is not used: for rows of any size.
+  KnownRows<kRows, kKnown ? kRowBytes : 264, kBf16> rows_;
 };
 
 // What a block says when it is done, so that one addition is enough: that it is one, and what its

@@ -1,4 +1,5 @@
-// The kernels, as functions that put one on a stream. For backend_cuda.cu alone.
+// The kernels, as functions that put one on a stream. For backend_cuda.cc and
+// gatherer_cuda.cc alone.
 #ifndef ENGRAM_GPU_CACHE_KERNELS_H_
 #define ENGRAM_GPU_CACHE_KERNELS_H_
 
