@@ -7,9 +7,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "client/grpc_channel.h"
-#include "client/grpc_transport.h"
-#include "client/shm_transport.h"
+#include "client/grpc/channel.h"
+#include "client/grpc/transport.h"
+#include "client/local/shm_transport.h"
 #include "client/transport.h"
 #include "storage/base/status_macros.h"
 

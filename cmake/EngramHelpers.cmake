@@ -47,23 +47,30 @@ function(engram_binary)
   target_link_libraries(${ARG_NAME} PRIVATE engram_options ${ARG_DEPS})
 endfunction()
 
-# engram_test(NAME name SRCS x_test.cc [DEPS ...] [LABELS ...] [TIMEOUT s])
-# One GoogleTest program, run as one ctest test.
+# engram_test(NAME name SRCS x_test.cc [DEPS ...] [LABELS ...] [TIMEOUT s] [ALONE filter] [MAIN])
+# One GoogleTest program a library; each of its cases is a ctest test `name.Suite.Case`, found when
+# ctest runs. Cases that match `filter` run alone. A case that skips itself is reported as skipped.
+# MAIN: the program has a main of its own.
 function(engram_test)
-  cmake_parse_arguments(ARG "" "NAME;TIMEOUT" "SRCS;DEPS;LABELS" ${ARGN})
-  engram_binary(NAME ${ARG_NAME} SRCS ${ARG_SRCS} DEPS ${ARG_DEPS} GTest::gmock GTest::gtest_main)
+  cmake_parse_arguments(ARG "MAIN" "NAME;TIMEOUT;ALONE" "SRCS;DEPS;LABELS" ${ARGN})
+  set(main GTest::gtest_main)
+  if(ARG_MAIN)
+    set(main GTest::gtest)
+  endif()
+  engram_binary(NAME ${ARG_NAME} SRCS ${ARG_SRCS} DEPS ${ARG_DEPS} GTest::gmock ${main})
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 300)
   endif()
-  add_test(NAME ${ARG_NAME} COMMAND ${ARG_NAME})
-  set_tests_properties(${ARG_NAME} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
-endfunction()
-
-# engram_gpu_test(name filter): the test's cases that match `filter` need a GPU. They are a ctest test
-# of their own, so that they are counted as skipped where there is none.
-function(engram_gpu_test name filter)
-  set_tests_properties(${name} PROPERTIES ENVIRONMENT "GTEST_FILTER=-${filter}")
-  add_test(NAME ${name}_gpu COMMAND ${name} --gtest_filter=${filter})
-  set_tests_properties(${name}_gpu PROPERTIES TIMEOUT 300 LABELS gpu
+  set(properties TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
     SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
+  set(rest "*")
+  if(ARG_ALONE)
+    set(rest "-${ARG_ALONE}")
+    gtest_discover_tests(${ARG_NAME} DISCOVERY_MODE PRE_TEST TEST_PREFIX ${ARG_NAME}.
+      TEST_FILTER "${ARG_ALONE}" PROPERTIES ${properties} RUN_SERIAL ON)
+  endif()
+  if(NOT rest STREQUAL "-*")
+    gtest_discover_tests(${ARG_NAME} DISCOVERY_MODE PRE_TEST TEST_PREFIX ${ARG_NAME}.
+      TEST_FILTER "${rest}" PROPERTIES ${properties})
+  endif()
 endfunction()

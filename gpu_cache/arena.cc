@@ -33,14 +33,14 @@ uint64_t Arena::EpochOffset(uint32_t region) {
 }
 
 // One behind the other, in the order given. A layer that has a region keeps its number.
-std::map<uint32_t, Arena::Held> Arena::Plan(std::span<const LayerShare> layers) const {
+std::map<uint32_t, Arena::RegionState> Arena::Plan(std::span<const LayerShare> layers) const {
   uint64_t weights = 0;
   std::set<uint32_t> taken;
   for (const LayerShare& layer : layers) {
     weights += layer.weight;
-    if (const Held* held = Find(layer.stack_id); held != nullptr) taken.insert(held->region);
+    if (const RegionState* held = Find(layer.stack_id); held != nullptr) taken.insert(held->region);
   }
-  std::map<uint32_t, Held> plan;
+  std::map<uint32_t, RegionState> plan;
   const uint64_t room = bytes() - kArenaHeaderBytes;
   uint64_t offset = kArenaHeaderBytes;
   uint32_t free_region = 0;
@@ -49,10 +49,10 @@ std::map<uint32_t, Arena::Held> Arena::Plan(std::span<const LayerShare> layers) 
     const auto share =
         static_cast<uint64_t>(static_cast<double>(room) * static_cast<double>(layer.weight) /
                               static_cast<double>(weights));
-    Held held;
+    RegionState held;
     held.shape = FitRegion(std::min(share, bytes() - offset), layer.row_bytes, layer.layer_rows);
     if (held.shape.sectors == 0) continue;
-    if (const Held* before = Find(layer.stack_id); before != nullptr) {
+    if (const RegionState* before = Find(layer.stack_id); before != nullptr) {
       held.region = before->region;
     } else {
       while (taken.contains(free_region)) ++free_region;
@@ -72,7 +72,7 @@ Status Arena::Retire(uint32_t region) {
   return memory_->Publish(EpochOffset(region), epochs_[region]);
 }
 
-Status Arena::Begin(uint32_t stack_id, Held& held) {
+Status Arena::Activate(uint32_t stack_id, RegionState& held) {
   const Region region{.epoch = epochs_[held.region],
                       .index_offset = held.index_offset,
                       .rows_offset = held.rows_offset,
@@ -89,10 +89,10 @@ Status Arena::Begin(uint32_t stack_id, Held& held) {
 }
 
 Status Arena::ShareOut(std::span<const LayerShare> layers) {
-  std::map<uint32_t, Held> plan = Plan(layers);
+  std::map<uint32_t, RegionState> plan = Plan(layers);
   const auto keeps = [&](uint32_t stack_id) {
     const auto wanted = plan.find(stack_id);
-    const Held* const held = Find(stack_id);
+    const RegionState* const held = Find(stack_id);
     return held != nullptr && wanted != plan.end() && held->shape == wanted->second.shape &&
            held->index_offset == wanted->second.index_offset;
   };
@@ -106,19 +106,19 @@ Status Arena::ShareOut(std::span<const LayerShare> layers) {
       continue;
     }
     ENGRAM_GPU_RETURN_IF_ERROR(Retire(held.region));
-    ENGRAM_GPU_RETURN_IF_ERROR(Begin(stack_id, held));
+    ENGRAM_GPU_RETURN_IF_ERROR(Activate(stack_id, held));
   }
   layers_ = std::move(plan);
   return {};
 }
 
-const Arena::Held* Arena::Find(uint32_t stack_id) const {
+const Arena::RegionState* Arena::Find(uint32_t stack_id) const {
   const auto found = layers_.find(stack_id);
   return found == layers_.end() ? nullptr : &found->second;
 }
 
 // The sectors of these slots, as the tags say now.
-Status Arena::WriteSectors(const Held& held, std::span<const uint64_t> slots) {
+Status Arena::WriteSectors(const RegionState& held, std::span<const uint64_t> slots) {
   std::vector<uint64_t> sectors;
   for (const uint64_t slot : slots) sectors.push_back(slot / kWays);
   std::sort(sectors.begin(), sectors.end());
@@ -132,8 +132,8 @@ Status Arena::WriteSectors(const Held& held, std::span<const uint64_t> slots) {
 }
 
 Status Arena::Replace(uint32_t stack_id, std::span<const uint64_t> emptied,
-                      std::span<const Put> puts, std::span<const std::byte> rows) {
-  Held& held = layers_.at(stack_id);
+                      std::span<const WriteSlot> puts, std::span<const std::byte> rows) {
+  RegionState& held = layers_.at(stack_id);
   const uint32_t row_bytes = held.shape.row_bytes;
   if (!emptied.empty()) {
     for (const uint64_t slot : emptied) {
@@ -147,12 +147,12 @@ Status Arena::Replace(uint32_t stack_id, std::span<const uint64_t> emptied,
   }
   if (puts.empty()) return {};
   std::vector<uint64_t> offsets, slots;
-  for (const Put& put : puts) {
+  for (const WriteSlot& put : puts) {
     slots.push_back(put.slot);
     offsets.push_back(held.rows_offset + put.slot * RowStride(row_bytes));
   }
   ENGRAM_GPU_RETURN_IF_ERROR(memory_->Scatter(offsets, row_bytes, rows));
-  for (const Put& put : puts) {
+  for (const WriteSlot& put : puts) {
     held.rows += held.tags[put.slot] == kEmptyTag;
     held.tags[put.slot] = TagOf(put.row_id);
   }
@@ -160,7 +160,7 @@ Status Arena::Replace(uint32_t stack_id, std::span<const uint64_t> emptied,
 }
 
 Status Arena::Read(uint32_t stack_id, std::span<const uint64_t> slots, std::span<std::byte> rows) {
-  const Held& held = layers_.at(stack_id);
+  const RegionState& held = layers_.at(stack_id);
   std::vector<uint64_t> offsets;
   for (const uint64_t slot : slots) {
     offsets.push_back(held.rows_offset + slot * RowStride(held.shape.row_bytes));

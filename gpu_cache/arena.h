@@ -41,7 +41,7 @@ class Arena {
   // others begin empty. A layer that gets less than a sector gets none.
   Status ShareOut(std::span<const LayerShare> layers);
 
-  struct Held {
+  struct RegionState {
     uint32_t region = 0;
     RegionShape shape;
     std::vector<uint32_t> tags;  // of each slot; kEmptyTag: empty
@@ -50,16 +50,16 @@ class Arena {
     uint64_t rows_offset = 0;
   };
   // Null: it has no region. Valid until the next ShareOut.
-  const Held* Find(uint32_t stack_id) const;
+  const RegionState* Find(uint32_t stack_id) const;
 
-  struct Put {
+  struct WriteSlot {
     uint64_t slot = 0;  // empty, or emptied by the same call; of the row's sector
     uint32_t row_id = 0;
   };
   // Empties slots, and puts rows[i * row_bytes …] as puts[i]. Readers meanwhile find a row whole or
   // not at all; what they are copying from an emptied slot they look for again. Requires that the
   // layer has a region.
-  Status Replace(uint32_t stack_id, std::span<const uint64_t> emptied, std::span<const Put> puts,
+  Status Replace(uint32_t stack_id, std::span<const uint64_t> emptied, std::span<const WriteSlot> puts,
                  std::span<const std::byte> rows);
 
   // What lies in these slots, for checking.
@@ -67,15 +67,15 @@ class Arena {
 
  private:
   explicit Arena(std::unique_ptr<ArenaMemory> memory) : memory_(std::move(memory)) {}
-  std::map<uint32_t, Held> Plan(std::span<const LayerShare> layers) const;
+  std::map<uint32_t, RegionState> Plan(std::span<const LayerShare> layers) const;
   Status Retire(uint32_t region);
-  Status Begin(uint32_t stack_id, Held& held);
-  Status WriteSectors(const Held& held, std::span<const uint64_t> slots);
+  Status Activate(uint32_t stack_id, RegionState& held);
+  Status WriteSectors(const RegionState& held, std::span<const uint64_t> slots);
 
   static uint64_t EpochOffset(uint32_t region);
 
   const std::unique_ptr<ArenaMemory> memory_;
-  std::map<uint32_t, Held> layers_;  // by stack
+  std::map<uint32_t, RegionState> layers_;  // by stack
   uint64_t epochs_[kMaxRegions] = {};
 };
 

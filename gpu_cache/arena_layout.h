@@ -40,7 +40,7 @@ inline constexpr uint32_t kMaxRegions = 63;
 inline constexpr uint64_t kRegionAlignment = 256;
 
 using dram::kEmptyTag;
-using dram::kNoRowId;
+using dram::kDeadPosition;
 using dram::TagOf;
 
 // One layer's share of the arena.

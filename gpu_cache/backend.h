@@ -95,7 +95,7 @@ class Gatherer {
   // What the last launch that is done reports: to be read when its stream has been waited for.
   virtual const Report& report() const = 0;
   virtual std::span<const Miss> missing() const = 0;
-  virtual std::span<const uint32_t> samples() const = 0;  // row ids, some kNoRowId
+  virtual std::span<const uint32_t> samples() const = 0;  // row ids, some kDeadPosition
   // Puts rows, as stored and packed, to these positions of `out`, in the gatherer's output format;
   // on the stream. Returns when `rows` may be used for something else.
   virtual Status Complete(std::span<const uint32_t> positions, std::span<const std::byte> rows,

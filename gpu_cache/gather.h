@@ -47,7 +47,7 @@ struct Miss {
 // What a launch reports; lies where the host can read it once the launch is done.
 struct Report {
   uint32_t missing = 0;  // entries of GatherArgs::missing
-  uint32_t samples = 0;  // entries of GatherArgs::samples, some of them kNoRowId
+  uint32_t samples = 0;  // entries of GatherArgs::samples, some of them kDeadPosition
   // Since the gatherer was made.
   uint64_t hbm_rows = 0;
   uint64_t dram_rows = 0;
@@ -71,7 +71,7 @@ struct Scratch {
 // All addresses are the device's.
 struct GatherArgs {
   const Source* source = nullptr;
-  const uint32_t* ids = nullptr;  // kNoRowId gives zeros
+  const uint32_t* ids = nullptr;  // kDeadPosition gives zeros
   uint32_t count = 0;
   Output output = Output::kRaw;
   std::byte* out = nullptr;  // count rows, packed; 16-byte aligned for kBf16

@@ -50,11 +50,11 @@ class HostGather {
     for (uint32_t position = 0; position < args_.count; ++position) {
       const uint32_t id = args_.ids[position];
       std::byte* const out = args_.out + position * out_bytes_;
-      const bool served = id != kNoRowId && ReadRow(id, out);
+      const bool served = id != kDeadPosition && ReadRow(id, out);
       if (!served) std::memset(out, 0, out_bytes_);
-      if (!served && id != kNoRowId) args_.missing[missing++] = {position, id};
+      if (!served && id != kDeadPosition) args_.missing[missing++] = {position, id};
       if (IsSampled(args_, args_.scratch->first_sample, position)) {
-        args_.samples[position / args_.sample_every] = served ? id : kNoRowId;
+        args_.samples[position / args_.sample_every] = served ? id : kDeadPosition;
       }
     }
     FinishLaunch(args_, missing, hbm_rows_, dram_rows_);

@@ -219,14 +219,14 @@ class WarpGather {
   ENGRAM_DEVICE uint32_t IdOf(uint32_t tile) const {
     const bool is_own = IsOwn(tile);
     const uint32_t id = Load32OrZero(is_own ? args_.ids + tile * kRows + lanes_.lane() : nullptr);
-    return is_own ? id : kNoRowId;
+    return is_own ? id : kDeadPosition;
   }
 
   ENGRAM_DEVICE void Gather(uint32_t tile, uint32_t id, Counts& counts) {
     const bool valid = IsOwn(tile);
     std::byte* const out =
         args_.out + uint64_t{tile} * kRows * OutputRowBytes(RowBytes(), OutputKind());
-    bool pending = id != kNoRowId;
+    bool pending = id != kDeadPosition;
     bool served = false;
     uint32_t todo = lanes_.Ballot(valid);
     ENGRAM_NO_UNROLL
@@ -270,7 +270,7 @@ class WarpGather {
       }
     }
     if (valid) ReportRow(tile * kRows + lanes_.lane(), id, served);
-    ReportMisses(tile, id, valid && id != kNoRowId && !served);
+    ReportMisses(tile, id, valid && id != kDeadPosition && !served);
   }
 
  private:
@@ -317,7 +317,7 @@ class WarpGather {
 
   ENGRAM_DEVICE void ReportRow(uint32_t position, uint32_t id, bool served) {
     if (!IsSampled(args_, first_sample_, position)) return;
-    args_.samples[position / args_.sample_every] = served ? id : kNoRowId;
+    args_.samples[position / args_.sample_every] = served ? id : kDeadPosition;
   }
 
   ENGRAM_DEVICE void ReportMisses(uint32_t tile, uint32_t id, bool is_missing) {

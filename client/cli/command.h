@@ -12,7 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "client/admin.h"
+#include "client/grpc/admin.h"
 #include "client/client.h"
 
 namespace CLI {

@@ -8,7 +8,7 @@
 #include "client/cli/command.h"
 #include "client/cli/output.h"
 #include "client/cli/table_json.h"
-#include "client/table_description.h"
+#include "client/grpc/table_description.h"
 #include "storage/base/status_macros.h"
 
 namespace engram {

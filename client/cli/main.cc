@@ -9,7 +9,7 @@
 #include "absl/strings/str_replace.h"
 #include "client/cli/command.h"
 #include "client/cli/output.h"
-#include "client/target.h"
+#include "client/grpc/target.h"
 
 namespace {
 

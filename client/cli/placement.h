@@ -18,7 +18,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "storage/table/row_profile.h"
+#include "storage/profile/row_profile.h"
 #include "storage/table/spec.h"
 
 namespace engram {

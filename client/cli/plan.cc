@@ -11,7 +11,7 @@
 #include "client/cli/output.h"
 #include "client/cli/placement.h"
 #include "client/cli/table_flags.h"
-#include "client/table_description.h"
+#include "client/grpc/table_description.h"
 #include "storage/base/size.h"
 #include "storage/base/status_macros.h"
 

@@ -11,7 +11,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "client/row_hasher.h"
-#include "client/table_description.h"
+#include "client/grpc/table_description.h"
 #include "storage/base/direct_memory.h"
 #include "storage/base/size.h"
 #include "storage/base/status_macros.h"
@@ -304,7 +304,7 @@ absl::Status TableCounter::CountPart(const LayerSpec& layer, RangeCounter& count
     if (!first) return absl::OkStatus();
     const auto live = ids.subspan(context);
     positions_ +=
-        live.size() - static_cast<uint64_t>(std::count(live.begin(), live.end(), kDeadToken));
+        live.size() - static_cast<uint64_t>(std::count(live.begin(), live.end(), NgramHasher::kDeadPosition));
     progress_.ids_read += live.size();
     if (options_.on_progress) options_.on_progress(progress_);
     return absl::OkStatus();

@@ -17,7 +17,7 @@
 #include "absl/status/statusor.h"
 #include "client/cli/token_files.h"
 #include "client/client.h"
-#include "storage/table/row_profile.h"
+#include "storage/profile/row_profile.h"
 
 namespace engram {
 

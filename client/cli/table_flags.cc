@@ -3,7 +3,7 @@
 #include <CLI/CLI.hpp>
 
 #include "client/cli/tokens.h"
-#include "client/table_description.h"
+#include "client/grpc/table_description.h"
 #include "storage/base/status_macros.h"
 #include "storage/checkpoint/family.h"
 

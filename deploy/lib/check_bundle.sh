@@ -85,7 +85,7 @@ unpack() {
   for needed in bin/engramd bin/engramctl bin/engram_bench share/README.txt share/engramd.yaml; do
     [[ -f "$ROOT/$TOP/$needed" ]] || problem "$needed is missing"
   done
-  compgen -G "$ROOT/$TOP/bin/unit_gpu_cache_*" >/dev/null || problem "it holds no GPU test"
+  compgen -G "$ROOT/$TOP/bin/unit_gpu_cache*" >/dev/null || problem "it holds no GPU test"
   stop_at_problems
 }
 
@@ -230,7 +230,7 @@ check_starts() {
   starts engramctl "^engramctl ${version//./\\.}\$" --version
   starts engramctl 'Usage: ' --help
   starts engram_bench 'Usage: ' --help
-  for path in "$ROOT/$TOP"/bin/unit_gpu_cache_*; do
+  for path in "$ROOT/$TOP"/bin/unit_gpu_cache*; do
     name="${path##*/}"
     starts "$name" '\[  (PASSED|SKIPPED) ' --gtest_color=no
   done

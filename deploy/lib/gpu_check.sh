@@ -46,17 +46,17 @@ run() {
   rm -f "$log"
 }
 
-run 60 "$BIN/unit_gpu_cache_device" '--gtest_filter=*Gpu*'
-run 240 "$BIN/unit_gpu_cache_gather" '--gtest_filter=*/cuda'
-run 240 "$BIN/unit_gpu_cache_cuda" '--gtest_filter=GpuTest.*'
-run 240 env "ENGRAM_BIN_DIR=$BIN" "$BIN/integration_hbm" '--gtest_filter=*/cuda'
+run 60 "$BIN/unit_gpu_cache" '--gtest_filter=DeviceTest.Gpu*'
+run 240 "$BIN/unit_gpu_cache" '--gtest_filter=*GatherTest*/cuda'
+run 240 "$BIN/unit_gpu_cache" '--gtest_filter=GpuTest.*'
+run 240 env "ENGRAM_BIN_DIR=$BIN" "$BIN/integration" '--gtest_filter=*HbmTest*/cuda'
 SANITIZER="$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)"
 if [[ -x "$SANITIZER" ]]; then
   # Without the test that makes the device fault on purpose.
-  run 400 "$SANITIZER" --error-exitcode 9 "$BIN/unit_gpu_cache_cuda" \
+  run 400 "$SANITIZER" --error-exitcode 9 "$BIN/unit_gpu_cache" \
     '--gtest_filter=GpuTest.AGraph*'
-  run 400 "$SANITIZER" --error-exitcode 9 "$BIN/unit_gpu_cache_gather" \
-    '--gtest_filter=*/cuda:-*LargeBatches*'
+  run 400 "$SANITIZER" --error-exitcode 9 "$BIN/unit_gpu_cache" \
+    '--gtest_filter=*GatherTest*/cuda:-*LargeBatches*'
 else
   echo "== compute-sanitizer is not found: the kernels were not looked at by it"
 fi

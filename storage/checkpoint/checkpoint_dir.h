@@ -86,7 +86,7 @@ class CheckpointDir {
 // It notices another config, layout, tensor or set of shards, and any ordinary write to a shard
 // (which changes the time). It does not notice rows changed by something that puts size and time
 // back (of which a load that is taken up, or made once more, notices most: BulkWriter::CheckResumed
-// and server/load_job.cc), nor bits that rot on the drive. A copy that does not keep times (`cp`
+// and server/jobs/load_job.cc), nor bits that rot on the drive. A copy that does not keep times (`cp`
 // without `-p`) counts as another checkpoint; another directory, owner or index file does not.
 //
 // `also` is what else makes the rows or their addressing: the digest of a token map, the names of

@@ -362,7 +362,7 @@ void AttachedLayer::Report(absl::Span<const uint32_t> ids, absl::Span<const uint
   uint64_t number = dram::TakePlaces(ring, count);
   for (size_t i = first; i < ids.size(); i += every) {
     const auto position = static_cast<uint32_t>(i);
-    if (ids[i] == dram::kNoRowId) continue;
+    if (ids[i] == dram::kDeadPosition) continue;
     if (!missing.empty() && std::binary_search(missing.begin(), missing.end(), position)) continue;
     dram::PutSample(ring, number++, cell_.number, ids[i]);
   }

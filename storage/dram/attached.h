@@ -147,7 +147,7 @@ class AttachedLayer {
     size_t missing = 0;
     uint64_t hits = 0;
   };
-  // Copies the rows of `ids` that are held to out[i * row_bytes …]; kNoRowId gives zeros. Positions
+  // Copies the rows of `ids` that are held to out[i * row_bytes …]; kDeadPosition gives zeros. Positions
   // of the others go to `missing`, which has room for all, ascending. Requires out.size() ==
   // ids.size() * row_bytes. Counts them for the daemon; one position in several is reported,
   // from `phase` on, so callers take turns with it.

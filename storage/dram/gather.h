@@ -47,7 +47,7 @@ inline constexpr size_t kFetchAhead = 64;
 template <typename Batch>
 __attribute__((noinline)) bool ReadAgain(const View& view, Batch& batch, uint32_t position) {
   const uint32_t id = batch.id(position);
-  if (id == kNoRowId) {
+  if (id == kDeadPosition) {
     std::memset(batch.row(position), 0, view.shape().row_bytes);
     batch.DeadPosition();
     return true;
@@ -67,8 +67,8 @@ size_t GatherFromSets(const View& view, Batch& batch, size_t count, uint32_t* mi
       const uint32_t position = batch.position(step - kFetchAhead);
       const Found found =
           ring[step % kFetchAhead];  // a copy: the row may lie anywhere, the ring too
-      // Of kNoRowId an empty way may have been found.
-      const bool at_rest = (found.version & 1) == 0 && batch.id(position) != kNoRowId;
+      // Of kDeadPosition an empty way may have been found.
+      const bool at_rest = (found.version & 1) == 0 && batch.id(position) != kDeadPosition;
       if (at_rest && found.row == nullptr) {
         missing[kept++] = position;
       } else {
@@ -120,7 +120,7 @@ size_t GatherResident(const View& view, Batch& batch, size_t count, uint32_t* mi
       found.row = view.SlotOf(id);
       view.template Copy<kRowBytes>(found, batch.row(position));
       batch.HitResident(position);
-    } else if (id == kNoRowId) {
+    } else if (id == kDeadPosition) {
       std::memset(batch.row(position), 0, view.shape().row_bytes);
       batch.DeadPosition();
     } else {
@@ -140,7 +140,7 @@ size_t Gather(const View& view, Batch& batch, size_t count, uint32_t* missing, b
 }  // namespace gather_internal
 
 // Fills the rows that are held, writes the positions of the others to `missing` in their order, and
-// returns how many those are. kNoRowId gives a row of zeros, an id that the layer does not have is
+// returns how many those are. kDeadPosition gives a row of zeros, an id that the layer does not have is
 // missing. `complete` is what view.Complete() has said, now or earlier. `missing` has room for
 // `count` entries and may be where the batch reads its positions from.
 //
@@ -151,7 +151,7 @@ size_t Gather(const View& view, Batch& batch, size_t count, uint32_t* missing, b
 //   std::byte* row(uint32_t position)       where its row goes
 //   void HitInSet(uint32_t position, const Found&)     a row of kCache has been copied
 //   void HitResident(uint32_t position)                a row of kResident
-//   void DeadPosition()                                kNoRowId has been met
+//   void DeadPosition()                                kDeadPosition has been met
 template <typename Batch>
 size_t Gather(const View& view, Batch& batch, size_t count, uint32_t* missing, bool complete) {
   // Row sizes of known models as constants (facts of their checkpoints: see storage/checkpoint).

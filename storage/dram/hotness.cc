@@ -194,7 +194,7 @@ bool Hotness::OneIn(uint32_t row_id, uint32_t n) {
 }
 
 // A row of which nothing is known was missed.
-void Hotness::Meet(HotLine& line, uint32_t row_id) {
+void Hotness::OnMiss(HotLine& line, uint32_t row_id) {
   const int weakest = WeakestGhost(line);
   const uint32_t count = CountOfGhost(Load(line.ghosts[weakest]));
   if (count > 0 && !OneIn(row_id, count + 1)) return;
@@ -269,7 +269,7 @@ Decision Hotness::Contest(HotLine& line, TagLine& tags, uint64_t state, uint32_t
   missed_.fetch_add(1, std::memory_order_relaxed);
   if (ghost < 0) {
     if (least > 0) {
-      Meet(line, row_id);
+      OnMiss(line, row_id);
       return {};
     }
     // Nobody has asked for the row in that way: nothing to protect.
@@ -390,7 +390,7 @@ Hotness::Known Hotness::MetSinceReview() const {
 }
 
 // Forgets all if the share of ghosts has grown.
-void Hotness::Judge(const Known& known) {
+void Hotness::DetectShift(const Known& known) {
   const auto total = static_cast<double>(known.Total());
   const double share = static_cast<double>(known.ghosts) / total;
   if (usual_ghosts_ < 0) usual_ghosts_ = share;
@@ -429,7 +429,7 @@ void Hotness::Review() {
     met_rows_.store(0, std::memory_order_relaxed);
     met_ghosts_.store(0, std::memory_order_relaxed);
     missed_.store(0, std::memory_order_relaxed);
-    Judge(known);
+    DetectShift(known);
   }
   reviewing_.store(false, std::memory_order_release);
 }

@@ -134,7 +134,7 @@ class Hotness {
   bool ByRecency(const HotLine& line) const;
   void Refresh(HotLine& line) const;
   uint32_t RaiseGhost(HotLine& line, int ghost, uint32_t by) const;
-  void Meet(HotLine& line, uint32_t row_id);
+  void OnMiss(HotLine& line, uint32_t row_id);
   void Remember(HotLine& line, uint32_t row_id, uint32_t count);
   uint32_t TakeGhost(HotLine& line, uint32_t row_id);
   Decision Contest(HotLine& line, TagLine& tags, uint64_t state, uint32_t row_id);
@@ -150,7 +150,7 @@ class Hotness {
     uint64_t all_ghosts;  // with those that were met by chance
     uint64_t Total() const { return rows + ghosts; }
   };
-  void Judge(const Known& known);
+  void DetectShift(const Known& known);
   Known MetSinceReview() const;
   void Review();
 

@@ -37,7 +37,7 @@ inline constexpr uint64_t kHugePageBytes = uint64_t{2} << 20;
 inline constexpr uint64_t kHeaderBytes = kPageBytes;
 
 // Row ids are 0 … 2^32 − 2; 2^32 − 1 names no row and is never stored.
-inline constexpr uint32_t kNoRowId = 0xFFFFFFFFu;
+inline constexpr uint32_t kDeadPosition = 0xFFFFFFFFu;
 inline constexpr uint32_t kEmptyTag = 0;
 constexpr uint32_t TagOf(uint32_t row_id) { return ~row_id; }
 

@@ -85,7 +85,7 @@ class View {
   }
   bool resident() const { return resident_; }
 
-  // Requires row_id != kNoRowId. A set that a writer has gives an odd version, and its row means
+  // Requires row_id != kDeadPosition. A set that a writer has gives an odd version, and its row means
   // nothing. In kResident a row that the layer does not have is not held.
   Found Find(uint32_t row_id) const {
     if (!resident_) return FindInSet(SetOf(row_id), TagOf(row_id));

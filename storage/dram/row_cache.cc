@@ -193,7 +193,7 @@ bool RowCache::Impl::IsMarked(const Found& found, uint32_t row_id) const {
 }
 
 void RowCache::Impl::Touch(uint32_t row_id, uint32_t weight) const {
-  if (row_id == dram::kNoRowId) return;
+  if (row_id == dram::kDeadPosition) return;
   const Found found = view_.Find(row_id);
   if (!view_.resident()) {
     hotness_->Touch(HotLineOf(row_id), dram::View::line(found.set), row_id, weight);
@@ -280,11 +280,11 @@ uint64_t RowCache::Place(absl::Span<const RowId> ids, uint32_t count,
 }
 
 bool RowCache::HasRoomFor(RowId id, uint32_t count) const {
-  return id != kZeroRow && impl_->HasRoomFor(Raw(id), count);
+  return id != RowId::kDeadPosition && impl_->HasRoomFor(Raw(id), count);
 }
 
 void RowCache::Recall(RowId id, uint32_t count) {
-  if (id != kZeroRow && impl_->hotness() != nullptr) {
+  if (id != RowId::kDeadPosition && impl_->hotness() != nullptr) {
     dram::RecallRow(impl_->view(), *impl_->hotness(), Raw(id), count);
   }
 }
@@ -297,12 +297,12 @@ void RowCache::VisitHeld(uint64_t first, uint64_t units,
 }
 
 bool RowCache::Peek(RowId id, absl::Span<std::byte> out) const {
-  if (id == kZeroRow || out.size() != impl_->row_bytes()) return false;
+  if (id == RowId::kDeadPosition || out.size() != impl_->row_bytes()) return false;
   return dram::ReadOne(impl_->view(), Raw(id), out.data()).row != nullptr;
 }
 
 RowCache::Presence RowCache::Look(RowId id) const {
-  return id == kZeroRow ? Presence::kAbsent : impl_->Look(Raw(id));
+  return id == RowId::kDeadPosition ? Presence::kAbsent : impl_->Look(Raw(id));
 }
 
 void RowCache::Touch(RowId id, uint32_t weight) { impl_->Touch(Raw(id), weight); }

@@ -14,7 +14,7 @@ void RowCache::Impl::Offer(absl::Span<const RowId> ids, const std::byte* rows, b
   uint64_t added = 0;
   uint64_t stored = 0;
   for (size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] == kZeroRow) continue;
+    if (ids[i] == RowId::kDeadPosition) continue;
     const std::byte* const row = rows + i * row_bytes();
     const Stored result = view_.resident() ? StoreInPlace(Raw(ids[i]), row, prefetched)
                                            : StoreInSet(Raw(ids[i]), row, {prefetched, 0});
@@ -29,7 +29,7 @@ uint64_t RowCache::Impl::Place(absl::Span<const RowId> ids, uint32_t count, cons
   uint64_t added = 0;
   uint64_t stored = 0;
   for (size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] == kZeroRow) continue;
+    if (ids[i] == RowId::kDeadPosition) continue;
     const std::byte* const row = rows + i * row_bytes();
     const Stored result = view_.resident() ? StoreInPlace(Raw(ids[i]), row, false)
                                            : StoreInSet(Raw(ids[i]), row, {false, count});

@@ -8,10 +8,10 @@
 namespace engram {
 
 // A row of one layer: dense, 0 … rows−1, the column's offset already added.
-enum class RowId : uint32_t {};
-
-// −1 as int32: a dead position. Served as a row of zeros, never looked up in a tier.
-inline constexpr RowId kZeroRow{0xFFFFFFFFu};
+enum class RowId : uint32_t {
+  // −1 as int32: a position without a row. Served as zeros, never looked up in a tier.
+  kDeadPosition = 0xFFFFFFFFu,
+};
 
 // A layer's own number in the model's config (DeepSeek-V4.1-Flash: 1 and 14).
 enum class LayerId : int32_t {};

@@ -148,7 +148,7 @@ struct NgramHasher::Rep {
 
   // How many tokens before a position its n-grams see, from how many the position before saw.
   int32_t Advance(int32_t seen, int32_t token) const {
-    if (token == kDeadToken || token == boundary) return 0;
+    if (token == NgramHasher::kDeadPosition || token == boundary) return 0;
     return std::min(seen + 1, max_ngram_size - 1);
   }
   int32_t Start(const TokenSpan& tokens) const;
@@ -313,8 +313,8 @@ NgramHasher::Rep::Window NgramHasher::Rep::PlainWindow(const TokenSpan& tokens,
   bool blocked = false;
   for (int32_t back = 0; back < max_ngram_size; ++back) {
     const bool outside = static_cast<size_t>(back) > position;
-    const int32_t found = outside ? kDeadToken : tokens.ids[position - back];
-    blocked = blocked || outside || found == kDeadToken || (back > 0 && found == boundary);
+    const int32_t found = outside ? NgramHasher::kDeadPosition : tokens.ids[position - back];
+    blocked = blocked || outside || found == NgramHasher::kDeadPosition || (back > 0 && found == boundary);
     window[back] = static_cast<uint64_t>(blocked ? pad : found);
   }
   return window;
@@ -394,8 +394,8 @@ void NgramHasher::Hash(const TokenSpan& tokens, absl::Span<RowId> out) const {
   auto* to = reinterpret_cast<uint32_t*>(out.data());
   int32_t seen = rep.Start(tokens);
   for (size_t i = 0; i < positions; ++i, ++at, to += columns) {
-    if (*at == kDeadToken) {
-      std::fill_n(to, columns, Raw(kZeroRow));
+    if (*at == NgramHasher::kDeadPosition) {
+      std::fill_n(to, columns, Raw(RowId::kDeadPosition));
     } else if (out.size() - i * columns >= rep.width) {
       rep.Position(at, seen, to);
     } else {
@@ -409,7 +409,7 @@ void NgramHasher::Hash(const TokenSpan& tokens, absl::Span<RowId> out) const {
 void NgramHasher::HashPlain(const TokenSpan& tokens, absl::Span<RowId> out) const {
   auto to = out.begin();
   for (size_t position = tokens.lookback; position < tokens.ids.size(); ++position) {
-    const bool dead = tokens.ids[position] == kDeadToken;
+    const bool dead = tokens.ids[position] == NgramHasher::kDeadPosition;
     const Rep::Window window = rep_->PlainWindow(tokens, position);
     uint64_t value = 0;
     int32_t order = 0;
@@ -420,7 +420,7 @@ void NgramHasher::HashPlain(const TokenSpan& tokens, absl::Span<RowId> out) cons
         order = column.order;
       }
       const uint64_t row = value % column.rows + column.offset;
-      *to++ = dead ? kZeroRow : RowId{static_cast<uint32_t>(row)};
+      *to++ = dead ? RowId::kDeadPosition : RowId{static_cast<uint32_t>(row)};
     }
   }
 }

@@ -10,7 +10,7 @@
 //   kPolynomial   (t0 + Σ td · (vocab_size^d mod M)) mod M,  d = 1 … n − 1
 //
 // and the row id is that plus the rows of the columns before. At a dead position (−1: an image's
-// place, say) every column gives kZeroRow. That dead tokens end an n-gram is DeepSeek-V4.1's rule;
+// place, say) every column gives kDeadPosition. That dead tokens end an n-gram is DeepSeek-V4.1's rule;
 // the other families' own code knows none, and gets the same.
 //
 // A table's columns are few, so all constants are made once; nothing is divided afterwards.
@@ -30,9 +30,6 @@
 
 namespace engram {
 
-// In a sequence of token ids: no token, and no rows.
-inline constexpr int32_t kDeadToken = -1;
-
 // A sequence, or a chunk of one with the tokens before it.
 struct TokenSpan {
   absl::Span<const int32_t> ids;
@@ -45,6 +42,9 @@ struct TokenSpan {
 
 class NgramHasher {
  public:
+  // In a sequence of token ids: no token, and no rows.
+  static constexpr int32_t kDeadPosition = -1;
+
   // InvalidArgument if the layer has no addressing (HashKind::kNone), or its numbers cannot be.
   static absl::StatusOr<NgramHasher> Create(const AddressingSpec& addressing,
                                             const LayerSpec& layer);
@@ -59,7 +59,7 @@ class NgramHasher {
   // rows, and the sums of a polynomial stay below 2^53. Otherwise it is HashPlain.
   bool vectorized() const;
 
-  // InvalidArgument, naming value and index, unless every id is kDeadToken or one that is hashed.
+  // InvalidArgument, naming value and index, unless every id is kDeadPosition or one that is hashed.
   absl::Status Check(absl::Span<const int32_t> ids) const;
 
   // Fills `out`, positions() × columns() row ids, position by position, in column order. Requires

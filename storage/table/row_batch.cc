@@ -19,7 +19,7 @@ RowBatch::RowBatch(absl::Span<const RowId> ids, uint32_t row_bytes, absl::Span<s
   missing_.resize(ids_.size());
   size_t kept = 0;
   for (uint32_t position = 0; position < ids_.size(); ++position) {
-    if (ids_[position] == kZeroRow) {
+    if (ids_[position] == RowId::kDeadPosition) {
       std::memset(row(position), 0, row_bytes_);
     } else {
       missing_[kept++] = position;

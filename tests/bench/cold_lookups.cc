@@ -6,7 +6,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "client/admin.h"
+#include "client/grpc/admin.h"
 #include "storage/base/status_macros.h"
 
 namespace engram::bench {

@@ -23,7 +23,7 @@ namespace engram::bench {
 namespace {
 
 using gpu_cache::Arena;
-using gpu_cache::kNoRowId;
+using gpu_cache::kDeadPosition;
 using gpu_cache::Output;
 
 constexpr uint32_t kRowBytes = 264;
@@ -71,12 +71,12 @@ class GpuSuite {
     ENGRAM_RETURN_IF_ERROR(ToAbsl(
         backend.Import(arena_->memory().description(), arena_->memory().export_fd(), imported_)));
     const Arena::LayerShare layer{
-        .stack_id = kStack, .row_bytes = kRowBytes, .layer_rows = kNoRowId};
+        .stack_id = kStack, .row_bytes = kRowBytes, .layer_rows = kDeadPosition};
     ENGRAM_RETURN_IF_ERROR(ToAbsl(arena_->ShareOut({&layer, 1})));
     // Of the ids behind those that DRAM has, those that still find room in their sector.
-    const Arena::Held& held = *arena_->Find(kStack);
+    const Arena::RegionState& held = *arena_->Find(kStack);
     std::vector<uint8_t> used(held.shape.sectors);
-    std::vector<Arena::Put> puts;
+    std::vector<Arena::WriteSlot> puts;
     std::vector<std::byte> rows;
     for (uint32_t id = dram_rows_; hot_.size() < held.shape.Slots() * 9 / 10; ++id) {
       const uint32_t sector = gpu_cache::SectorOf(id, held.shape.sectors, false);
@@ -206,7 +206,7 @@ class GpuSuite {
         return absl::DataLossError(
             absl::StrCat("the gather gave a wrong row for id ", batch.ids[i]));
       }
-      const bool wanted = batch.ids[i] >= kNoRowId / 2;  // those that nobody has
+      const bool wanted = batch.ids[i] >= kDeadPosition / 2;  // those that nobody has
       if (missing[i] != wanted) {
         return absl::DataLossError(
             absl::StrCat("row ", batch.ids[i], " was ", missing[i] ? "not " : "", "found"));
@@ -216,7 +216,7 @@ class GpuSuite {
   }
 
   uint32_t HotId() { return hot_[random_() % hot_.size()]; }
-  uint32_t ColdId() { return static_cast<uint32_t>(kNoRowId / 2 + random_() % 1000000); }
+  uint32_t ColdId() { return static_cast<uint32_t>(kDeadPosition / 2 + random_() % 1000000); }
   uint32_t DramId() { return static_cast<uint32_t>(random_() % dram_rows_); }
 
   void Print(const std::string& name, double value, const std::string& unit, double baseline,

@@ -67,8 +67,8 @@ class HashSuite {
     for (int32_t& id : ids_) {
       id = static_cast<int32_t>(random() % static_cast<uint64_t>(model.addressing.hashed_ids()));
     }
-    rows_.assign(rows, kZeroRow);
-    plain_rows_.assign(rows, kZeroRow);
+    rows_.assign(rows, RowId::kDeadPosition);
+    plain_rows_.assign(rows, RowId::kDeadPosition);
     return absl::OkStatus();
   }
 

@@ -13,7 +13,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "gpu_cache/arena_layout.h"
-#include "server/hbm_choice.h"
+#include "server/placement/hbm_admission.h"
 #include "storage/base/status_macros.h"
 #include "storage/dram/access_ring.h"
 #include "tests/bench/zipf_law.h"
@@ -55,7 +55,7 @@ absl::Status Line(const BenchOptions& options, Reporter& reporter, const RankedR
   const auto wanted = static_cast<uint64_t>(rows * share);
   gpu_cache::RegionShape shape{.row_bytes = kRowBytes};
   shape.sectors = std::max<uint32_t>(1, static_cast<uint32_t>(wanted / gpu_cache::kWays));
-  HbmChoice choice(shape, rows);
+  HbmAdmission choice(shape, rows);
   TraceRandom random(kSeed);
   // Of the accesses one in several is told, as workers do.
   const uint64_t pass = std::max<uint64_t>(

@@ -151,7 +151,7 @@ int Main(int argc, char** argv) {
 }  // namespace engram::bench
 
 int main(int argc, char** argv) {
-  // As engramd does; for its baselines, too (server/grpc_server.cc says why).
+  // As engramd does; for its baselines, too (server/rpc/grpc_server.cc says why).
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   return engram::bench::Main(argc, argv);
 }

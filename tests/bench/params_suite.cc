@@ -6,7 +6,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
-#include "client/admin.h"
+#include "client/grpc/admin.h"
 #include "storage/base/status_macros.h"
 #include "tests/bench/cold_lookups.h"
 #include "tests/bench/suites.h"

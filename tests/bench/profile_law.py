@@ -4,7 +4,7 @@ would serve of other texts, as Markdown.
 
     profile_law.py TRAIN.hot [--test NAME=TEST.hot]… [--layer L] [--gib 1,4,16]
 
-Reads the files by storage/table/PROFILE_FORMAT.md, with numpy alone, so it also checks what `plan`
+Reads the files by storage/profile/FORMAT.md, with numpy alone, so it also checks what `plan`
 says. Both profiles have to name every row that was asked for (profile --head).
 """
 

@@ -59,7 +59,7 @@ absl::StatusOr<TraceFiles> TraceFiles::Open(const std::vector<std::string>& path
     } else {
       for (const int32_t id : ids) {
         const auto row = static_cast<uint32_t>(id);
-        if (row != Raw(kZeroRow)) trace.ids_ = std::max(trace.ids_, uint64_t{row} + 1);
+        if (row != Raw(RowId::kDeadPosition)) trace.ids_ = std::max(trace.ids_, uint64_t{row} + 1);
       }
     }
     longest = std::max(longest, ids.size());
@@ -79,7 +79,7 @@ void TraceFiles::Interleave(size_t sequences, size_t turn) {
   for (size_t file = 0; file < files_.size(); ++file) {
     const std::vector<int32_t>& ids = files_[file];
     for (auto begin = ids.begin(); begin != ids.end();) {
-      const auto end = std::find(begin, ids.end(), static_cast<int32_t>(Raw(kZeroRow)));
+      const auto end = std::find(begin, ids.end(), static_cast<int32_t>(Raw(RowId::kDeadPosition)));
       if (end != begin) {
         documents.push_back({.file = file,
                              .first = static_cast<size_t>(begin - ids.begin()),
@@ -117,7 +117,7 @@ absl::Span<const uint32_t> TraceFiles::Rows(size_t block) {
   rows_.clear();
   if (tokens_ == nullptr) {
     for (const int32_t id : all.subspan(first, count)) {
-      if (static_cast<uint32_t>(id) != Raw(kZeroRow)) rows_.push_back(static_cast<uint32_t>(id));
+      if (static_cast<uint32_t>(id) != Raw(RowId::kDeadPosition)) rows_.push_back(static_cast<uint32_t>(id));
     }
     return rows_;
   }
@@ -126,7 +126,7 @@ absl::Span<const uint32_t> TraceFiles::Rows(size_t block) {
   hashed_.resize(count * hasher.columns());
   hasher.Hash({all.subspan(first - context, count + context), context}, absl::MakeSpan(hashed_));
   for (const RowId id : hashed_) {
-    if (id != kZeroRow) rows_.push_back(Raw(id));
+    if (id != RowId::kDeadPosition) rows_.push_back(Raw(id));
   }
   return rows_;
 }

@@ -92,7 +92,7 @@ TEST(NvmeIoFaultTest, BadSectorsFailTheirRowsOnly) {
   size_t expected = 0;
   for (const std::vector<RowId>& ids : ShuffledBatches(spec.layers[0], random)) {
     for (const RowId id : ids) {
-      if (id != kZeroRow && bad.contains(Raw(id) / 15)) ++expected;
+      if (id != RowId::kDeadPosition && bad.contains(Raw(id) / 15)) ++expected;
     }
     failed +=
         ReadAndCompare(**reader, spec, LayerId{1}, ids, [&](RowId row, const absl::Status& status) {
@@ -186,7 +186,7 @@ TEST(NvmeIoFaultTest, WholeDriveGone) {
   faults.Set([](FileOp op, const std::string&, uint64_t, size_t) {
     return op == FileOp::kRead ? IOStatus::IOError("No such device") : IOStatus::OK();
   });
-  const std::vector<RowId> ids = {RowId{0}, RowId{2999}, RowId{0}, RowId{77}, kZeroRow};
+  const std::vector<RowId> ids = {RowId{0}, RowId{2999}, RowId{0}, RowId{77}, RowId::kDeadPosition};
   EXPECT_EQ(ReadAndCompare(**reader, spec, LayerId{1}, ids,
                            [](RowId, const absl::Status& status) {
                              return status.code() == absl::StatusCode::kUnavailable;

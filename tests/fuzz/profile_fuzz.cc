@@ -12,8 +12,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/string_view.h"
 #include "storage/table/digest.h"
-#include "storage/table/profile_file.h"
-#include "storage/table/row_profile.h"
+#include "storage/profile/profile_file.h"
+#include "storage/profile/row_profile.h"
 
 namespace {
 

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "client/admin.h"
+#include "client/grpc/admin.h"
 #include "client/client.h"
 #include "tests/integration/test_checkpoint.h"
 #include "tests/integration/test_daemon.h"

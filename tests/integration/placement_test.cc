@@ -10,7 +10,7 @@
 #include <map>
 #include <thread>
 
-#include "storage/table/row_profile.h"
+#include "storage/profile/row_profile.h"
 #include "tests/integration/daemon_fixture.h"
 
 namespace engram::testing {

@@ -55,7 +55,7 @@ ARROWS = {
 HEAVY = re.compile(r"<(grpc|grpcpp|rocksdb|nlohmann)/|\.grpc\.pb\.h")
 # file → why it may.
 HEAVY_EXCEPTIONS = {
-    "server/call_loop.h": "gRPC's calls themselves, for the services on it and nobody else",
+    "server/rpc/call_loop.h": "gRPC's calls themselves, for the services on it and nobody else",
     "storage/checkpoint/strict_json.h": "hands JSON values to the two readers beside it",
 }
 SIZE_EXCEPTIONS = {}
@@ -143,12 +143,12 @@ def check_tree(root):
 def self_test():
     """Each planted fault is reported, alone, and a clean tree gives nothing."""
     faults = {
-        "client/x.cc": ('#include "server/tables.h"\n', "may not include server/tables.h"),
+        "client/x.cc": ('#include "server/tables/tables.h"\n', "may not include server/tables/tables.h"),
         "storage/table/x.cc": ('#include "storage/nvme/store.h"\n', "may not include"),
         "gpu_cache/x.cc": ('#include "storage/dram/row_cache.h"\n', "may not include"),
         "server/x.h": ("#include <rocksdb/db.h>\n", "belongs into .cc files"),
         "server/y.h": ('#include "engram/v1/store.grpc.pb.h"\n', "belongs into .cc files"),
-        "client/client.h": ('#include "client/target.h"\n', "public header"),
+        "client/client.h": ('#include "client/grpc/target.h"\n', "public header"),
         "server/long.cc": ("\n" * 501, "over 500"),
         "server/wide.cc": ("//" + "x" * 99 + "\n", "over 100"),
         "storage/dram/x.cc": ("", "has no README.md"),

@@ -81,7 +81,7 @@ TEST(ArenaTest, LayersShareByWeightAndNeverOverlap) {
     uint64_t end = kArenaHeaderBytes;
     std::set<uint32_t> regions;
     for (const Arena::LayerShare& layer : layers) {
-      const Arena::Held* held = rig.arena->Find(layer.stack_id);
+      const Arena::RegionState* held = rig.arena->Find(layer.stack_id);
       if (held == nullptr) continue;
       EXPECT_GE(held->index_offset, end);
       end = held->index_offset + held->shape.Bytes();
@@ -119,7 +119,7 @@ TEST(ArenaTest, ReadsBackWhatSlotsHold) {
   std::vector<uint32_t> rows;
   for (uint32_t id = 0; id < 500; ++id) rows.push_back(id * 31);
   rig.Put(rows);
-  const Arena::Held& held = *rig.arena->Find(GatherRig::kStack);
+  const Arena::RegionState& held = *rig.arena->Find(GatherRig::kStack);
   std::vector<uint64_t> slots;
   for (uint64_t slot = 0; slot < held.tags.size(); ++slot) {
     if (held.tags[slot] != kEmptyTag) slots.push_back(slot);

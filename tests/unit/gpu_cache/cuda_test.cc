@@ -74,7 +74,7 @@ TEST_F(GpuTest, RowsComeAndGoWhileKernelsRead) {
   constexpr uint32_t kCount = 20000;
   rig_.MakeGatherer({.row_bytes = 264, .max_rows = kCount});
   std::mt19937_64 random(TestSeed());
-  const Arena::Held& held = *rig_.arena->Find(GatherRig::kStack);
+  const Arena::RegionState& held = *rig_.arena->Find(GatherRig::kStack);
   for (int round = 0; round < 300; ++round) {
     rig_.ids.resize(kCount);
     for (uint32_t& id : rig_.ids) id = static_cast<uint32_t>(random() % 20000);
@@ -83,7 +83,7 @@ TEST_F(GpuTest, RowsComeAndGoWhileKernelsRead) {
                                  rig_.out_buffer->data(), rig_.stream->handle()));
     // While it runs, a hundred sectors get other rows.
     std::vector<uint64_t> emptied;
-    std::vector<Arena::Put> puts;
+    std::vector<Arena::WriteSlot> puts;
     std::vector<std::byte> rows;
     for (uint32_t i = 0; i < 100; ++i) {
       const auto id = static_cast<uint32_t>(random() % 20000);

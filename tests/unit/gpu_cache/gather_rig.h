@@ -103,7 +103,7 @@ struct GatherRig {
     source.arena = imported->data();
     source.arena_bytes = arena->bytes();
     source.stack_id = kStack;
-    if (const Arena::Held* held = arena->Find(kStack); held != nullptr) {
+    if (const Arena::RegionState* held = arena->Find(kStack); held != nullptr) {
       source.region = held->region;
     }
     return source;
@@ -118,9 +118,9 @@ struct GatherRig {
 
   // Puts rows where there is an empty slot in their sector; returns those that found one.
   std::vector<uint32_t> Put(std::span<const uint32_t> rows) {
-    const Arena::Held& held = *arena->Find(kStack);
+    const Arena::RegionState& held = *arena->Find(kStack);
     std::vector<uint32_t> put;
-    std::vector<Arena::Put> puts;
+    std::vector<Arena::WriteSlot> puts;
     std::vector<std::byte> bytes;
     std::map<uint64_t, bool> taken;
     for (const uint32_t id : rows) {

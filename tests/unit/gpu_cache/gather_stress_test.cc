@@ -127,13 +127,13 @@ TEST_P(GatherStressTest, NoReaderSeesHalfAChangeOfTheArena) {
       rig.Put(every);
       return;
     }
-    const Arena::Held& held = *rig.arena->Find(GatherRig::kStack);
+    const Arena::RegionState& held = *rig.arena->Find(GatherRig::kStack);
     const auto id = static_cast<uint32_t>(random() % kIds);
     const uint64_t slot =
         uint64_t{SectorOf(id, held.shape.sectors, held.shape.direct)} * kWays + random() % kWays;
     const auto first = held.tags.begin() + static_cast<ptrdiff_t>(slot / kWays * kWays);
     if (std::find(first, first + kWays, TagOf(id)) != first + kWays) return;
-    const Arena::Put put{.slot = slot, .row_id = id};
+    const Arena::WriteSlot put{.slot = slot, .row_id = id};
     Check(rig.arena->Replace(GatherRig::kStack, {&slot, 1}, {&put, 1}, RowOf(id, row_bytes)));
   };
   Run(rig.ArenaSource(), {}, change, GetParam().most_steps,

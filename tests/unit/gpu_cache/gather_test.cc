@@ -27,7 +27,7 @@ class GatherTest : public BackendTest {
     for (uint32_t i = 0; i < rig_.ids.size(); ++i) {
       const uint32_t id = rig_.ids[i];
       std::vector<std::byte> expected(row_bytes);
-      if (id == kNoRowId) {
+      if (id == kDeadPosition) {
         ++zeros;
       } else if (held.contains(id)) {
         expected = Expected(RowOf(id, rig_.options.row_bytes), rig_.options.output);
@@ -54,7 +54,7 @@ class GatherTest : public BackendTest {
     if (every > 0) {
       for (uint32_t i = 0; i < rig_.ids.size(); ++i) {
         if ((i + launches_ - 1) % every != 0) continue;
-        expected.push_back(held.contains(rig_.ids[i]) ? rig_.ids[i] : kNoRowId);
+        expected.push_back(held.contains(rig_.ids[i]) ? rig_.ids[i] : kDeadPosition);
       }
     }
     const auto samples = rig_.gatherer->samples();
@@ -68,7 +68,7 @@ class GatherTest : public BackendTest {
     for (size_t i = 0; i < count; ++i) {
       const uint64_t kind = random() % 10;
       if (kind == 0) {
-        rig_.ids.push_back(kNoRowId);
+        rig_.ids.push_back(kDeadPosition);
       } else if (kind < 7 && !held.empty()) {
         rig_.ids.push_back(held[random() % held.size()]);
       } else {
@@ -191,7 +191,7 @@ TEST_P(GatherTest, SlotsThatAreGivenToOtherRowsAreFoundUnderTheirIds) {
   std::vector<uint32_t> held = rig_.Put(wanted);
   rig_.MakeGatherer({.row_bytes = 264, .max_rows = 4000});
   // Every second slot is emptied; then they are filled with others.
-  const Arena::Held& region = *rig_.arena->Find(GatherRig::kStack);
+  const Arena::RegionState& region = *rig_.arena->Find(GatherRig::kStack);
   std::vector<uint64_t> emptied;
   std::set<uint32_t> there(held.begin(), held.end());
   for (uint64_t slot = 0; slot < region.tags.size(); slot += 2) {

@@ -14,9 +14,9 @@
 #include <string>
 #include <vector>
 
-#include "server/buffer_pool.h"
-#include "server/lookup.h"
-#include "server/tables.h"
+#include "server/lookup/buffer_pool.h"
+#include "server/lookup/lookup.h"
+#include "server/tables/tables.h"
 #include "storage/nvme/store.h"
 #include "storage/table/addressing.h"
 #include "storage/table/ngram_hasher.h"
@@ -57,10 +57,10 @@ class TableFixture : public ::testing::Test {
     store_ = *std::move(store);
   }
 
-  void OpenTables(uint64_t dram_budget_bytes, DramKeeper* keeper = nullptr,
-                  HbmKeeper* hbm = nullptr) {
+  void OpenTables(uint64_t dram_budget_bytes, DramObserver* keeper = nullptr,
+                  HbmCache* hbm = nullptr) {
     auto tables = Tables::Open(
-        store_.get(), {.dram_budget_bytes = dram_budget_bytes, .keeper = keeper, .hbm = hbm});
+        store_.get(), {.dram_budget_bytes = dram_budget_bytes, .dram = keeper, .hbm = hbm});
     ASSERT_TRUE(tables.ok()) << tables.status();
     tables_ = *std::move(tables);
   }
@@ -175,7 +175,7 @@ class TableFixture : public ::testing::Test {
     for (const std::unique_ptr<Lookup::Part>& part : lookup.parts()) {
       std::vector<std::byte> expected(kRowBytes);
       for (uint32_t i = 0; i < part->ids.size(); ++i) {
-        if (part->ids[i] == kZeroRow) {
+        if (part->ids[i] == RowId::kDeadPosition) {
           expected.assign(kRowBytes, std::byte{0});
         } else {
           DeriveRow(Raw(part->stack->spec().id), Raw(part->ids[i]), Raw(lookup.version()),

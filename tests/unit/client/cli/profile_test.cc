@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "storage/table/ngram_hasher.h"
-#include "storage/table/row_profile.h"
+#include "storage/profile/row_profile.h"
 #include "tests/unit/client/cli/run_ctl.h"
 #include "tests/unit/client/fake_daemon.h"
 
@@ -108,9 +108,9 @@ TEST_F(ProfileTest, CountsForATableOfTheDaemon) {
       for (int32_t& token : tokens) token = token < 0 ? -1 : token / 2;
       std::vector<RowId> ids(tokens.size() * hasher->columns());
       hasher->HashPlain({tokens}, absl::MakeSpan(ids));
-      for (const RowId id : ids) counts[Raw(id)] += id != kZeroRow;
+      for (const RowId id : ids) counts[Raw(id)] += id != RowId::kDeadPosition;
     }
-    counts.erase(Raw(kZeroRow));
+    counts.erase(Raw(RowId::kDeadPosition));
     ASSERT_EQ(profile.layers[i].head.size(), counts.size());
     for (const HotRow& row : profile.layers[i].head) EXPECT_EQ(row.count, counts[Raw(row.id)]);
     EXPECT_EQ(json["layers"][i]["lookups"], 12 * 6);

@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "client/table_description.h"
+#include "client/grpc/table_description.h"
 #include "storage/table/ngram_hasher.h"
 #include "storage/table/token_map.h"
 #include "tests/test_seed.h"
@@ -94,7 +94,7 @@ std::map<uint32_t, uint64_t> PlainCounts(const TableSpec& spec, const LayerSpec&
     std::vector<RowId> ids(tokens.size() * hasher->columns());
     hasher->HashPlain({tokens}, absl::MakeSpan(ids));
     for (const RowId id : ids) {
-      if (id != kZeroRow) ++counts[Raw(id)];
+      if (id != RowId::kDeadPosition) ++counts[Raw(id)];
     }
   }
   return counts;
@@ -157,7 +157,7 @@ TEST(RowCounterTest, CountsAsAMapDoesInAnyMemoryOnAnyThreads) {
     uint64_t live = 0;
     for (const Tokens& tokens : contents) {
       live += tokens.size() -
-              static_cast<uint64_t>(std::count(tokens.begin(), tokens.end(), kDeadToken));
+              static_cast<uint64_t>(std::count(tokens.begin(), tokens.end(), NgramHasher::kDeadPosition));
     }
     for (const uint64_t head : {uint64_t{0}, uint64_t{1000}, uint64_t{1} << 24}) {
       std::vector<LayerProfile> plain;

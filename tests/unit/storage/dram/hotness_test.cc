@@ -108,7 +108,7 @@ TEST(HotnessTest, RowsThatComeOnceAreKeptOut) {
   for (int i = 0; i < kScan; ++i) {
     uint32_t id = 0;
     do id = static_cast<uint32_t>(random());
-    while (id < kNewRow || id == kNoRowId || set.Holds(id));
+    while (id < kNewRow || id == kDeadPosition || set.Holds(id));
     admitted += set.Miss(id).way >= 0;
     for (uint32_t held = 0; held < kWays; ++held) {
       if (i % 8 == 0 && set.Holds(held)) set.Hit(held);

@@ -28,7 +28,7 @@ std::vector<uint32_t> ReadAndCheck(RowCache& cache, const std::vector<RowId>& id
   for (size_t i = 0; i < ids.size(); ++i) {
     if (missing[i]) continue;
     expected.assign(row_bytes, std::byte{0});
-    if (ids[i] != kZeroRow) DeriveRow(Raw(ids[i]), absl::MakeSpan(expected));
+    if (ids[i] != RowId::kDeadPosition) DeriveRow(Raw(ids[i]), absl::MakeSpan(expected));
     EXPECT_EQ(std::memcmp(expected.data(), &out[i * row_bytes], row_bytes), 0)
         << "row " << Raw(ids[i]) << " of " << row_bytes << " bytes";
   }
@@ -127,7 +127,7 @@ TEST(RowCacheTest, HoldsAWholeSmallLayer) {
     ids.push_back(RowId{id});
     OfferRow(**cache, RowId{id}, 264);
   }
-  ids.push_back(kZeroRow);
+  ids.push_back(RowId::kDeadPosition);
   ids.push_back(RowId{5});
   EXPECT_TRUE(ReadAndCheck(**cache, ids, 264).empty());
   EXPECT_EQ((*cache)->Usage().rows, kRows);
@@ -147,8 +147,8 @@ TEST(RowCacheTest, FirstLastAndAllZeroRowsAreHits) {
     EXPECT_TRUE((*cache)->Peek(id, absl::MakeSpan(out)));
     EXPECT_EQ(out, zeros);
   }
-  (*cache)->Offer(absl::MakeConstSpan(&kZeroRow, 1), zeros);
-  EXPECT_FALSE((*cache)->Contains(kZeroRow));
+  (*cache)->Offer({RowId::kDeadPosition}, zeros);
+  EXPECT_FALSE((*cache)->Contains(RowId::kDeadPosition));
 }
 
 TEST(RowCacheTest, EvictionSparesWhatWasUsed) {
@@ -178,8 +178,8 @@ TEST(RowCacheTest, HelpersGatherLargeBatchesLikeOneThread) {
     std::vector<RowId> ids(count);
     std::vector<uint32_t> expected;
     for (uint32_t i = 0; i < count; ++i) {
-      ids[i] = random() % 50 == 0 ? kZeroRow : RowId{static_cast<uint32_t>(random() % kRows)};
-      if (ids[i] != kZeroRow && Raw(ids[i]) % 3 == 0) expected.push_back(i);
+      ids[i] = random() % 50 == 0 ? RowId::kDeadPosition : RowId{static_cast<uint32_t>(random() % kRows)};
+      if (ids[i] != RowId::kDeadPosition && Raw(ids[i]) % 3 == 0) expected.push_back(i);
     }
     EXPECT_EQ(ReadAndCheck(**cache, ids, 264), expected);
   }
@@ -192,7 +192,7 @@ TEST(RowCacheTest, RandomOperationsAgreeWithTheirSource) {
   for (int round = 0; round < 2000; ++round) {
     std::vector<RowId> ids(1 + random() % 100);
     for (RowId& id : ids) {
-      id = random() % 50 == 0 ? kZeroRow : RowId{static_cast<uint32_t>(random() % 8000)};
+      id = random() % 50 == 0 ? RowId::kDeadPosition : RowId{static_cast<uint32_t>(random() % 8000)};
     }
     for (const uint32_t position : ReadAndCheck(**cache, ids, 40)) {
       OfferRow(**cache, ids[position], 40);

@@ -189,7 +189,7 @@ size_t ReadAndCompare(LayerReader& reader, const TableSpec& spec, LayerId layer,
   size_t wrong = 0;
   for (size_t i = 0; i < ids.size(); ++i) {
     std::fill(expected.begin(), expected.end(), std::byte{0});
-    if (!failed[i] && ids[i] != kZeroRow) {
+    if (!failed[i] && ids[i] != RowId::kDeadPosition) {
       FillRow(SaltOf(spec), layer, Raw(ids[i]), of.row_bytes, expected.data());
     }
     if (std::memcmp(expected.data(), result.rows.data() + i * of.row_bytes, of.row_bytes) != 0 &&
@@ -216,7 +216,7 @@ inline std::vector<std::vector<RowId>> ShuffledBatches(const LayerSpec& layer,
   for (uint64_t row = 0; row < layer.rows; ++row) {
     ids.push_back(RowId{static_cast<uint32_t>(row)});
     if (random() % 8 == 0) ids.push_back(ids.back());
-    if (random() % 64 == 0) ids.push_back(kZeroRow);
+    if (random() % 64 == 0) ids.push_back(RowId::kDeadPosition);
   }
   std::shuffle(ids.begin(), ids.end(), random);
   std::vector<std::vector<RowId>> batches;

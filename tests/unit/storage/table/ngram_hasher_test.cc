@@ -48,7 +48,7 @@ using Rows = std::vector<int64_t>;
 
 Rows Signed(const std::vector<RowId>& ids) {
   Rows rows;
-  for (const RowId id : ids) rows.push_back(id == kZeroRow ? -1 : int64_t{Raw(id)});
+  for (const RowId id : ids) rows.push_back(id == RowId::kDeadPosition ? -1 : int64_t{Raw(id)});
   return rows;
 }
 
@@ -158,7 +158,7 @@ class Sequences {
     Ids ids(length);
     for (int32_t& id : ids) {
       id = static_cast<int32_t>(random_() % range);
-      if (Below(12) == 0) id = kDeadToken;
+      if (Below(12) == 0) id = NgramHasher::kDeadPosition;
       if (Below(12) == 0 && addressing.boundary_id >= 0) {
         id = static_cast<int32_t>(addressing.boundary_id);
       }
@@ -274,7 +274,7 @@ TEST(NgramHasher, ADeadTokenHasNoRowsAndHidesWhatIsBeforeIt) {
   for (const Model& model : ReleasedModels()) {
     const NgramHasher hasher = Hasher(model, 0);
     const size_t columns = hasher.columns();
-    const Rows rows = Hash(hasher, {Ids{5, 6, kDeadToken, 7, 8}, 0});
+    const Rows rows = Hash(hasher, {Ids{5, 6, NgramHasher::kDeadPosition, 7, 8}, 0});
     EXPECT_EQ(Rows(rows.begin() + 2 * columns, rows.begin() + 3 * columns), Rows(columns, -1));
     EXPECT_EQ(Rows(rows.begin() + 3 * columns, rows.end()), Hash(hasher, {Ids{7, 8}, 0}))
         << model.name;

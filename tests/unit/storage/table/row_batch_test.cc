@@ -37,7 +37,7 @@ class RowBatchTest : public ::testing::Test {
 };
 
 TEST_F(RowBatchTest, ZeroesDeadPositionsAndMissesTheRest) {
-  const RowBatch batch = Make({RowId{7}, kZeroRow, RowId{0}, kZeroRow, RowId{7}});
+  const RowBatch batch = Make({RowId{7}, RowId::kDeadPosition, RowId{0}, RowId::kDeadPosition, RowId{7}});
   EXPECT_THAT(batch.missing(), ElementsAre(0, 2, 4));
   EXPECT_TRUE(RowIs(0, kDirty));
   EXPECT_TRUE(RowIs(1, std::byte{0}));
@@ -54,7 +54,7 @@ TEST_F(RowBatchTest, ZeroesDeadPositionsAndMissesTheRest) {
 TEST_F(RowBatchTest, RepeatsAreFilledFromTheFirst) {
   for (const bool wants_tiers : {true, false}) {
     RowBatch batch =
-        Make({RowId{7}, RowId{8}, RowId{7}, kZeroRow, RowId{9}, RowId{8}, RowId{7}, kZeroRow});
+        Make({RowId{7}, RowId{8}, RowId{7}, RowId::kDeadPosition, RowId{9}, RowId{8}, RowId{7}, RowId::kDeadPosition});
     if (!wants_tiers) batch = RowBatch(ids_, kRowBytes, absl::MakeSpan(out_));
     batch.SetRepeatsAside();
     EXPECT_THAT(batch.missing(), ElementsAre(0, 1, 4));
@@ -109,7 +109,7 @@ TEST_F(RowBatchTest, MayBeEmpty) {
 }
 
 TEST_F(RowBatchTest, CountsWhatEachTierServed) {
-  RowBatch batch = Make({RowId{1}, RowId{2}, kZeroRow, RowId{3}, RowId{4}});
+  RowBatch batch = Make({RowId{1}, RowId{2}, RowId::kDeadPosition, RowId{3}, RowId{4}});
   // DRAM fills positions 0 and 3; NVMe fills 1 and fails 4.
   std::vector<uint32_t> before = batch.missing();
   batch.missing() = {1, 4};
@@ -144,7 +144,7 @@ TEST_F(RowBatchTest, CountsOnlyTheTiersOwnFailures) {
 }
 
 TEST_F(RowBatchTest, DoesWithoutTierNotes) {
-  ids_ = {RowId{1}, kZeroRow};
+  ids_ = {RowId{1}, RowId::kDeadPosition};
   out_.assign(ids_.size() * kRowBytes, kDirty);
   RowBatch batch(ids_, kRowBytes, absl::MakeSpan(out_));
   EXPECT_FALSE(batch.wants_tiers());

@@ -1,0 +1,33 @@
+// LookupStream for a client that reads DRAM itself: what DRAM holds is copied in Send, by the
+// calling thread, and only the rest goes to the daemon, over a gRPC stream that is opened when it
+// is first needed. Answers come in the order of requests and of layers, as over gRPC. A request
+// that DRAM held whole needs nothing of the daemon; of another one, layers that it held are
+// received once the daemon has begun to answer, for only then does the version stay.
+//
+// Threads, window and errors as in grpc_stream.h. A request whose version is dropped before the
+// daemon has begun with it is put to it anew, as a whole.
+#ifndef ENGRAM_CLIENT_LOCAL_SHM_STREAM_H_
+#define ENGRAM_CLIENT_LOCAL_SHM_STREAM_H_
+
+#include <chrono>
+#include <functional>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "client/client.h"
+#include "client/local/shm_batch.h"
+#include "client/transport.h"
+
+namespace engram {
+
+// As ShmBatch::Gather, of the table that the request names; false too if nothing was found.
+using GatherShared = std::function<bool(const LookupRequest& request,
+                                        std::chrono::milliseconds timeout, ShmBatch& batch)>;
+
+// `rest` serves what memory does not; both must outlive the stream.
+std::unique_ptr<LookupStream> OpenShmStream(Transport* rest, GatherShared gather,
+                                            std::chrono::milliseconds default_timeout);
+
+}  // namespace engram
+
+#endif  // ENGRAM_CLIENT_LOCAL_SHM_STREAM_H_

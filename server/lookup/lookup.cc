@@ -1,0 +1,204 @@
+#include "server/lookup/lookup.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "storage/base/status_macros.h"
+
+namespace engram {
+
+// Ids are copied from the wire as they lie there.
+static_assert(std::endian::native == std::endian::little);
+
+Lookup::Part::Part(LayerRowIds rows_asked, std::shared_ptr<std::byte> rows_in, bool want_tiers)
+    : stack(rows_asked.stack),
+      ids(std::move(rows_asked.ids)),
+      rows(std::move(rows_in)),
+      tiers(want_tiers ? ids.size() : 0),
+      batch(ids, stack->spec().row_bytes,
+            absl::MakeSpan(rows.get(), ids.size() * stack->spec().row_bytes),
+            absl::MakeSpan(tiers)) {}
+
+Lookup::Lookup(std::shared_ptr<const OpenTable> table, const LookupQuery& query)
+    : table_(std::move(table)),
+      fail_on_row_error_(query.fail_on_row_error),
+      by_tokens_(query.tokens.has_value()),
+      start_(std::chrono::steady_clock::now()) {}
+
+namespace {
+
+absl::StatusOr<std::vector<RowId>> ParseRowIds(absl::string_view bytes, const LayerSpec& layer) {
+  if (bytes.size() % sizeof(RowId) != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("layer ", Raw(layer.id), ": row_ids has ",
+                                                   bytes.size(),
+                                                   " bytes, which is no multiple of 4"));
+  }
+  std::vector<RowId> ids(bytes.size() / sizeof(RowId));
+  if (!ids.empty()) std::memcpy(ids.data(), bytes.data(), bytes.size());
+  // One pass without branches finds out whether any id is bad; −1 + 1 wraps to 0, which is fine.
+  bool good = true;
+  for (const RowId id : ids) good &= Raw(id) < layer.rows || id == RowId::kDeadPosition;
+  if (good) return ids;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (Raw(ids[i]) < layer.rows || ids[i] == RowId::kDeadPosition) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("row id ", Raw(ids[i]), " at position ", i, " of layer ", Raw(layer.id),
+                     " is out of range: the layer has rows 0 to ", layer.rows - 1));
+  }
+  return absl::InternalError("row ids changed while they were checked");
+}
+
+// The layers of a query as stacks, ascending, each once, and within the limit together.
+absl::StatusOr<std::vector<std::pair<TierStack*, absl::string_view>>> PlanLayers(
+    const OpenTable& table, const LookupLimits& limits, const LookupQuery& query, RowsFor purpose) {
+  if (query.layers.empty() && purpose == RowsFor::kAnswer) {
+    return absl::InvalidArgumentError("the request names neither layers nor tokens");
+  }
+  std::vector<std::pair<TierStack*, absl::string_view>> plan;
+  uint64_t answer_bytes = 0;
+  for (const LayerQuery& layer : query.layers) {
+    ENGRAM_ASSIGN_OR_RETURN(TierStack* const stack, FindStack(table, layer.layer));
+    answer_bytes += layer.row_ids.size() / sizeof(RowId) * stack->spec().row_bytes;
+    plan.emplace_back(stack, layer.row_ids);
+  }
+  std::sort(plan.begin(), plan.end(),
+            [](const auto& a, const auto& b) { return a.first->spec().id < b.first->spec().id; });
+  if (purpose == RowsFor::kPrefetch) return plan;
+  for (size_t i = 1; i < plan.size(); ++i) {
+    if (plan[i].first == plan[i - 1].first) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("layer ", Raw(plan[i].first->spec().id), " is named twice"));
+    }
+  }
+  if (answer_bytes > limits.max_answer_bytes) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the answer would hold ", answer_bytes, " bytes of rows, over the limit of ",
+                     limits.max_answer_bytes, ": ask for fewer rows a call or raise max_answer"));
+  }
+  return plan;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<LayerRowIds>> PlanRows(const OpenTable& table,
+                                                  const LookupLimits& limits,
+                                                  const LookupQuery& query, RowsFor purpose) {
+  if (!query.expect_table_digest.empty() &&
+      query.expect_table_digest != table.record.table_digest) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "table '", query.table, "' version ", Raw(table.spec().version), " has digest ",
+        table.record.table_digest, ", not ", query.expect_table_digest, " as the caller expects"));
+  }
+  if (query.tokens.has_value()) {
+    if (!query.layers.empty()) {
+      return absl::InvalidArgumentError(
+          "the request names both row ids and tokens: send two requests");
+    }
+    return RowsOfTokens(table, *query.tokens, limits.max_answer_bytes);
+  }
+  ENGRAM_ASSIGN_OR_RETURN(const auto plan, PlanLayers(table, limits, query, purpose));
+  std::vector<LayerRowIds> rows;
+  for (const auto& [stack, bytes] : plan) {
+    ENGRAM_ASSIGN_OR_RETURN(std::vector<RowId> ids, ParseRowIds(bytes, stack->spec()));
+    rows.push_back({stack, std::move(ids)});
+  }
+  return rows;
+}
+
+// A stream ends with the first layer that fails, and leaves the later ones unread.
+bool Lookup::HasColdRows(const Part& part) {
+  return !part.cold.empty() && part.batch.missing().empty();
+}
+
+absl::StatusOr<std::unique_ptr<Lookup>> Lookup::Start(const Tables& tables, BufferPool& pool,
+                                                      const LookupLimits& limits,
+                                                      const LookupQuery& query) {
+  ENGRAM_ASSIGN_OR_RETURN(std::shared_ptr<const OpenTable> table,
+                          tables.Find(query.table, query.version));
+  ENGRAM_ASSIGN_OR_RETURN(std::vector<LayerRowIds> plan,
+                          PlanRows(*table, limits, query, RowsFor::kAnswer));
+  std::unique_ptr<Lookup> lookup(new Lookup(std::move(table), query));
+  for (LayerRowIds& layer : plan) {
+    const size_t size = layer.ids.size() * layer.stack->spec().row_bytes;
+    std::shared_ptr<std::byte> rows = pool.Get(size);
+    if (rows == nullptr) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("no memory for an answer of ", size, " bytes"));
+    }
+    lookup->parts_.push_back(
+        std::make_unique<Part>(std::move(layer), std::move(rows), query.want_tiers));
+  }
+  return lookup;
+}
+
+bool Lookup::ReadMemory() {
+  bool complete = true;
+  for (const std::unique_ptr<Part>& part : parts_) {
+    // Text repeats its n-grams; whoever sends ids has chosen them.
+    if (by_tokens_) part->batch.SetRepeatsAside();
+    part->stack->ReadMemory(part->batch);
+    part->cold = part->batch.missing();
+    if (part->cold.empty()) part->batch.FillRepeats();
+    complete = complete && part->cold.empty();
+  }
+  return complete;
+}
+
+void Lookup::ReadStorage() {
+  std::vector<TierStack::Request> rest;
+  for (const std::unique_ptr<Part>& part : parts_) rest.push_back({part->stack, &part->batch});
+  TierStack::ReadRest(rest);
+  for (const std::unique_ptr<Part>& part : parts_) part->batch.FillRepeats();
+}
+
+void Lookup::ReadPart(size_t index) {
+  TierStack::ReadRest({{parts_[index]->stack, &parts_[index]->batch}});
+  parts_[index]->batch.FillRepeats();
+}
+
+absl::Status Lookup::Finish() {
+  absl::Status status;
+  for (const std::unique_ptr<Part>& part : parts_) {
+    part->stack->Count(part->batch);
+    if (!fail_on_row_error_ || part->batch.failures().empty() || !status.ok()) continue;
+    const RowFailure& failure = part->batch.failures().front();
+    status =
+        absl::Status(failure.status.code(),
+                     absl::StrCat("row ", Raw(part->ids[failure.position]), " of layer ",
+                                  Raw(part->stack->spec().id), ": ", failure.status.message()));
+  }
+  TableProbe& probe = *table_->probe;
+  probe.lookups.fetch_add(1, std::memory_order_relaxed);
+  if (!status.ok()) probe.failed_lookups.fetch_add(1, std::memory_order_relaxed);
+  probe.lookup_seconds.Observe(std::chrono::steady_clock::now() - start_);
+  return status;
+}
+
+void Lookup::Warm() {
+  for (const std::unique_ptr<Part>& part : parts_) {
+    if (HasColdRows(*part)) part->stack->Offer(part->batch, part->cold);
+  }
+}
+
+bool Lookup::CanWarm() const {
+  return std::any_of(parts_.begin(), parts_.end(), [](const std::unique_ptr<Part>& part) {
+    return HasColdRows(*part) && part->stack->HasDram();
+  });
+}
+
+size_t Lookup::cold_rows() const {
+  size_t count = 0;
+  for (const std::unique_ptr<Part>& part : parts_) count += part->cold.size();
+  return count;
+}
+
+size_t Lookup::row_count() const {
+  size_t count = 0;
+  for (const std::unique_ptr<Part>& part : parts_) count += part->ids.size();
+  return count;
+}
+
+}  // namespace engram

@@ -1,0 +1,201 @@
+#include "server/placement/row_filler.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <utility>
+
+#include "server/placement/profile_import.h"
+#include "storage/base/status_macros.h"
+#include "storage/table/row_batch.h"
+
+namespace engram {
+namespace {
+
+// Rows read in one go, and the memory that they may take.
+constexpr size_t kBatchRows = 2048;
+constexpr size_t kBatchBytes = size_t{4} << 20;
+// Counts are put right in pieces of so many rows, between which the cache is let go of.
+constexpr size_t kRecallRows = 4096;
+constexpr int kAttempts = 16;
+// What a profile's last row that fits is worth.
+constexpr double kLastCount = 4;
+// Up to here each count is a class of its own; above, a class is a doubling.
+constexpr uint32_t kSingleCounts = 8;
+
+absl::Status Gone() { return absl::CancelledError("the layer's DRAM cache is another one by now"); }
+absl::Status Stopped() { return absl::CancelledError("the daemon is shutting down"); }
+
+}  // namespace
+
+CacheHandle::CacheHandle(const Tables* tables, uint32_t stack_id) : stack_id_(stack_id) {
+  const Tables::SharedStack shared = tables->FindStack(stack_id);
+  if (shared.stack == nullptr) return;
+  const std::shared_ptr<const RowCache> cache = shared.stack->SharedDram();
+  if (cache == nullptr) return;
+  tables_ = tables;
+  cache_ = cache;
+}
+
+CacheHandle::Held CacheHandle::Get() const {
+  if (tables_ == nullptr) return {};
+  Tables::SharedStack shared = tables_->FindStack(stack_id_);
+  if (shared.stack == nullptr) return {};
+  std::shared_ptr<RowCache> cache = shared.stack->DramToFill();
+  // By owner: a later cache may lie at the same address.
+  if (cache_.owner_before(cache) || cache.owner_before(cache_)) cache = nullptr;
+  return {std::move(shared.table), shared.stack, std::move(cache)};
+}
+
+bool CacheHandle::SameAs(const CacheHandle& other) const {
+  return !cache_.owner_before(other.cache_) && !other.cache_.owner_before(cache_);
+}
+
+CountScale LiveScale() {
+  CountScale scale{};
+  for (uint32_t number = 1; number < scale.size(); ++number) {
+    scale[number] = static_cast<uint8_t>(number);
+  }
+  return scale;
+}
+
+CountScale ProfileScale(const NumberHistogram& rows_of_level, uint64_t slots) {
+  // The level of the last row that fits, or of the last one there is.
+  uint64_t above = 0;
+  uint32_t last = 1;
+  for (uint32_t level = 255; level >= 1 && above < slots; --level) {
+    if (rows_of_level[level] > 0) last = level;
+    above += rows_of_level[level];
+  }
+  CountScale scale{};
+  for (uint32_t level = 1; level < scale.size(); ++level) {
+    const double count = std::round(
+        kLastCount * LevelRatio(static_cast<uint8_t>(level), static_cast<uint8_t>(last)));
+    scale[level] = static_cast<uint8_t>(std::clamp<double>(count, 1, dram::kMaxCount));
+  }
+  return scale;
+}
+
+absl::StatusOr<NumberHistogram> RowFiller::Survey(const List& list) {
+  NumberHistogram rows{};
+  ENGRAM_RETURN_IF_ERROR(list([&](uint32_t, uint32_t number) { ++rows[number]; }));
+  return rows;
+}
+
+std::vector<RowFiller::Class> RowFiller::ClassesOf(const NumberHistogram& rows,
+                                                   const CountScale& scale, bool resident) {
+  // Where all rows have a place there is nothing to choose.
+  const auto class_of = [&](uint32_t number) -> uint32_t {
+    if (resident) return 0;
+    const uint32_t count = scale[number];
+    return count < kSingleCounts ? count : kSingleCounts + std::bit_width(count / kSingleCounts);
+  };
+  std::vector<Class> classes;
+  for (uint32_t number = 255; number >= 1; --number) {
+    if (scale[number] == 0 || rows[number] == 0) continue;
+    if (!classes.empty() && class_of(classes.back().low) == class_of(number)) {
+      classes.back().low = number;
+    } else {
+      classes.push_back({number, number});
+    }
+  }
+  return classes;
+}
+
+absl::StatusOr<RowFiller::Result> RowFiller::Fill(const List& list,
+                                                  const NumberHistogram& rows_of_number,
+                                                  const CountScale& scale, uint32_t most) {
+  result_ = {};
+  bool resident = false;
+  uint64_t layer_rows = 0;
+  {
+    const CacheHandle::Held held = cache_.Get();
+    if (held.cache == nullptr) return Gone();
+    resident = held.cache->shape().mode == dram::Mode::kResident;
+    layer_rows = held.stack->spec().rows;
+  }
+  for (const Class& numbers : ClassesOf(rows_of_number, scale, resident)) {
+    const uint32_t count = std::min<uint32_t>(scale[numbers.low], most);
+    ENGRAM_RETURN_IF_ERROR(FillClass(list, numbers, count, layer_rows));
+  }
+  if (!resident) ENGRAM_RETURN_IF_ERROR(RecallAll(list, scale, most));
+  return result_;
+}
+
+absl::Status RowFiller::FillClass(const List& list, Class numbers, uint32_t count,
+                                  uint64_t layer_rows) {
+  std::vector<uint64_t> wanted((layer_rows + 63) / 64);
+  ENGRAM_RETURN_IF_ERROR(list([&](uint32_t row_id, uint32_t number) {
+    if (number < numbers.low || number > numbers.high) return;
+    wanted[row_id / 64] |= uint64_t{1} << (row_id % 64);
+  }));
+  std::vector<RowId> ids;
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    for (uint64_t bits = wanted[i]; bits != 0; bits &= bits - 1) {
+      ids.push_back(RowId{static_cast<uint32_t>(i * 64 + std::countr_zero(bits))});
+      if (ids.size() == kBatchRows) ENGRAM_RETURN_IF_ERROR(FillBatch(ids, count));
+    }
+  }
+  return ids.empty() ? absl::OkStatus() : FillBatch(ids, count);
+}
+
+// Takes the ids; leaves none.
+absl::Status RowFiller::FillBatch(std::vector<RowId>& ids, uint32_t count) {
+  if (*stop_) return Stopped();
+  CacheHandle::Held held = cache_.Get();
+  if (held.cache == nullptr) return Gone();
+  std::erase_if(ids, [&](RowId id) { return !held.cache->HasRoomFor(id, count); });
+  held.cache = nullptr;
+  const uint32_t row_bytes = held.stack->spec().row_bytes;
+  const size_t at_once = std::clamp<size_t>(kBatchBytes / row_bytes, 1, kBatchRows);
+  for (size_t first = 0; first < ids.size(); first += at_once) {
+    if (*stop_) return Stopped();
+    const auto part = absl::MakeConstSpan(ids).subspan(first, at_once);
+    std::vector<std::byte> rows(part.size() * row_bytes);
+    RowBatch batch(part, row_bytes, absl::MakeSpan(rows));
+    held.stack->ReadStorage(batch);
+    // What could not be read is zeros, or whatever was there before: never to be served.
+    std::vector<bool> unread(part.size());
+    for (const RowFailure& failure : batch.failures()) unread[failure.position] = true;
+    for (const uint32_t position : batch.missing()) unread[position] = true;
+    const std::shared_ptr<RowCache> cache = cache_.Get().cache;
+    if (cache == nullptr) return Gone();
+    uint64_t placed = 0;
+    for (uint32_t i = 0; i < part.size(); ++i) {
+      const auto row = absl::MakeConstSpan(batch.row(i), row_bytes);
+      if (unread[i]) ++result_.failed;
+      // A set that somebody is writing to at this moment is free again at the next.
+      for (int attempt = 0; attempt < kAttempts && !unread[i]; ++attempt) {
+        const uint64_t stored = cache->Place(part.subspan(i, 1), count, row);
+        placed += stored;
+        if (stored > 0 || !cache->HasRoomFor(part[i], count)) break;
+      }
+    }
+    held.stack->CountPlaced(placed);
+    result_.placed += placed;
+  }
+  ids.clear();
+  return absl::OkStatus();
+}
+
+absl::Status RowFiller::RecallAll(const List& list, const CountScale& scale, uint32_t most) {
+  std::vector<std::pair<RowId, uint32_t>> piece;
+  bool gone = false;
+  const auto recall = [&] {
+    const std::shared_ptr<RowCache> cache = cache_.Get().cache;
+    gone = gone || cache == nullptr;
+    for (const auto& [id, count] : piece) {
+      if (!gone) cache->Recall(id, count);
+    }
+    piece.clear();
+  };
+  ENGRAM_RETURN_IF_ERROR(list([&](uint32_t row_id, uint32_t number) {
+    if (scale[number] == 0 || gone) return;
+    piece.emplace_back(RowId{row_id}, std::min<uint32_t>(scale[number], most));
+    if (piece.size() == kRecallRows) recall();
+  }));
+  recall();
+  return gone ? Gone() : absl::OkStatus();
+}
+
+}  // namespace engram

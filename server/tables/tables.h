@@ -1,0 +1,150 @@
+// Tables: every published version, opened for reading, and which one is active.
+//
+// A look-up takes a shared pointer to an immutable OpenTable and finishes on it, whatever is
+// activated or dropped meanwhile. DRAM is shared out among the active versions, in proportion to
+// their layers' bytes; the shares add up to the budget at most, at every moment.
+//
+// Thread-safe. Find and Snapshot do not block on the drive; the others do, one at a time.
+#ifndef ENGRAM_SERVER_TABLES_TABLES_H_
+#define ENGRAM_SERVER_TABLES_TABLES_H_
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "server/tables/dram_observer.h"
+#include "server/tables/hbm_observer.h"
+#include "server/tables/stats.h"
+#include "server/tables/tier_stack.h"
+#include "storage/base/mutex.h"
+#include "storage/nvme/store.h"
+#include "storage/table/ngram_hasher.h"
+#include "storage/table/token_map.h"
+
+namespace engram {
+
+// One version of one table, open. Immutable but for what its stacks hold in DRAM.
+struct OpenTable {
+  TableRecord record;  // `active` as of opening; ask Tables for the present
+  std::shared_ptr<TableProbe> probe;
+  std::vector<std::unique_ptr<TierStack>> layers;  // as record.spec.layers
+  std::vector<NgramHasher> hashers;                // one a layer; none: rows by id only
+  std::optional<TokenMap> token_map;
+
+  const TableSpec& spec() const { return record.spec; }
+  TierStack* FindLayer(LayerId id) const;
+};
+
+class Tables {
+ public:
+  struct Options {
+    uint64_t dram_budget_bytes = 0;  // at first
+    // Where DRAM lies; outlives the Tables. Null: in anonymous memory that they make themselves.
+    SegmentStore* segments = nullptr;
+    dram::Admission admission = dram::Admission::kAdaptive;
+    DramObserver* dram = nullptr;        // told of what becomes of DRAM; outlives the Tables
+    HbmObserver* hbm = nullptr;          // told of changes too; outlives the Tables
+    WorkPool* gather_helpers = nullptr;  // outlives the Tables; null: batches are gathered alone
+  };
+  // Opens every published version of `store`, which must outlive the Tables. A version that cannot
+  // be opened is logged and left out; the others serve.
+  static absl::StatusOr<std::unique_ptr<Tables>> Open(Store* store, Options options);
+
+  // NotFound, naming table and version.
+  absl::StatusOr<std::shared_ptr<const OpenTable>> Find(absl::string_view name,
+                                                        VersionId version) const;
+
+  // Called after a load has published `published`. NotFound: it has been dropped since.
+  absl::Status Add(const TableRecord& published);
+  absl::Status Activate(absl::string_view name, VersionId version);
+  // Returns the versions dropped. Waits, up to 10 s, until look-ups under way have left them.
+  // A version whose record cannot be read is dropped only if it is named. NotFound.
+  // FailedPrecondition: one of them is being loaded or repaired; none is dropped. Should one fail
+  // later all the same, the error names those that are dropped by then.
+  absl::StatusOr<std::vector<VersionId>> Drop(absl::string_view name, VersionId version);
+
+  std::vector<TableSnapshot> Snapshot() const;
+  // The active version of each table that has one.
+  std::vector<std::shared_ptr<const OpenTable>> Active() const;
+
+  // The stack of this id, and the table that keeps it alive; null if it is gone.
+  struct SharedStack {
+    std::shared_ptr<const OpenTable> table;
+    TierStack* stack = nullptr;
+  };
+  SharedStack FindStack(uint32_t stack_id) const;
+  SegmentStore& segments() const { return *segments_; }
+
+  // Gives the tier another budget and shares it out; returns when what was given up is free. Rows
+  // stay as far as there is room. That there is room is for the caller to see to: a layer whose
+  // memory is not to be had is logged and keeps what it has.
+  void SetDramBudget(uint64_t bytes);
+  uint64_t dram_budget_bytes() const { return dram_budget_.load(std::memory_order_relaxed); }
+  // What of it is kept for attached clients' rings: none if the memory is not shared.
+  uint64_t dram_bytes_for_rings() const;
+  // What the tier takes now.
+  uint64_t DramBytes() const;
+
+  // The stacks, by id, whose DRAM began with rows of an earlier daemon.
+  std::vector<uint32_t> StacksWithAdoptedRows() const;
+  // Whether this one is among them, once a change that is under way is over: meanwhile a stack may
+  // be without its cache. Whoever asks holds no table, for a drop waits for those.
+  bool HasAdoptedRows(uint32_t stack_id);
+  // Gives up what this stack has in DRAM, after telling clients, and begins anew with as much
+  // memory and no row. Nothing happens if the stack is gone, or has no row of an earlier daemon any
+  // more.
+  void RenewDram(uint32_t stack_id);
+
+  // Takes all DRAM away, so that nothing of it outlives the daemon.
+  void GiveUpDram();
+  Store* store() const { return store_; }
+  const Options& options() const { return options_; }
+
+ private:
+  using Key = std::pair<std::string, VersionId>;
+
+  Tables(Store* store, Options options);
+  absl::StatusOr<std::shared_ptr<OpenTable>> OpenVersion(const TableRecord& record);
+  std::string HbmNote() const;
+  void ShareOutDram() ABSL_EXCLUSIVE_LOCKS_REQUIRED(admin_mutex_);
+  struct Share {
+    uint64_t bytes = 0;
+    std::string table_digest;
+  };
+  void Install(TierStack& stack, const Share& share) ABSL_EXCLUSIVE_LOCKS_REQUIRED(admin_mutex_);
+  using Shares = std::map<TierStack*, Share>;
+  Shares PlanShares() const;
+  void TrimLeftovers(const Shares& shares) ABSL_EXCLUSIVE_LOCKS_REQUIRED(admin_mutex_);
+  void ShrinkShares(const Shares& wanted) ABSL_EXCLUSIVE_LOCKS_REQUIRED(admin_mutex_);
+  void GrowShare(TierStack& stack, const Share& wanted) ABSL_EXCLUSIVE_LOCKS_REQUIRED(admin_mutex_);
+  // Tells clients that the memory of these caches is going, but for what the resized ones keep, and
+  // discards it.
+  void GiveBack(std::vector<TierStack::ResizedDram> caches);
+  std::vector<std::shared_ptr<OpenTable>> AllOpen() const;
+  absl::Status DropOne(const Key& key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(admin_mutex_);
+
+  Store* const store_;
+  const Options options_;
+  const std::unique_ptr<SegmentStore> own_segments_;  // before the stacks, whose memory it is
+  SegmentStore* const segments_;
+  // Changed by whoever has admin_mutex_. Relaxed: nothing else is read through it.
+  std::atomic<uint64_t> dram_budget_;
+  Mutex admin_mutex_;    // one change at a time; taken before mutex_
+  mutable Mutex mutex_;  // held only to read or write the maps
+  std::map<Key, std::shared_ptr<OpenTable>> open_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, VersionId, std::less<>> active_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, std::shared_ptr<TableProbe>, std::less<>> probes_ ABSL_GUARDED_BY(mutex_);
+  // What each stack with a cache was given, to leave alone those that keep their share.
+  std::map<TierStack*, uint64_t> dram_shares_ ABSL_GUARDED_BY(admin_mutex_);
+};
+
+}  // namespace engram
+
+#endif  // ENGRAM_SERVER_TABLES_TABLES_H_
