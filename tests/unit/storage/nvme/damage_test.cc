@@ -398,6 +398,47 @@ TEST_F(DamageTest, DamagedChunkRecordMeansWritingItAgain) {
   ExpectWholeTable(*store, spec);
 }
 
+// What follows a damaged record of RocksDB's log is not believed without it: the catalog opens as
+// it was at one moment, and the load goes on from there.
+TEST_F(DamageTest, ALoadGoesOnFromBeforeADamagedLogRecord) {
+  const TableSpec spec = MakeSpec("m", 1, {{1, 20000, 264}});
+  constexpr size_t kDamaged = 2;
+  size_t chunks = 0;
+  std::string key;
+  {
+    std::unique_ptr<Store> store = OpenOrDie(directory_.path());
+    auto writer = store->BeginLoad(spec);
+    ASSERT_TRUE(writer.ok());
+    chunks = (*writer)->todo().size();
+    ASSERT_GT(chunks, kDamaged + 2);
+    key = ChunkKey("m", VersionId{1}, (*writer)->todo()[kDamaged]);
+    ASSERT_TRUE(WriteChunks(**writer, spec, SIZE_MAX).ok());
+  }
+  size_t found = 0;
+  for (const auto& entry : fs::directory_iterator(directory_ / "db")) {
+    if (entry.path().extension() != ".log") continue;
+    std::ifstream in(entry.path(), std::ios::binary);
+    const std::string log((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+    const size_t at = log.find(key);
+    if (at == std::string::npos) continue;
+    ++found;
+    FlipByte(entry.path(), at);
+  }
+  ASSERT_EQ(found, 1u);
+  std::unique_ptr<Store> store = OpenOrDie(directory_.path());
+  ASSERT_NE(store, nullptr);
+  ASSERT_EQ(store->List().size(), 1u);
+  auto writer = store->BeginLoad(spec);
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  ASSERT_EQ((*writer)->todo().size(), chunks - kDamaged);
+  for (size_t i = 0; i < chunks - kDamaged; ++i) {
+    EXPECT_EQ((*writer)->todo()[i].index, kDamaged + i);
+  }
+  ASSERT_TRUE(WriteChunks(**writer, spec, SIZE_MAX).ok());
+  ASSERT_TRUE((*writer)->Publish().ok());
+  ExpectWholeTable(*store, spec);
+}
+
 TEST_F(DamageTest, DamagedFileOfALoadIsWrittenAgain) {
   // Its first page, its last, and the footer: what RocksDB looks at when it ingests a file.
   const TableSpec spec = MakeSpec("m", 1, {{1, 20000, 264}});
