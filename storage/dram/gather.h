@@ -23,7 +23,9 @@ namespace engram::dram {
 inline constexpr int kReadAttempts = 32;
 
 // Copies one row, trying again while a writer has its set. Found::row is null if it is not held.
-inline Found ReadOne(const View& view, uint32_t row_id, std::byte* out) {
+// AnyView is View, or a test's class that changes the set between the steps.
+template <typename AnyView>
+Found ReadOne(const AnyView& view, uint32_t row_id, std::byte* out) {
   for (int attempt = 0; attempt < kReadAttempts; ++attempt) {
     const Found found = view.Find(row_id);
     if ((found.version & 1) == 0) {

@@ -7,6 +7,7 @@
 #include <set>
 #include <vector>
 
+#include "gpu_cache/gather_rows.h"
 #include "storage/dram/control.h"
 #include "storage/dram/row_cache.h"
 #include "tests/test_seed.h"
@@ -178,6 +179,19 @@ TEST_P(GatherTest, ReadsNothingOfARegionThatIsAnothers) {
   Check(rig_.arena->ShareOut({&other, 1}));
   rig_.Launch();  // what it knows of the arena is what it was told before
   ExpectRows({});
+  Check(rig_.arena->ShareOut({}));
+  rig_.Launch();
+  ExpectRows({});
+}
+
+// Nothing but the epoch tells that a region was given up: all its words stay as they were.
+TEST_P(GatherTest, ReadsNothingOfARegionThatWasGivenUp) {
+  rig_.MakeArena(kMiB);
+  rig_.ShareOut(64, 10000);
+  const std::vector<uint32_t> rows = {1, 2, 3};
+  ASSERT_EQ(rig_.Put(rows), rows);
+  rig_.MakeGatherer({.row_bytes = 64, .max_rows = 10});
+  rig_.ids = rows;
   Check(rig_.arena->ShareOut({}));
   rig_.Launch();
   ExpectRows({});
@@ -414,6 +428,58 @@ INSTANTIATE_TEST_SUITE_P(Backends, GatherTest, testing::Values("host", "warps", 
                          [](const auto& info) { return std::string(info.param); });
 INSTANTIATE_TEST_SUITE_P(Backends, DramGatherTest, testing::Values("host", "warps", "cuda"),
                          [](const auto& info) { return std::string(info.param); });
+
+// What has to be the same after a row was copied, one thing at a time.
+class IsBelievedTest : public testing::Test {
+ protected:
+  static constexpr uint32_t kRow = 41;
+  bool Believed(const FoundRow& found) const {
+    return IsBelieved(source_, region_, found, kRow, seen_);
+  }
+
+  Source source_{.dram = {.attached_generation = 5}};
+  RegionNow region_{.epoch = 8};
+  SeenAfter seen_{.tag = TagOf(kRow), .epoch = 8, .generation = 5};
+  uint32_t version_ = 6;
+  std::byte row_{};
+};
+
+TEST_F(IsBelievedTest, ARowOfHbmWhileItsRegionsEpochStays) {
+  const FoundRow found{.row = &row_, .in_hbm = true};
+  EXPECT_TRUE(Believed(found));
+  for (const uint64_t epoch : {6u, 7u, 9u, 10u}) {
+    seen_.epoch = epoch;
+    EXPECT_FALSE(Believed(found)) << epoch;
+  }
+}
+
+TEST_F(IsBelievedTest, AResidentRowOfDramInItsOwnGenerationOnly) {
+  const FoundRow found{.row = &row_};
+  EXPECT_TRUE(Believed(found));
+  for (const uint64_t generation : {0u, 4u, 6u}) {
+    seen_.generation = generation;
+    EXPECT_FALSE(Believed(found)) << generation;
+  }
+}
+
+TEST_F(IsBelievedTest, ARowOfASetWhileTagVersionAndGenerationStay) {
+  const FoundRow found{.row = &row_, .version = &version_, .seen_version = 6};
+  EXPECT_TRUE(Believed(found));
+  for (const uint32_t version : {4u, 5u, 7u, 8u}) {
+    version_ = version;
+    EXPECT_FALSE(Believed(found)) << version;
+  }
+  version_ = 6;
+  for (const uint32_t tag : {TagOf(kRow + 1), kEmptyTag}) {
+    seen_.tag = tag;
+    EXPECT_FALSE(Believed(found)) << tag;
+  }
+  seen_.tag = TagOf(kRow);
+  for (const uint64_t generation : {4u, 6u}) {
+    seen_.generation = generation;
+    EXPECT_FALSE(Believed(found)) << generation;
+  }
+}
 
 }  // namespace
 }  // namespace engram::gpu_cache

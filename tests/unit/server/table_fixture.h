@@ -58,7 +58,7 @@ class TableFixture : public ::testing::Test {
   }
 
   void OpenTables(uint64_t dram_budget_bytes, DramObserver* keeper = nullptr,
-                  HbmCache* hbm = nullptr) {
+                  HbmObserver* hbm = nullptr) {
     auto tables = Tables::Open(
         store_.get(), {.dram_budget_bytes = dram_budget_bytes, .dram = keeper, .hbm = hbm});
     ASSERT_TRUE(tables.ok()) << tables.status();

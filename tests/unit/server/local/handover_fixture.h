@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "server/local/handover_server.h"
+#include "server/placement/hbm_cache.h"
 #include "storage/dram/attached.h"
 #include "storage/dram/handover.h"
 #include "tests/unit/server/table_fixture.h"
@@ -49,6 +50,7 @@ class HandoverFixture : public TableFixture {
     auto server = HandoverServer::Start({.instance = instance_,
                                          .grpc_sockets = {Socket()},
                                          .tables = tables_.get(),
+                                         .hbm = hbm,
                                          .writable_dram = writable_dram,
                                          .max_clients = max_clients,
                                          .max_clients_per_user = max_per_user});

@@ -99,6 +99,26 @@ TEST_F(HandoverServerTest, RefusesAnotherInstanceAndOtherLayouts) {
   EXPECT_FALSE(refused([](S& s) { s.bucket_segments.assign(dram::kBuckets, 9); }).ok());
 }
 
+// Each segment of a resident layer is as large as the next, and only its index tells them apart.
+TEST_F(HandoverServerTest, RefusesSegmentsInAnotherOrder) {
+  Load("t", 1, kRows);
+  Serve(uint64_t{64} << 20);
+  auto link = AttachLink::Connect(Path(), instance_);
+  ASSERT_TRUE(link.ok()) << link.status();
+  const AttachedShape good = *Describe(**tables_->Find("t", kActiveVersion), 14);
+  ASSERT_EQ(good.shape.mode, dram::Mode::kResident);
+  ASSERT_GE(good.shape.segments, 3u);
+  ASSERT_TRUE(AttachedLayer::Map(*link, good).ok());
+  AttachedShape swapped = good;
+  std::swap(swapped.segment_ids[0], swapped.segment_ids[1]);
+  EXPECT_EQ(AttachedLayer::Map(*link, swapped).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  AttachedShape twice = good;
+  twice.segment_ids[1] = twice.segment_ids[0];
+  EXPECT_EQ(AttachedLayer::Map(*link, twice).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
 TEST_F(HandoverServerTest, KeepsPlacesForOtherUsersAndFreesThoseOfTheDead) {
   Load("t", 1, 100);
   Serve(uint64_t{1} << 20, /*max_clients=*/8, /*max_per_user=*/3);

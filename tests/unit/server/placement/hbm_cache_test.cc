@@ -322,6 +322,7 @@ TEST_F(HbmKeeperTest, VerifyFindsAByteThatDiffers) {
   const std::atomic<bool> cancelled{false};
   VerifyParameters parameters;
   parameters.table = "small";
+  parameters.hbm = keeper_.get();
   const auto verified =
       RunVerify(*tables_, parameters, cancelled, [](const VerifyStatus&) { return true; });
   ASSERT_TRUE(verified.ok()) << verified.status();

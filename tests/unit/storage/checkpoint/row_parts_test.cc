@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <thread>
 
 #include "gmock/gmock.h"
@@ -116,6 +118,35 @@ TEST(RowParts, NamesTensorAndFileOfAFailure) {
   EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
   EXPECT_THAT(status.message(), AllOf(HasSubstr(scales->path()), HasSubstr("'the.scale'"),
                                       HasSubstr("rows 800 to 809")));
+}
+
+// Each of three blocks fails in turn, those behind it could be read.
+TEST(RowParts, AnErrorEndsAReadOfManyBlocks) {
+  TempDir dir;
+  constexpr uint64_t kRows = 300;
+  constexpr uint64_t kWide = 60'000;
+  const std::string path = dir.Write("v", RowBytes(3, 0, kRows, 0, kWide));
+  std::vector<std::byte> out(kRows * kWide);
+  constexpr uint64_t kBlockRows = 8 * 1024 * 1024 / kWide;
+  for (uint64_t first = 0; first < kRows; first += kBlockRows) {
+    const uint64_t last = std::min(first + kBlockRows, kRows) - 1;
+    const auto bad_sector = static_cast<off_t>((first + last) / 2 * kWide);
+    FileReader::Options options;
+    options.pread = [&](int fd, void* data, size_t bytes, off_t offset) -> ssize_t {
+      if (offset <= bad_sector && bad_sector < offset + static_cast<off_t>(bytes)) {
+        errno = EIO;
+        return -1;
+      }
+      return ::pread(fd, data, bytes, offset);
+    };
+    auto file = FileReader::Open(path, options);
+    ASSERT_TRUE(file.ok()) << file.status();
+    const RowParts rows({{file->get(), 0, kWide, "the.weight"}});
+    const absl::Status status = rows.Read(0, kRows, absl::MakeSpan(out));
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+    EXPECT_THAT(status.message(),
+                HasSubstr("rows " + std::to_string(first) + " to " + std::to_string(last)));
+  }
 }
 
 }  // namespace

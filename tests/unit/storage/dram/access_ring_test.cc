@@ -86,6 +86,18 @@ TEST(AccessRing, TheNewestStayWhenNobodyReads) {
   EXPECT_EQ(heard.samples[2].back(), count - 1);
 }
 
+TEST(AccessRing, ASampleOfNoCellIsLeftOut) {
+  const auto ring = std::make_unique<AccessRing>();
+  RingReader reader(ring.get());
+  ring->cells[kRingCells - 1].stack_id = 9;
+  Push(*ring, kRingCells - 1, 1);
+  Push(*ring, kRingCells, 2);  // the first that there is not
+  Push(*ring, 0xFFFFFFFFu, 3);
+  Heard heard;
+  heard.Read(reader);
+  EXPECT_EQ(heard.samples, (std::map<uint64_t, std::vector<uint32_t>>{{9, {1}}}));
+}
+
 // Whatever a client writes, a look at it ends, and nothing outside is touched.
 TEST(AccessRing, SurvivesGarbage) {
   std::mt19937_64 random(TestSeed());

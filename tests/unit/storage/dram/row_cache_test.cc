@@ -135,6 +135,22 @@ TEST(RowCacheTest, HoldsAWholeSmallLayer) {
   EXPECT_EQ((*cache)->Usage().rows, kRows);
 }
 
+// Readers of a complete layer look at no bits, so it must not be complete one row too early.
+TEST(RowCacheTest, TheLastRowOfAWholeSmallLayerIsMissingUntilItIsOffered) {
+  constexpr uint32_t kRows = 1000;
+  auto cache = MakeCache(uint64_t{4} << 20, 264, kRows);
+  ASSERT_TRUE(cache.ok());
+  ASSERT_EQ((*cache)->shape().mode, dram::Mode::kResident);
+  for (uint32_t id = 0; id < kRows - 1; ++id) OfferRow(**cache, RowId{id}, 264);
+  const std::vector<RowId> ends = {RowId{0}, RowId{kRows - 1}};
+  // Twice: a reader may remember what it has learnt.
+  for (int round = 0; round < 2; ++round) {
+    EXPECT_EQ(ReadAndCheck(**cache, ends, 264), std::vector<uint32_t>{1});
+  }
+  OfferRow(**cache, RowId{kRows - 1}, 264);
+  EXPECT_TRUE(ReadAndCheck(**cache, ends, 264).empty());
+}
+
 TEST(RowCacheTest, FirstLastAndAllZeroRowsAreHits) {
   auto cache = MakeCache(uint64_t{1} << 20, 16, kMaxLayerRows);
   ASSERT_TRUE(cache.ok());

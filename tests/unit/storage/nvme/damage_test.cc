@@ -398,6 +398,61 @@ TEST_F(DamageTest, DamagedChunkRecordMeansWritingItAgain) {
   ExpectWholeTable(*store, spec);
 }
 
+// What follows a damaged record of RocksDB's log is not believed without it: the catalog opens as
+// it was at one moment, and the load goes on from there.
+TEST_F(DamageTest, ALoadGoesOnFromBeforeADamagedLogRecord) {
+  constexpr uint64_t kLogBlock = 32768;
+  constexpr size_t kDamaged = 2;
+  const TableSpec spec = MakeSpec("m", 1, {{1, 20000, 264}});
+  // RocksDB drops the rest of a block with the damaged record, so some must lie in a later one.
+  std::vector<TestLayer> many;
+  for (int32_t i = 0; i < 400; ++i) many.push_back({i, 100, 264});
+  const TableSpec long_record = MakeSpec("long", 1, many);
+  size_t chunks = 0;
+  std::string damaged, last;
+  {
+    std::unique_ptr<Store> store = OpenOrDie(directory_.path());
+    auto writer = store->BeginLoad(spec);
+    ASSERT_TRUE(writer.ok());
+    chunks = (*writer)->todo().size();
+    ASSERT_GT(chunks, kDamaged + 2);
+    damaged = ChunkKey("m", VersionId{1}, (*writer)->todo()[kDamaged]);
+    last = ChunkKey("m", VersionId{1}, (*writer)->todo().back());
+    ASSERT_TRUE(WriteChunks(**writer, spec, kDamaged + 1).ok());
+    writer->reset();
+    ASSERT_TRUE(store->BeginLoad(long_record).ok());
+    writer = store->BeginLoad(spec);
+    ASSERT_TRUE(writer.ok());
+    ASSERT_TRUE(WriteChunks(**writer, spec, SIZE_MAX).ok());
+  }
+  size_t found = 0;
+  for (const auto& entry : fs::directory_iterator(directory_ / "db")) {
+    if (entry.path().extension() != ".log") continue;
+    std::ifstream in(entry.path(), std::ios::binary);
+    const std::string log((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+    const size_t at = log.find(damaged);
+    if (at == std::string::npos) continue;
+    ++found;
+    const size_t later = log.find(last);
+    ASSERT_NE(later, std::string::npos);
+    ASSERT_LT(at / kLogBlock, later / kLogBlock);
+    FlipByte(entry.path(), at);
+  }
+  ASSERT_EQ(found, 1u);
+  std::unique_ptr<Store> store = OpenOrDie(directory_.path());
+  ASSERT_NE(store, nullptr);
+  ASSERT_EQ(store->List().size(), 1u);
+  auto writer = store->BeginLoad(spec);
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  ASSERT_EQ((*writer)->todo().size(), chunks - kDamaged);
+  for (size_t i = 0; i < chunks - kDamaged; ++i) {
+    EXPECT_EQ((*writer)->todo()[i].index, kDamaged + i);
+  }
+  ASSERT_TRUE(WriteChunks(**writer, spec, SIZE_MAX).ok());
+  ASSERT_TRUE((*writer)->Publish().ok());
+  ExpectWholeTable(*store, spec);
+}
+
 TEST_F(DamageTest, DamagedFileOfALoadIsWrittenAgain) {
   // Its first page, its last, and the footer: what RocksDB looks at when it ingests a file.
   const TableSpec spec = MakeSpec("m", 1, {{1, 20000, 264}});

@@ -2,6 +2,7 @@
 // on meanwhile, all other files stay as they are, and a crash leaves no wrong byte.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <rocksdb/file_system.h>
 
 #include <filesystem>
 #include <map>
@@ -44,6 +45,23 @@ absl::Status RepairFrom(Store& store, const TableSpec& spec, const TableSpec& so
 absl::Status Repair(Store& store, const TableSpec& spec, const Chunk& chunk) {
   return RepairFrom(store, spec, spec, chunk);
 }
+
+// RocksDB puts a file in by linking it into its own directory. Refuses that while `refuse` is set.
+class NoLinks : public rocksdb::FileSystemWrapper {
+ public:
+  NoLinks(std::shared_ptr<rocksdb::FileSystem> base, const bool* refuse)
+      : FileSystemWrapper(std::move(base)), refuse_(refuse) {}
+  const char* Name() const override { return "NoLinks"; }
+  rocksdb::IOStatus LinkFile(const std::string& from, const std::string& to,
+                             const rocksdb::IOOptions& options,
+                             rocksdb::IODebugContext* debug) override {
+    if (*refuse_) return rocksdb::IOStatus::IOError(from, "no links now");
+    return FileSystemWrapper::LinkFile(from, to, options, debug);
+  }
+
+ private:
+  const bool* const refuse_;
+};
 
 class RepairTest : public testing::Test {
  protected:
@@ -357,6 +375,37 @@ TEST_F(RepairTest, AStagedFileStaysUntilItIsIn) {
   std::unique_ptr<Store> store = OpenOrDie(copy);
   ExpectRows(*Open(*store), spec_, LayerId{1}, RowsOf(chunks_[2]));
   EXPECT_FALSE(fs::exists(copy + "/load/m@1"));
+}
+
+// No crash is needed for the staged file to be the only copy.
+TEST_F(RepairTest, AStagedFileStaysWhenItCannotBePutIn) {
+  LoadBoth();
+  DamageChunk(chunks_[2], Damage::kFlippedData);
+  bool refuse = false;
+  StoreInternals internals = SmallChunks();
+  internals.wrap = [&](std::shared_ptr<rocksdb::FileSystem> base) {
+    return std::make_shared<NoLinks>(std::move(base), &refuse);
+  };
+  internals.on_step = [&](const char* step) {
+    if (std::string(step) == "damaged file out") refuse = true;
+  };
+  {
+    std::unique_ptr<Store> store = OpenOrDie(data_, internals);
+    ASSERT_NE(store, nullptr);
+    const absl::Status status = Repair(*store, spec_, chunks_[2]);
+    EXPECT_FALSE(status.ok());
+    EXPECT_THAT(Text(status), HasSubstr("no links now"));
+    EXPECT_EQ(store->CheckChunkFile("m", VersionId{1}, chunks_[2]).code(),
+              absl::StatusCode::kDataLoss);
+    EXPECT_TRUE(fs::exists(data_ + "/load/m@1/1-000002.sst"));
+  }
+  refuse = false;
+  // Nobody repairs it again, and the checkpoint may be gone.
+  std::unique_ptr<Store> store = OpenOrDie(data_, internals);
+  ASSERT_NE(store, nullptr);
+  ExpectWholeTable(*store, spec_);
+  EXPECT_TRUE(store->CheckChunkFile("m", VersionId{1}, chunks_[2]).ok());
+  EXPECT_FALSE(fs::exists(data_ + "/load/m@1"));
 }
 
 // Readers at work all the while: rows of the damaged page fail until the swap, no other row ever
