@@ -1,7 +1,7 @@
 """The list of faults: one JSON object a line, with `file`, `before`, `after` and `why`.
 
-Optional: `tests`, patterns of the test programs to run first, and `argued`, why no test can find
-it.
+Optional: `tests`, patterns of the programs or cases to run first, and `argued`, why no test can
+find it.
 """
 
 import dataclasses

@@ -2,10 +2,12 @@
 """Plants faults in a copy of the tree, one at a time, and reports which of them a test finds.
 
     mutate.py run [--preset release] [--only REGEX] [--at-least 0.95]
+    mutate.py check
     mutate.py candidates --seed N --count 40
 
 `run` continues where it was ended. Its exit code is 0 if enough faults are found, 1 if not, and 2
-if the list has entries that cannot be planted or built, or the clean tree fails its tests.
+if the list has entries that cannot be planted or built, or the clean tree fails its tests. `check`
+says at once which entries cannot be planted, and where the text of a moved file is now.
 """
 
 import argparse
@@ -22,7 +24,7 @@ from build import Build, BuildError
 from candidates import draw
 from faults import ListError, read_faults
 from programs import list_programs, run_program, stages
-from tree import Tree, TreeError
+from tree import Tree, TreeError, source_files
 
 HERE = pathlib.Path(__file__).resolve().parent
 # Counted in the share; a fault found only by chance is not found.
@@ -121,9 +123,9 @@ class Run:
                 said = self._run(program, log)
                 again = self._run(program, log) if said == "failed" else said
                 if again != "passed":
-                    return {"outcome": "found", "test": program.name, "by": said}
+                    return {"outcome": "found", "test": str(program), "by": said}
                 if said == "failed":
-                    chance = program.name
+                    chance = str(program)
         if chance is not None:
             return {"outcome": "found by chance", "test": chance, "log": str(log)}
         return {"outcome": "survived", "reached": reached, "log": str(log)}
@@ -226,6 +228,23 @@ def run(arguments):
     return report(faults, session.results.faults, arguments.at_least)
 
 
+def check(arguments):
+    """Names the entries whose text does not occur exactly once. Builds nothing."""
+    faults, stale = read_faults(arguments.list), 0
+    names = source_files(arguments.source)
+    for fault in faults:
+        counts = {n: (arguments.source / n).read_text(encoding="utf-8").count(fault.before)
+                  for n in names if os.path.basename(n) == os.path.basename(fault.file)}
+        if counts.get(fault.file) != 1:
+            stale += 1
+            places = ", ".join(n for n, c in counts.items() if c) or "no file of that name"
+            count = counts.get(fault.file, 0)
+            print(f"{count} times in {fault.file}, found in {places}: {fault.why}")
+            print(f"  - {fault.before}")
+    print(f"{len(faults)} faults, {stale} cannot be planted")
+    return 2 if stale else 0
+
+
 def print_candidates(arguments):
     known = read_faults(arguments.list) if arguments.list.exists() else []
     drawn = draw(arguments.source, known, arguments.seed, arguments.count)
@@ -254,6 +273,7 @@ def parse(words):
     runs.add_argument("--at-least", type=float, default=0.95, metavar="SHARE",
                       help="share of faults to be found (0.95)")
     runs.add_argument("--fresh", action="store_true", help="forget earlier results")
+    commands.add_parser("check", parents=[common], help="check the list against the tree")
     draws = commands.add_parser("candidates", parents=[common], help="print drawn faults")
     draws.add_argument("--seed", type=int, required=True)
     draws.add_argument("--count", type=int, default=40)
@@ -268,7 +288,8 @@ def main():
     arguments = parse(sys.argv[1:])
     signal.signal(signal.SIGTERM, stop)
     try:
-        return run(arguments) if arguments.command == "run" else print_candidates(arguments)
+        commands = {"run": run, "check": check, "candidates": print_candidates}
+        return commands[arguments.command](arguments)
     except (BuildError, ListError, TreeError) as error:
         print(f"mutate.py: {error}", file=sys.stderr)
         return 2

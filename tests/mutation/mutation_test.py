@@ -109,6 +109,7 @@ SURVIVOR = Fault(SUM, "a < 4", "a <= 4", "limit")
 EXPECTED = [
     (FOUND, "found", "unit_sum"),
     (Fault(SUM, "{ return 3; }", "{ return 4; }", "cases"), "found", "unit_cases"),
+    (Fault(SUM, "{ return 3; }", "{ return 5; }", "case", ("*.B",)), "found", "One.B"),
     (Fault("server/daemon.c", "5", "6", "daemon"), "found", "integration_daemon"),
     (Fault(SUM, "{ return 1; }", "{ return 2; }", "chance"), "found by chance", "unit_chance"),
     (SURVIVOR, "survived", None),
@@ -182,7 +183,7 @@ class MutateTest(unittest.TestCase):
 
         # Nothing that is judged runs again; what cannot be planted is looked at again.
         again = self.project.run(faults)
-        self.assertEqual(again.stdout.count("known: "), 5, again.stdout)
+        self.assertEqual(again.stdout.count("known: "), 6, again.stdout)
         self.assertEqual(len(self.project.records()), len(records) + 4)
 
         # Shares, without the stale entries.
@@ -190,7 +191,7 @@ class MutateTest(unittest.TestCase):
         self.assertEqual(self.project.run(judged).returncode, 1)
         enough = self.project.run(judged, "--at-least", "0.6")
         self.assertEqual(enough.returncode, 0, enough.stdout)
-        self.assertIn("3 of 5 found", enough.stdout)
+        self.assertIn("4 of 6 found", enough.stdout)
         self.assertIn("survived: storage/sum.c: limit", enough.stdout)
 
         # A new test: what survived is tried again, what was found is not.
@@ -228,6 +229,23 @@ class MutateTest(unittest.TestCase):
         ran = self.project.run([SURVIVOR], "--only", "sum")
         self.assertEqual(ran.returncode, 2)
         self.assertIn("the clean tree fails unit_sum", ran.stderr)
+
+
+class CheckTest(unittest.TestCase):
+    def test_entries_that_cannot_be_planted_are_named(self):
+        with tempfile.TemporaryDirectory() as folder:
+            project = Project(pathlib.Path(folder))
+            moved = Fault("client/sum.c", "a + b", "a - b", "moved")
+            twice = Fault(SUM, "a += a;", "a += 1;", "twice")
+            at = f"0 times in client/sum.c, found in {SUM}: moved"
+            for faults, said in (([FOUND], "1 faults, 0 cannot be planted"),
+                                 ([FOUND, moved], at),
+                                 ([twice], f"2 times in {SUM}")):
+                command = project.command(faults)
+                command[2] = "check"
+                ran = subprocess.run(command, capture_output=True, text=True, check=False)
+                self.assertIn(said, ran.stdout)
+                self.assertEqual(ran.returncode, 0 if faults == [FOUND] else 2)
 
 
 class TreeTest(unittest.TestCase):

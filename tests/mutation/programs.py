@@ -30,6 +30,19 @@ class TestProgram:
     command: tuple = ()
     environment: tuple = ()
     directory: str = ""
+    narrowed: bool = False  # to the cases that a fault names
+
+    def __str__(self):
+        return ", ".join(self.cases) if self.narrowed else self.name
+
+    def narrow(self, patterns):
+        """What of this program a fault's patterns name: all, some cases, or None."""
+        if any(fnmatch.fnmatchcase(self.name, p) for p in patterns):
+            return self
+        named = [c for c in self.cases if any(fnmatch.fnmatchcase(c, p) for p in patterns)]
+        if not named:
+            return None
+        return dataclasses.replace(self, cases=tuple(named), narrowed=True)
 
     @property
     def kind(self):
@@ -132,17 +145,18 @@ def nearness(build, program, file):
 
 
 def stages(build, programs, fault):
-    """The programs in the order of trying: those that the fault names, units of the same folder,
-    other units, all others. Each stage is built only if those before it let the fault through."""
+    """The programs in the order of trying: what the fault names, units of the same folder, other
+    units, all others. Each stage is built only if those before it let the fault through."""
     depth = len(pathlib.PurePath(fault.file).parent.parts)
     staged = ([], [], [], [])
     for program in programs:
         near = nearness(build, program, fault.file)
-        if any(fnmatch.fnmatch(program.name, pattern) for pattern in fault.tests):
-            stage = 0
-        elif program.kind == 0:
-            stage = 1 if near[0] == depth else 2
-        else:
-            stage = 3
-        staged[stage].append((program.kind, [-n for n in near], program.name, program))
+        key = (program.kind, [-n for n in near], program.name)
+        named = program.narrow(fault.tests)
+        if named is not None:
+            staged[0].append((*key, named))
+        if named is program:
+            continue
+        stage = 3 if program.kind != 0 else 1 if near[0] == depth else 2
+        staged[stage].append((*key, program))
     return [[p for *_, p in sorted(s, key=lambda entry: entry[:3])] for s in staged if s]

@@ -21,6 +21,17 @@ def write_fresh(path, content, mode):
     os.replace(staged, path)
 
 
+def source_files(source):
+    """The tracked and the untracked files of a tree, relative to it; ignored ones stay out."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=source, capture_output=True, check=False)
+    if listed.returncode != 0:
+        raise TreeError(f"git ls-files in {source}: {listed.stderr.decode().strip()}")
+    names = sorted(set(listed.stdout.decode().split("\0")) - {""})
+    return [n for n in names if (source / n).is_file()]
+
+
 class Tree:
     """Owns `folder`: tree/ is the copy, beside it lie the manifest and the lock."""
 
@@ -42,12 +53,12 @@ class Tree:
         self._lock.close()
 
     def sync(self):
-        """Makes the copy equal to the source's tracked and untracked files; ignored ones stay out.
+        """Makes the copy equal to the source.
 
         Files that are equal are left alone, so a build continues where it was. What an earlier run
         left planted, because it was killed, is overwritten. `digest` names the state afterwards.
         """
-        names = self._source_files()
+        names = source_files(self.source)
         manifest = self.folder / "manifest"
         known = manifest.read_text().split("\0") if manifest.exists() else []
         for name in set(known) - set(names) - {""}:
@@ -81,15 +92,6 @@ class Tree:
             yield path
         finally:
             write_fresh(path, clean, mode)
-
-    def _source_files(self):
-        listed = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=self.source, capture_output=True, check=False)
-        if listed.returncode != 0:
-            raise TreeError(f"git ls-files in {self.source}: {listed.stderr.decode().strip()}")
-        names = sorted(set(listed.stdout.decode().split("\0")) - {""})
-        return [n for n in names if (self.source / n).is_file()]
 
     def _link_environment(self):
         """The Python tests look for their environment under build/."""
