@@ -286,7 +286,9 @@ def stop(*_):
 
 def main():
     arguments = parse(sys.argv[1:])
-    signal.signal(signal.SIGTERM, stop)
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(ending) != signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(ending, stop)
     try:
         commands = {"run": run, "check": check, "candidates": print_candidates}
         return commands[arguments.command](arguments)
