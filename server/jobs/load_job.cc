@@ -106,6 +106,23 @@ absl::Status CompareWithLoaded(const RowSource& source, const OpenTable& table) 
   return absl::OkStatus();
 }
 
+// A version that cannot be opened is not compared; `list` and the log say what is wrong with it.
+absl::Status CompareIfOpen(const RowSource& source, const Tables& tables,
+                           const TableRecord& record) {
+  const auto loaded = tables.Find(record.spec.name, record.spec.version);
+  return loaded.ok() ? CompareWithLoaded(source, **loaded) : absl::OkStatus();
+}
+
+// Layers' rows differ in size: bytes are reported in proportion.
+void SetRowsDone(LoadStatus& status, uint64_t rows) {
+  const double row_bytes =
+      static_cast<double>(status.bytes_total) / static_cast<double>(status.rows_total);
+  status.rows_done = rows;
+  status.bytes_done = rows == status.rows_total
+                          ? status.bytes_total
+                          : static_cast<uint64_t>(row_bytes * static_cast<double>(rows));
+}
+
 // The chunks of one load, worked off by several threads; the first error stops all of them.
 class ChunkWork {
  public:
@@ -236,10 +253,7 @@ absl::StatusOr<LoadResult> RunLoadFrom(const RowSource& source, Tables& tables,
   Store& store = *tables.store();
   ENGRAM_ASSIGN_OR_RETURN(Plan plan, PlanVersion(store, parameters, spec));
   if (plan.already_loaded) {
-    // A version that cannot be opened is not compared; `list` and the log say what is wrong with
-    // it.
-    const auto loaded = tables.Find(spec.name, plan.record.spec.version);
-    if (loaded.ok()) ENGRAM_RETURN_IF_ERROR(CompareWithLoaded(source, **loaded));
+    ENGRAM_RETURN_IF_ERROR(CompareIfOpen(source, tables, plan.record));
     result.already_loaded = true;
     result.record = std::move(plan.record);
     status.rows_done = status.rows_total;
@@ -259,15 +273,9 @@ absl::StatusOr<LoadResult> RunLoadFrom(const RowSource& source, Tables& tables,
       [&source](LayerId layer, uint64_t first, uint64_t rows, absl::Span<std::byte> out) {
         return source.ReadRows(layer, first, rows, out);
       }));
-  const double row_bytes =
-      static_cast<double>(status.bytes_total) / static_cast<double>(status.rows_total);
   ENGRAM_RETURN_IF_ERROR(
       WriteChunks(source, *writer, parameters, cancelled, [&](uint64_t rows_written) {
-        status.rows_done = status.rows_resumed + rows_written;
-        status.bytes_done =
-            status.rows_done == status.rows_total
-                ? status.bytes_total
-                : static_cast<uint64_t>(row_bytes * static_cast<double>(status.rows_done));
+        SetRowsDone(status, status.rows_resumed + rows_written);
         return progress(status);
       }));
   // A file that was written to meanwhile has been read partly old, partly new.

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <set>
 #include <span>
 #include <utility>
 
@@ -21,15 +20,15 @@ using gpu_cache::MemoryKind;
 
 namespace {
 
-// Rows that are brought at a time: enough to keep the drive and the bus busy, and a batch under way
-// is disturbed by the exchange of so many at most.
+// Rows that are written at a time: enough to keep the drive and the bus busy, and a batch under way
+// sees at most so many replaced.
 constexpr size_t kRowsAtOnce = 2048;
-// Sectors that are looked through at a time while nobody else gets at the arena: milliseconds.
+// Sectors that are compared under one hold of the arena's lock: milliseconds.
 constexpr uint32_t kSectorsAtOnce = 1u << 16;
 // Rows that a refresh may read from the drive to take the place of others. Those that are asked for
 // so often are mostly in DRAM; and what look-ups wait for comes first.
 constexpr uint64_t kNvmeRowsARefresh = 16384;
-// As long as there is room for more rows, they are brought so soon.
+// The period of refreshes while the region has free slots.
 constexpr std::chrono::milliseconds kFillingPeriod{1000};
 // DRAM's units that are looked through between two looks at `stop_`.
 constexpr uint64_t kUnitsAtOnce = 4096;
@@ -40,8 +39,7 @@ std::span<const std::byte> Bytes(absl::Span<const std::byte> bytes) {
 
 }  // namespace
 
-HbmCache::HbmCache(const Options& options)
-    : options_(options), files_(options.hotness_directory) {
+HbmCache::HbmCache(const Options& options) : options_(options), files_(options.hotness_directory) {
   if (options_.budget_bytes == 0) {
     MutexLock lock(mutex_);
     note_ = "off: its budget is 0";
@@ -119,13 +117,13 @@ void HbmCache::Stop() {
   }
   wake_.NotifyAll();
   thread_.join();
-  Forget();
+  Withdraw();
   MutexLock lock(arena_mutex_);
   arena_.reset();
 }
 
-// Tells no more workers of it.
-void HbmCache::Forget() {
+// From now on no worker gets the arena.
+void HbmCache::Withdraw() {
   MutexLock lock(mutex_);
   places_.clear();
   arena_file_ = UniqueFd();
@@ -143,7 +141,7 @@ void HbmCache::TurnOff() {
   ENGRAM_LOG(kError) << "the HBM tier is off from now on: " << failed_.message();
   const std::string note =
       absl::StrCat("off: ", failed_.message(), "; restart engramd to try again");
-  Forget();
+  Withdraw();
   {
     MutexLock lock(arena_mutex_);
     arena_.reset();
@@ -172,7 +170,7 @@ void HbmCache::Run() {
       if (stop_ || !on_) return;
       changed = std::exchange(changed_, false);
     }
-    if (changed) ShareOut();
+    if (changed) Repartition();
     if (!failed_.ok()) TurnOff();
     const auto now = std::chrono::steady_clock::now();
     const bool due = now >= next_refresh;
@@ -183,7 +181,7 @@ void HbmCache::Run() {
     for (auto& [id, layer] : layers_) {
       ReadTelemetry(layer);
       if (!layer.seeded) Seed(layer);
-      const bool fills = may_fill && layer.choice->wanted_rows() > layer.held_rows;
+      const bool fills = may_fill && layer.admission->wanted_rows() > layer.held_rows;
       if ((due || changed || fills) && !layer.refreshing) {
         layer.refreshing = true;
         layer.next_sector = 0;
@@ -197,75 +195,85 @@ void HbmCache::Run() {
   }
 }
 
+void HbmCache::Repartition() {
+  RegionPlan plan = PlanRegions();
+  failed_ = AdoptRegions(plan);
+  if (failed_.ok()) PublishRegions(std::move(plan));
+}
+
 // Layers of active versions, in proportion to their bytes.
-void HbmCache::ShareOut() {
-  std::vector<gpu_cache::Arena::LayerShare> shares;
-  std::map<uint32_t, Layer> layers;
-  std::set<uint32_t> active;
+HbmCache::RegionPlan HbmCache::PlanRegions() const {
+  RegionPlan plan;
   for (const std::shared_ptr<const OpenTable>& table : tables_->Active()) {
     const std::string fingerprint = AddressingFingerprint(table->spec());
     for (const std::unique_ptr<TierStack>& stack : table->layers) {
       const LayerSpec& spec = stack->spec();
-      shares.push_back({.stack_id = stack->id(),
-                        .row_bytes = spec.row_bytes,
-                        .layer_rows = spec.rows,
-                        .weight = spec.bytes()});
-      Layer& layer = layers[stack->id()];
+      plan.shares.push_back({.stack_id = stack->id(),
+                             .row_bytes = spec.row_bytes,
+                             .layer_rows = spec.rows,
+                             .weight = spec.bytes()});
+      Layer& layer = plan.layers[stack->id()];
       layer.stack_id = stack->id();
       layer.key = {table->spec().name, fingerprint, spec.id};
     }
   }
-  std::sort(shares.begin(), shares.end(),
+  std::sort(plan.shares.begin(), plan.shares.end(),
             [](const auto& a, const auto& b) { return a.stack_id < b.stack_id; });
-  gpu_cache::Status status;
-  std::map<uint32_t, Place> places;
-  {
-    MutexLock lock(arena_mutex_);
-    status = arena_->ShareOut(shares);
-    for (const gpu_cache::Arena::LayerShare& share : shares) {
-      if (!status.ok()) break;
-      const gpu_cache::Arena::RegionState* const held = arena_->Find(share.stack_id);
-      if (held == nullptr) {
-        layers.erase(share.stack_id);
-        continue;
-      }
-      places[share.stack_id] = {.arena = arena_->memory().description(), .region = held->region};
-      const auto before = layers_.find(share.stack_id);
-      if (before != layers_.end() && before->second.choice != nullptr &&
-          before->second.choice->shape() == held->shape) {
-        layers[share.stack_id] = std::move(before->second);
-        layers[share.stack_id].refreshing = false;  // from its beginning: it may be empty now
-      } else {
-        layers[share.stack_id].choice = std::make_unique<HbmAdmission>(held->shape, share.layer_rows);
-      }
+  return plan;
+}
+
+// Repartitions the arena. Layers whose region keeps its shape keep what is known of their rows;
+// those without a region leave the plan.
+gpu_cache::Status HbmCache::AdoptRegions(RegionPlan& plan) {
+  MutexLock lock(arena_mutex_);
+  if (gpu_cache::Status status = arena_->ShareOut(plan.shares); !status.ok()) return status;
+  for (const gpu_cache::Arena::LayerShare& share : plan.shares) {
+    const gpu_cache::Arena::RegionState* const region = arena_->Find(share.stack_id);
+    if (region == nullptr) {
+      plan.layers.erase(share.stack_id);
+      continue;
+    }
+    plan.places[share.stack_id] = {.arena = arena_->memory().description(),
+                                   .region = region->region};
+    Layer& layer = plan.layers[share.stack_id];
+    const auto before = layers_.find(share.stack_id);
+    if (before != layers_.end() && before->second.admission->shape() == region->shape) {
+      layer = std::move(before->second);
+      layer.refreshing = false;  // from its beginning: the region may be empty now
+    } else {
+      layer.admission = std::make_unique<HbmAdmission>(region->shape, share.layer_rows);
     }
   }
-  if (!status.ok()) {
-    failed_ = status;
-    return;
-  }
-  for (const gpu_cache::Arena::LayerShare& share : shares) active.insert(share.stack_id);
+  return {};
+}
+
+// Makes the plan the present: to workers, to the layers' access logs and to `stats`.
+void HbmCache::PublishRegions(RegionPlan plan) {
+  const auto is_active = [&](uint32_t id) {
+    return std::any_of(plan.shares.begin(), plan.shares.end(),
+                       [&](const auto& share) { return share.stack_id == id; });
+  };
   for (const auto& [id, layer] : layers_) {
     const Tables::SharedStack found = tables_->FindStack(id);
-    if (active.contains(id) || found.stack == nullptr) continue;
+    if (is_active(id) || found.stack == nullptr) continue;
     found.stack->hbm().SetSampled(false);
     found.stack->hbm().SetUsage({.note = "off: only the active version of a table has HBM"});
   }
   {
     MutexLock lock(mutex_);
-    places_ = std::move(places);
+    places_ = std::move(plan.places);
   }
   bool is_new = false;
-  for (const auto& [id, layer] : layers) is_new = is_new || !layers_.contains(id);
-  layers_ = std::move(layers);
+  for (const auto& [id, layer] : plan.layers) is_new = is_new || !layers_.contains(id);
+  layers_ = std::move(plan.layers);
   // Workers that attached before look again.
   if (is_new) tables_->segments().Advance();
-  for (const uint32_t id : active) {
-    const Tables::SharedStack found = tables_->FindStack(id);
+  for (const gpu_cache::Arena::LayerShare& share : plan.shares) {
+    const Tables::SharedStack found = tables_->FindStack(share.stack_id);
     if (found.stack == nullptr) continue;
-    if (const auto layer = layers_.find(id); layer != layers_.end()) {
+    if (const auto layer = layers_.find(share.stack_id); layer != layers_.end()) {
       found.stack->hbm().SetSampled(true);
-      Publish(layer->second, found);
+      PublishUsage(layer->second, found);
     } else {
       found.stack->hbm().SetUsage({.note = "off: the budget leaves no room for this layer"});
     }
@@ -279,7 +287,7 @@ void HbmCache::ReadTelemetry(Layer& layer) {
     if (found.stack == nullptr) return;
     samples = found.stack->hbm().TakeSamples();
   }
-  for (const RowId id : samples) layer.choice->Access(Raw(id));
+  for (const RowId id : samples) layer.admission->Access(Raw(id));
 }
 
 // What is known before anybody asks: a profile's rows, and what DRAM holds, with its counts.
@@ -291,7 +299,7 @@ void HbmCache::Seed(Layer& layer) {
     if (!std::exchange(layer.profile_read, true)) {
       // Errors are WarmStart's to report: it reads the same files.
       (void)files_.Read(layer.key, HotnessFiles::Kind::kProfile, found.stack->spec().rows, stop_,
-                        [&](uint32_t row, uint32_t level) { layer.choice->Seed(row, level); });
+                        [&](uint32_t row, uint32_t level) { layer.admission->Seed(row, level); });
     }
     if (const auto cache = found.stack->DramToFill(); cache != nullptr) {
       units = cache->Units();
@@ -303,7 +311,7 @@ void HbmCache::Seed(Layer& layer) {
     const auto cache = found.stack == nullptr ? nullptr : found.stack->DramToFill();
     if (cache == nullptr) break;
     cache->VisitHeld(first, kUnitsAtOnce,
-                     [&](RowId id, uint32_t count) { layer.choice->Seed(Raw(id), count); });
+                     [&](RowId id, uint32_t count) { layer.admission->Seed(Raw(id), count); });
   }
   layer.seeded = true;
 }
@@ -315,28 +323,29 @@ bool HbmCache::DramHasMore(const Layer& layer) const {
   return cache != nullptr && cache->Usage().rows > layer.seen_dram_rows + layer.seen_dram_rows / 8;
 }
 
-// Compares a stretch of sectors and brings what they lack. False when the region is through.
+// Compares some sectors with what belongs there and writes the difference. False at the end of the
+// region, or when it cannot go on.
 bool HbmCache::RefreshStep(Layer& layer) {
-  std::vector<Wish> wishes = Compare(layer);
-  if (!wishes.empty() && !Bring(layer, wishes)) return false;
-  const gpu_cache::RegionShape& shape = layer.choice->shape();
+  std::vector<SlotWrite> writes = Compare(layer);
+  if (!writes.empty() && !WriteRows(layer, writes)) return false;
+  const gpu_cache::RegionShape& shape = layer.admission->shape();
   if (layer.next_sector < shape.sectors) return true;
-  if (layer.choice->wanted_rows() < shape.Slots() && !shape.direct && DramHasMore(layer)) {
+  if (layer.admission->wanted_rows() < shape.Slots() && !shape.direct && DramHasMore(layer)) {
     layer.seeded = false;
   }
   return false;
 }
 
-std::vector<HbmCache::Wish> HbmCache::Compare(Layer& layer) const {
-  std::vector<Wish> wishes;
+std::vector<HbmCache::SlotWrite> HbmCache::Compare(Layer& layer) const {
+  std::vector<SlotWrite> writes;
   MutexLock lock(arena_mutex_);
-  const gpu_cache::Arena::RegionState* const held = arena_->Find(layer.stack_id);
-  if (held == nullptr) return wishes;
+  const gpu_cache::Arena::RegionState* const region = arena_->Find(layer.stack_id);
+  if (region == nullptr) return writes;
   uint32_t& sector = layer.next_sector;
-  const uint32_t end = std::min(held->shape.sectors - sector, kSectorsAtOnce) + sector;
-  for (; sector < end && wishes.size() + kWays <= kRowsAtOnce; ++sector) {
-    const std::array<uint32_t, kWays> wanted = layer.choice->Wanted(sector);
-    const uint32_t* const tags = &held->tags[uint64_t{sector} * kWays];
+  const uint32_t end = std::min(region->shape.sectors - sector, kSectorsAtOnce) + sector;
+  for (; sector < end && writes.size() + kWays <= kRowsAtOnce; ++sector) {
+    const std::array<uint32_t, kWays> wanted = layer.admission->Wanted(sector);
+    const uint32_t* const tags = &region->tags[uint64_t{sector} * kWays];
     // Free slots first, then those of rows that are not wanted any more.
     std::array<uint32_t, kWays> slots{};
     uint32_t free_slots = 0;
@@ -355,34 +364,34 @@ std::vector<HbmCache::Wish> HbmCache::Compare(Layer& layer) const {
       if (wanted[way] == kEmptyTag || std::find(tags, tags + kWays, wanted[way]) != tags + kWays) {
         continue;
       }
-      const uint32_t slot = held->shape.direct ? way : slots[taken];
-      wishes.push_back({.slot = uint64_t{sector} * kWays + slot,
-                        .replaces = !held->shape.direct && taken >= free_slots,
+      const uint32_t slot = region->shape.direct ? way : slots[taken];
+      writes.push_back({.slot = uint64_t{sector} * kWays + slot,
+                        .replaces = !region->shape.direct && taken >= free_slots,
                         .row_id = gpu_cache::TagOf(wanted[way])});
       ++taken;
     }
   }
-  return wishes;
+  return writes;
 }
 
-// Which of the rows could be had.
+// Reads the rows of `writes` into `rows`, and says which of them it got.
 std::vector<bool> HbmCache::FetchRows(Layer& layer, TierStack& stack,
-                                       absl::Span<const Wish> wishes,
-                                       absl::Span<std::byte> rows) const {
+                                      absl::Span<const SlotWrite> writes,
+                                      absl::Span<std::byte> rows) const {
   const uint32_t row_bytes = stack.spec().row_bytes;
-  std::vector<bool> there(wishes.size());
+  std::vector<bool> fetched(writes.size());
   std::vector<RowId> cold;
   std::vector<size_t> positions;
-  for (size_t i = 0; i < wishes.size(); ++i) {
-    const RowId id{wishes[i].row_id};
-    there[i] = stack.PeekDram(id, rows.subspan(i * row_bytes, row_bytes));
-    if (there[i]) continue;
-    if (wishes[i].replaces && layer.nvme_left == 0) continue;
-    if (wishes[i].replaces) --layer.nvme_left;
+  for (size_t i = 0; i < writes.size(); ++i) {
+    const RowId id{writes[i].row_id};
+    fetched[i] = stack.PeekDram(id, rows.subspan(i * row_bytes, row_bytes));
+    if (fetched[i]) continue;
+    if (writes[i].replaces && layer.nvme_left == 0) continue;
+    if (writes[i].replaces) --layer.nvme_left;
     cold.push_back(id);
     positions.push_back(i);
   }
-  if (cold.empty()) return there;
+  if (cold.empty()) return fetched;
   std::vector<std::byte> read(cold.size() * row_bytes);
   RowBatch batch(cold, row_bytes, absl::MakeSpan(read));
   stack.ReadStorage(batch);
@@ -391,26 +400,26 @@ std::vector<bool> HbmCache::FetchRows(Layer& layer, TierStack& stack,
   for (size_t i = 0; i < cold.size(); ++i) {
     if (failed[i]) continue;
     std::copy_n(&read[i * row_bytes], row_bytes, &rows[positions[i] * row_bytes]);
-    there[positions[i]] = true;
+    fetched[positions[i]] = true;
   }
-  return there;
+  return fetched;
 }
 
-bool HbmCache::Bring(Layer& layer, std::vector<Wish>& wishes) {
+bool HbmCache::WriteRows(Layer& layer, absl::Span<const SlotWrite> writes) {
   const Tables::SharedStack found = tables_->FindStack(layer.stack_id);
   if (found.stack == nullptr) return false;
   const uint32_t row_bytes = found.stack->spec().row_bytes;
-  std::vector<std::byte> rows(wishes.size() * row_bytes);
-  const std::vector<bool> there = FetchRows(layer, *found.stack, wishes, absl::MakeSpan(rows));
+  std::vector<std::byte> rows(writes.size() * row_bytes);
+  const std::vector<bool> fetched = FetchRows(layer, *found.stack, writes, absl::MakeSpan(rows));
   std::vector<uint64_t> emptied;
   std::vector<gpu_cache::Arena::WriteSlot> puts;
-  for (size_t i = 0; i < wishes.size(); ++i) {
-    if (!there[i]) continue;
+  for (size_t i = 0; i < writes.size(); ++i) {
+    if (!fetched[i]) continue;
     if (puts.size() != i) {
       std::copy_n(&rows[i * row_bytes], row_bytes, &rows[puts.size() * row_bytes]);
     }
-    puts.push_back({.slot = wishes[i].slot, .row_id = wishes[i].row_id});
-    if (wishes[i].replaces) emptied.push_back(wishes[i].slot);
+    puts.push_back({.slot = writes[i].slot, .row_id = writes[i].row_id});
+    if (writes[i].replaces) emptied.push_back(writes[i].slot);
   }
   rows.resize(puts.size() * row_bytes);
   gpu_cache::Status status;
@@ -423,19 +432,19 @@ bool HbmCache::Bring(Layer& layer, std::vector<Wish>& wishes) {
     failed_ = status;
     return false;
   }
-  Publish(layer, found);
+  PublishUsage(layer, found);
   return true;
 }
 
-void HbmCache::Publish(Layer& layer, const Tables::SharedStack& stack) const {
+void HbmCache::PublishUsage(Layer& layer, const Tables::SharedStack& stack) const {
   TierUsage usage{.on = true, .note = note()};
   {
     MutexLock lock(arena_mutex_);
-    const gpu_cache::Arena::RegionState* const held = arena_->Find(layer.stack_id);
-    if (held == nullptr) return;
-    usage.rows = layer.held_rows = held->rows;
-    usage.bytes = held->rows * held->shape.row_bytes;
-    usage.capacity_bytes = held->shape.Bytes();
+    const gpu_cache::Arena::RegionState* const region = arena_->Find(layer.stack_id);
+    if (region == nullptr) return;
+    usage.rows = layer.held_rows = region->rows;
+    usage.bytes = region->rows * region->shape.row_bytes;
+    usage.capacity_bytes = region->shape.Bytes();
   }
   stack.stack->hbm().SetUsage(std::move(usage));
 }
@@ -446,7 +455,7 @@ std::optional<HbmCache::Place> HbmCache::Find(uint32_t stack_id) const {
   return found == places_.end() ? std::nullopt : std::optional<Place>(found->second);
 }
 
-// A descriptor of the caller's own: the keeper's may go at any time.
+// A duplicate: the cache may close its own at any time.
 UniqueFd HbmCache::ArenaFile() const {
   MutexLock lock(mutex_);
   if (!arena_file_.valid()) return UniqueFd();
@@ -454,9 +463,10 @@ UniqueFd HbmCache::ArenaFile() const {
 }
 
 bool HbmCache::ReadHeld(uint32_t stack_id, absl::Span<const RowId> ids, absl::Span<std::byte> rows,
-                         std::vector<bool>& held) const {
+                        std::vector<bool>& held) const {
   MutexLock lock(arena_mutex_);
-  const gpu_cache::Arena::RegionState* const region = arena_ == nullptr ? nullptr : arena_->Find(stack_id);
+  const gpu_cache::Arena::RegionState* const region =
+      arena_ == nullptr ? nullptr : arena_->Find(stack_id);
   if (region == nullptr) return false;
   const uint32_t row_bytes = region->shape.row_bytes;
   held.assign(ids.size(), false);

@@ -1,11 +1,10 @@
-// HbmCache: the HBM tier of all tables. It owns the arena in GPU memory, shares it out among the
-// layers of active versions, and sees to it that it holds the rows that are asked for most often.
+// HbmCache: the HBM tier of all tables. It owns the arena in GPU memory, partitions it among the
+// layers of active versions, and keeps the most frequently read rows in it.
 //
-// One thread does it all: it hears of accesses (HbmAccessLog), so learns which rows belong into each
-// layer's region (HbmAdmission), and from time to time brings those that are not there yet: out of
-// DRAM, else from NVMe. No look-up waits for it, and it waits for none. What is brought shows at
-// once to whoever gathers (gpu_cache/arena.h has the rules); a batch under way sees each row whole
-// or not at all.
+// One thread does all of it: it reads the access logs (HbmAccessLog), decides which rows belong
+// into each layer's region (HbmAdmission), and periodically writes those that are missing, from
+// DRAM or else from NVMe. No look-up waits for it, and it waits for none. Workers see a written row
+// at once (gpu_cache/arena.h has the rules); a batch under way sees each row whole or not at all.
 //
 // Where there is no device, too little memory, or the device is lost later, the tier is off, says
 // why, and everything else goes on.
@@ -41,22 +40,22 @@ class HbmCache final : public HbmObserver {
  public:
   enum class Memory {
     kGpu,          // that workers map read-only
-    kGpuWritable,  // the same, or, where that is not to be had, memory that they could write
+    kGpuWritable,  // the same, or, where that is not supported, memory that they could write
     kHost,         // this machine's, in the part of a GPU
   };
   struct Options {
     uint64_t budget_bytes = 0;  // index included; 0: the tier is off
     Memory memory = Memory::kGpu;
     int gpu = 0;
-    // Between two times that rows are exchanged for others that are asked for more often.
+    // Between two replacements of rows by others that are read more often.
     std::chrono::milliseconds refresh = std::chrono::seconds(30);
-    // Between two times that accesses are heard of.
+    // Between two reads of the access logs.
     std::chrono::milliseconds round = std::chrono::milliseconds(100);
     std::string hotness_directory = {};  // WarmStart's: profiles are read there
     // Opens the device instead of what `memory` and `gpu` say: for tests.
     std::function<gpu_cache::Status(std::unique_ptr<gpu_cache::Backend>&)> open = nullptr;
   };
-  // Takes the memory at once, if it is to be had: may take a second with a GPU.
+  // Allocates the arena, if it can: may take a second with a GPU.
   explicit HbmCache(const Options& options);
   ~HbmCache() override;
   HbmCache(const HbmCache&) = delete;
@@ -90,7 +89,7 @@ class HbmCache final : public HbmObserver {
   struct Layer {
     uint32_t stack_id = 0;
     HotnessFiles::Key key;
-    std::unique_ptr<HbmAdmission> choice;
+    std::unique_ptr<HbmAdmission> admission;  // not null in layers_
     bool seeded = false;
     bool profile_read = false;
     uint64_t seen_dram_rows = 0;  // that DRAM held at the last Seed
@@ -99,26 +98,36 @@ class HbmCache final : public HbmObserver {
     bool refreshing = false;
     uint64_t nvme_left = 0;  // rows that it may still read to take others' places
   };
-  // What is to be done in some sectors of a layer.
-  struct Wish {
+  // A row that belongs into the region and is not there.
+  struct SlotWrite {
     uint64_t slot = 0;
-    bool replaces = false;  // a row that is held and not wanted any more
+    bool replaces = false;  // a row that the slot holds
     uint32_t row_id = 0;
+  };
+
+  // Which layers have a region, and what of each outlives a change of versions.
+  struct RegionPlan {
+    std::vector<gpu_cache::Arena::LayerShare> shares;  // of all active layers, ascending by stack
+    std::map<uint32_t, Layer> layers;                  // by stack
+    std::map<uint32_t, Place> places;                  // likewise
   };
 
   void Open();
   void TurnOff();
-  void Forget();
+  void Withdraw();
   void Run();
-  void ShareOut();
+  void Repartition();
+  RegionPlan PlanRegions() const;
+  gpu_cache::Status AdoptRegions(RegionPlan& plan);
+  void PublishRegions(RegionPlan plan);
   void ReadTelemetry(Layer& layer);
   void Seed(Layer& layer);
   bool DramHasMore(const Layer& layer) const;
   bool RefreshStep(Layer& layer);
-  std::vector<Wish> Compare(Layer& layer) const;
-  bool Bring(Layer& layer, std::vector<Wish>& wishes);
-  void Publish(Layer& layer, const Tables::SharedStack& stack) const;
-  std::vector<bool> FetchRows(Layer& layer, TierStack& stack, absl::Span<const Wish> wishes,
+  std::vector<SlotWrite> Compare(Layer& layer) const;
+  bool WriteRows(Layer& layer, absl::Span<const SlotWrite> writes);
+  void PublishUsage(Layer& layer, const Tables::SharedStack& stack) const;
+  std::vector<bool> FetchRows(Layer& layer, TierStack& stack, absl::Span<const SlotWrite> writes,
                               absl::Span<std::byte> rows) const;
 
   const Options options_;
@@ -128,7 +137,7 @@ class HbmCache final : public HbmObserver {
   std::thread thread_;
   std::unique_ptr<gpu_cache::Backend> backend_;  // set by the constructor
   std::map<uint32_t, Layer> layers_;             // by stack; the thread's own
-  gpu_cache::Status failed_;                     // why the arena is of no use any more; likewise
+  gpu_cache::Status failed_;                     // why the arena cannot be used any more; likewise
 
   // Held while the device is written or read: milliseconds.
   mutable Mutex arena_mutex_;
@@ -138,7 +147,7 @@ class HbmCache final : public HbmObserver {
   CondVar wake_;
   std::string note_ ABSL_GUARDED_BY(mutex_);
   bool on_ ABSL_GUARDED_BY(mutex_) = false;
-  // What workers are told, so that nobody who tells them waits for a device that does not answer.
+  // What Find and ArenaFile answer: neither waits for a device that does not respond.
   std::map<uint32_t, Place> places_ ABSL_GUARDED_BY(mutex_);  // by stack
   UniqueFd arena_file_ ABSL_GUARDED_BY(mutex_);
   bool changed_ ABSL_GUARDED_BY(mutex_) = false;
