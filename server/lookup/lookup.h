@@ -24,8 +24,8 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "server/lookup/buffer_pool.h"
-#include "server/tables/tables.h"
 #include "server/lookup/token_rows.h"
+#include "server/tables/tables.h"
 #include "storage/table/row_batch.h"
 
 namespace engram {

@@ -19,7 +19,8 @@ uint16_t GhostTag(uint32_t row_id) {
 uint32_t GhostCount(uint16_t ghost) { return ghost & HbmAdmission::kMaxGhostCount; }
 
 uint16_t MakeGhost(uint32_t row_id, uint32_t count) {
-  return GhostTag(row_id) | static_cast<uint16_t>(std::clamp(count, 1u, HbmAdmission::kMaxGhostCount));
+  return GhostTag(row_id) |
+         static_cast<uint16_t>(std::clamp(count, 1u, HbmAdmission::kMaxGhostCount));
 }
 
 }  // namespace

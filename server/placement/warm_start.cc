@@ -220,7 +220,7 @@ void WarmStart::PlaceIn(const Layer& layer, bool asked) {
 }
 
 uint64_t WarmStart::PlaceFrom(const Layer& layer, const CacheHandle& cache, Kind kind,
-                               uint32_t most) {
+                              uint32_t most) {
   const auto begin = std::chrono::steady_clock::now();
   const RowFiller::List list = [&](const HotRowVisitor& visit) {
     return files_.Read(layer.key, kind, layer.rows, stop_, visit);

@@ -21,9 +21,9 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "server/tables/dram_observer.h"
 #include "server/placement/hotness_files.h"
 #include "server/placement/row_filler.h"
+#include "server/tables/dram_observer.h"
 #include "server/tables/tables.h"
 #include "storage/base/mutex.h"
 #include "storage/table/spec.h"

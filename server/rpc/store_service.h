@@ -9,12 +9,12 @@
 
 #include <memory>
 
+#include "server/local/handover_server.h"
 #include "server/lookup/buffer_pool.h"
 #include "server/lookup/executor.h"
-#include "server/local/handover_server.h"
-#include "server/rpc/in_flight.h"
 #include "server/lookup/lookup.h"
 #include "server/lookup/prefetcher.h"
+#include "server/rpc/in_flight.h"
 #include "server/tables/tables.h"
 
 namespace grpc {

@@ -1,9 +1,9 @@
 // HbmAccessLog: sampled accesses to one layer, and what its HBM tier holds.
 //
-// HBM is not on the daemon's batch path: workers gather from it on the GPU (client/gpu_reader.h) and
-// report how many rows they read and, as a sample, which. A look-up of the daemon answers into host
-// memory, to which DRAM is nearer. The log is where the HBM cache reads which rows to keep, and
-// where `stats` reads what the tier holds.
+// HBM is not on the daemon's batch path: workers gather from it on the GPU (client/gpu_reader.h)
+// and report how many rows they read and, as a sample, which. A look-up of the daemon answers into
+// host memory, to which DRAM is nearer. The HBM cache reads the log to decide which rows to keep;
+// `stats` reads there what the tier holds.
 //
 // Thread-safe.
 #ifndef ENGRAM_SERVER_TABLES_HBM_ACCESS_LOG_H_
@@ -28,7 +28,7 @@ class HbmAccessLog {
   TierUsage Usage() const;
   void SetUsage(TierUsage usage);
 
-  // Whether anybody wants to know what is asked for.
+  // Whether the HBM cache reads the log: else nothing is noted.
   bool sampled() const { return sampled_.load(std::memory_order_relaxed); }
   void SetSampled(bool sampled) { sampled_.store(sampled, std::memory_order_relaxed); }
   // Notes these accesses. What comes while kMostSamples wait is dropped.

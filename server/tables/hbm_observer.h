@@ -1,5 +1,5 @@
-// HbmObserver: told by Tables what becomes of versions, so that the HBM tier can follow.
-// Tables know nothing else of it.
+// HbmObserver: notified by Tables of changes of versions, so that the HBM tier can follow. Tables
+// knows nothing else of it.
 #ifndef ENGRAM_SERVER_TABLES_HBM_OBSERVER_H_
 #define ENGRAM_SERVER_TABLES_HBM_OBSERVER_H_
 
@@ -13,8 +13,8 @@ class HbmObserver {
 
   // "off: …", or what the tier lies in. Never blocks.
   virtual std::string note() const = 0;
-  // Versions came, went, or were switched. Called while that change holds the tables: must not
-  // change them, nor wait for anybody who does.
+  // Versions came, went, or were switched. Called during that change: must neither change the
+  // tables nor wait for a thread that does.
   virtual void AfterChange() = 0;
 };
 

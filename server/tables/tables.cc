@@ -1,8 +1,8 @@
 #include "server/tables/tables.h"
 
 #include <chrono>
-#include <set>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -17,11 +17,6 @@ namespace {
 
 // How long a drop waits for look-ups on the version, so that the space is free when it returns.
 constexpr std::chrono::seconds kDropPatience{10};
-
-// How long memory stays after clients were told that it goes: for the batches that they have begun.
-// Without it they would read zeros, and throw them away; but to read what is no longer there also
-// allocates memory, which a full file system may refuse with a signal.
-constexpr std::chrono::milliseconds kClientBatch{20};
 
 std::string Title(absl::string_view name, VersionId version) {
   return absl::StrCat("table '", name, "' version ", Raw(version));
@@ -51,7 +46,7 @@ absl::StatusOr<std::unique_ptr<Tables>> Tables::Open(Store* store, Options optio
     if (record.active) tables->active_[record.spec.name] = record.spec.version;
     tables->open_[{record.spec.name, record.spec.version}] = *std::move(opened);
   }
-  tables->ShareOutDram();
+  tables->DivideDram();
   return tables;
 }
 
@@ -60,7 +55,11 @@ Tables::Tables(Store* store, Options options)
       options_(std::move(options)),
       own_segments_(options_.segments == nullptr ? SegmentStore::Anonymous() : nullptr),
       segments_(options_.segments == nullptr ? own_segments_.get() : options_.segments),
-      dram_budget_(options_.dram_budget_bytes) {}
+      dram_budget_(options_.dram_budget_bytes),
+      shares_({.segments = segments_,
+               .admission = options_.admission,
+               .gather_helpers = options_.gather_helpers,
+               .await_clients = options_.await_clients}) {}
 
 // Until the HBM tier reports something else.
 std::string Tables::HbmNote() const {
@@ -89,8 +88,7 @@ absl::StatusOr<std::shared_ptr<OpenTable>> Tables::OpenVersion(const TableRecord
     ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<LayerReader> nvme,
                             store_->OpenLayer(record.spec.name, record.spec.version, layer.id,
                                               &table->probe->Layer(layer.id).pages));
-    table->layers.push_back(std::make_unique<TierStack>(layer, std::move(nvme),
-                                                        HbmNote(),
+    table->layers.push_back(std::make_unique<TierStack>(layer, std::move(nvme), HbmNote(),
                                                         &table->probe->Layer(layer.id)));
   }
   return table;
@@ -129,7 +127,7 @@ absl::Status Tables::Add(const TableRecord& published) {
     open_[{record.spec.name, record.spec.version}] = std::move(opened);
     if (record.active) active_[record.spec.name] = record.spec.version;
   }
-  ShareOutDram();
+  DivideDram();
   return absl::OkStatus();
 }
 
@@ -148,7 +146,7 @@ absl::Status Tables::Activate(absl::string_view name, VersionId version) {
     active_[std::string(name)] = version;
   }
   ENGRAM_LOG(kInfo) << Title(name, version) << " is active";
-  ShareOutDram();
+  DivideDram();
   return absl::OkStatus();
 }
 
@@ -188,7 +186,7 @@ absl::StatusOr<std::vector<VersionId>> Tables::Drop(absl::string_view name, Vers
     if (!status.ok()) break;
     dropped.push_back(one);
   }
-  ShareOutDram();
+  DivideDram();
   if (options_.dram != nullptr) options_.dram->AfterDrop(name, store_->List());
   if (status.ok()) return dropped;
   if (dropped.empty()) return status;
@@ -220,12 +218,9 @@ absl::Status Tables::DropOne(const Key& key) {
   }
   ENGRAM_LOG(kInfo) << Title(name, version) << " is dropped";
   if (table == nullptr) return absl::OkStatus();
-  std::vector<TierStack::ResizedDram> going;
-  for (const std::unique_ptr<TierStack>& layer : table->layers) {
-    going.push_back({.before = layer->TakeDram(), .now = nullptr});
-    dram_shares_.erase(layer.get());
-  }
-  GiveBack(std::move(going));
+  std::vector<TierStack*> stacks;
+  for (const std::unique_ptr<TierStack>& layer : table->layers) stacks.push_back(layer.get());
+  shares_.Release(stacks);
   std::weak_ptr<OpenTable> gone = table;
   table.reset();
   const auto deadline = std::chrono::steady_clock::now() + kDropPatience;
@@ -239,125 +234,19 @@ uint64_t Tables::dram_bytes_for_rings() const {
   return segments_->shared() ? dram::BytesForRings(dram_budget_bytes()) : 0;
 }
 
-Tables::Shares Tables::PlanShares() const {
-  const auto budget = static_cast<double>(dram_budget_bytes() - dram_bytes_for_rings());
-  Shares shares;
-  uint64_t total = 0;
-  MutexLock lock(mutex_);
-  for (const auto& [key, table] : open_) {
-    const auto active = active_.find(key.first);
-    if (active == active_.end() || active->second != key.second) continue;
-    for (const std::unique_ptr<TierStack>& layer : table->layers) {
-      shares[layer.get()] = {layer->spec().bytes(), table->record.table_digest};
-      total += layer->spec().bytes();
+void Tables::DivideDram() {
+  // A version goes only with admin_mutex_ held, so the stacks stay.
+  std::vector<DramShares::Layer> layers;
+  for (const std::shared_ptr<const OpenTable>& table : Active()) {
+    for (const std::unique_ptr<TierStack>& stack : table->layers) {
+      layers.push_back({stack.get(), table->record.table_digest});
     }
   }
-  for (auto& [stack, share] : shares) {
-    const double part = static_cast<double>(share.bytes) / static_cast<double>(total);
-    share.bytes = static_cast<uint64_t>(part * budget);
-  }
-  return shares;
-}
-
-void Tables::GiveBack(std::vector<TierStack::ResizedDram> caches) {
-  std::erase_if(caches, [](const auto& cache) { return cache.before == nullptr; });
-  if (caches.empty()) return;
-  segments_->Advance();
-  if (segments_->shared()) std::this_thread::sleep_for(kClientBatch);
-  for (const auto& [before, now] : caches) before->Discard(now.get());
-}
-
-// What an earlier daemon left is kept where it is wanted, within the shares.
-void Tables::TrimLeftovers(const Shares& shares) {
-  std::map<std::pair<std::string, int32_t>, uint64_t> room;
-  for (const auto& [stack, share] : shares) {
-    if (dram_shares_.contains(stack)) continue;
-    room[{share.table_digest, Raw(stack->spec().id)}] = share.bytes;
-  }
-  segments_->TrimLeftovers([&](const dram::SegmentHeader& header, uint64_t bytes) {
-    const auto left = room.find({std::string(header.table_digest), header.layer});
-    if (left == room.end() || left->second < bytes) return false;
-    left->second -= bytes;
-    return true;
-  });
-}
-
-std::vector<std::shared_ptr<OpenTable>> Tables::AllOpen() const {
-  std::vector<std::shared_ptr<OpenTable>> all;
-  MutexLock lock(mutex_);
-  for (const auto& [key, table] : open_) all.push_back(table);
-  return all;
-}
-
-// Everything that shrinks or goes gives its memory back.
-void Tables::ShrinkShares(const Shares& wanted) {
-  std::vector<TierStack::ResizedDram> going;
-  for (auto share = dram_shares_.begin(); share != dram_shares_.end();) {
-    auto& [stack, bytes] = *share;
-    const auto want = wanted.find(stack);
-    if (want != wanted.end() && want->second.bytes >= bytes) {
-      ++share;
-      continue;
-    }
-    if (want != wanted.end()) {
-      if (absl::StatusOr<TierStack::ResizedDram> resized = stack->ResizeDram(want->second.bytes);
-          resized.ok()) {
-        going.push_back(*std::move(resized));
-        bytes = want->second.bytes;
-        ++share;
-        continue;
-      }
-    }
-    going.push_back({.before = stack->TakeDram(), .now = nullptr});
-    share = dram_shares_.erase(share);
-  }
-  GiveBack(std::move(going));
-}
-
-void Tables::GrowShare(TierStack& stack, const Share& wanted) {
-  const auto share = dram_shares_.find(&stack);
-  if (share != dram_shares_.end()) {
-    if (share->second == wanted.bytes) return;
-    absl::StatusOr<TierStack::ResizedDram> resized = stack.ResizeDram(wanted.bytes);
-    if (resized.ok()) {
-      GiveBack({*std::move(resized)});
-      share->second = wanted.bytes;
-      return;
-    }
-    if (absl::IsResourceExhausted(resized.status())) {
-      ENGRAM_LOG(kError) << "layer " << Raw(stack.spec().id) << " keeps a DRAM tier of "
-                         << FormatSize(share->second) << ": " << resized.status().message();
-      return;
-    }
-    GiveBack({{.before = stack.TakeDram(), .now = nullptr}});
-  }
-  Install(stack, wanted);
-}
-
-// First the memory is given back, then it is taken: the budget holds at every moment.
-void Tables::ShareOutDram() {
-  const Shares wanted = PlanShares();
-  const std::vector<std::shared_ptr<OpenTable>> alive = AllOpen();
-  ShrinkShares(wanted);
-  TrimLeftovers(wanted);
-  for (const auto& [stack, share] : wanted) GrowShare(*stack, share);
+  shares_.Divide(dram_budget_bytes() - dram_bytes_for_rings(), layers);
   // Also for a switch that moves no memory: clients that follow the active version look again.
   segments_->Advance();
   if (options_.dram != nullptr) options_.dram->AfterChange();
   if (options_.hbm != nullptr) options_.hbm->AfterChange();
-}
-
-void Tables::Install(TierStack& stack, const Share& share) {
-  if (const absl::Status status = stack.InstallDram({.budget_bytes = share.bytes,
-                                                     .segments = segments_,
-                                                     .table_digest = share.table_digest,
-                                                     .admission = options_.admission,
-                                                     .helpers = options_.gather_helpers});
-      !status.ok()) {
-    ENGRAM_LOG(kError) << "layer " << Raw(stack.spec().id) << " gets no DRAM tier of "
-                       << FormatSize(share.bytes) << ": " << status.message();
-  }
-  dram_shares_[&stack] = share.bytes;
 }
 
 std::vector<uint32_t> Tables::StacksWithAdoptedRows() const {
@@ -382,10 +271,7 @@ void Tables::RenewDram(uint32_t stack_id) {
   const SharedStack shared = FindStack(stack_id);
   // While the mutex was waited for, a switch or a drop may have taken the memory.
   if (shared.stack == nullptr || shared.stack->AdoptedRows() == 0) return;
-  const Share share{.bytes = dram_shares_.at(shared.stack),
-                    .table_digest = shared.table->record.table_digest};
-  GiveBack({{.before = shared.stack->TakeDram(), .now = nullptr}});
-  Install(*shared.stack, share);
+  shares_.Renew({shared.stack, shared.table->record.table_digest});
   segments_->Advance();
   if (options_.dram != nullptr) options_.dram->AfterChange();
   ENGRAM_LOG(kInfo) << Title(shared.table->spec().name, shared.table->spec().version) << " layer "
@@ -397,7 +283,14 @@ void Tables::SetDramBudget(uint64_t bytes) {
   ENGRAM_LOG(kInfo) << "the DRAM budget becomes " << FormatSize(bytes) << ", before "
                     << FormatSize(dram_budget_bytes());
   dram_budget_.store(bytes, std::memory_order_relaxed);
-  ShareOutDram();
+  DivideDram();
+}
+
+std::vector<std::shared_ptr<OpenTable>> Tables::AllOpen() const {
+  std::vector<std::shared_ptr<OpenTable>> all;
+  MutexLock lock(mutex_);
+  for (const auto& [key, table] : open_) all.push_back(table);
+  return all;
 }
 
 uint64_t Tables::DramBytes() const {
@@ -414,8 +307,7 @@ uint64_t Tables::DramBytes() const {
 
 void Tables::GiveUpDram() {
   MutexLock admin(admin_mutex_);
-  const std::vector<std::shared_ptr<OpenTable>> alive = AllOpen();
-  ShrinkShares({});
+  shares_.ReleaseAll();
 }
 
 Tables::SharedStack Tables::FindStack(uint32_t stack_id) const {

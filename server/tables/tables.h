@@ -1,14 +1,16 @@
-// Tables: every published version, opened for reading, and which one is active.
+// Tables: every published version, opened for reading, and which one is active. Nothing else in the
+// daemon knows versions.
 //
 // A look-up takes a shared pointer to an immutable OpenTable and finishes on it, whatever is
-// activated or dropped meanwhile. DRAM is shared out among the active versions, in proportion to
-// their layers' bytes; the shares add up to the budget at most, at every moment.
+// activated or dropped meanwhile. After each change the layers of active versions get new shares of
+// DRAM (DramShares), and the observers are notified.
 //
 // Thread-safe. Find and Snapshot do not block on the drive; the others do, one at a time.
 #ifndef ENGRAM_SERVER_TABLES_TABLES_H_
 #define ENGRAM_SERVER_TABLES_TABLES_H_
 
 #include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -20,6 +22,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "server/tables/dram_observer.h"
+#include "server/tables/dram_shares.h"
 #include "server/tables/hbm_observer.h"
 #include "server/tables/stats.h"
 #include "server/tables/tier_stack.h"
@@ -52,6 +55,8 @@ class Tables {
     DramObserver* dram = nullptr;        // told of what becomes of DRAM; outlives the Tables
     HbmObserver* hbm = nullptr;          // told of changes too; outlives the Tables
     WorkPool* gather_helpers = nullptr;  // outlives the Tables; null: batches are gathered alone
+    // As DramShares::Options. For tests.
+    std::function<void()> await_clients = nullptr;
   };
   // Opens every published version of `store`, which must outlive the Tables. A version that cannot
   // be opened is logged and left out; the others serve.
@@ -82,9 +87,9 @@ class Tables {
   SharedStack FindStack(uint32_t stack_id) const;
   SegmentStore& segments() const { return *segments_; }
 
-  // Gives the tier another budget and shares it out; returns when what was given up is free. Rows
-  // stay as far as there is room. That there is room is for the caller to see to: a layer whose
-  // memory is not to be had is logged and keeps what it has.
+  // Gives the tier another budget and divides it; returns when what was given up is free. Rows stay
+  // as far as there is room. The caller checks that the host has the memory (CheckRoomForDram): a
+  // layer whose memory cannot be allocated is logged and keeps what it has.
   void SetDramBudget(uint64_t bytes);
   uint64_t dram_budget_bytes() const { return dram_budget_.load(std::memory_order_relaxed); }
   // What of it is kept for attached clients' rings: none if the memory is not shared.
@@ -94,12 +99,11 @@ class Tables {
 
   // The stacks, by id, whose DRAM began with rows of an earlier daemon.
   std::vector<uint32_t> StacksWithAdoptedRows() const;
-  // Whether this one is among them, once a change that is under way is over: meanwhile a stack may
-  // be without its cache. Whoever asks holds no table, for a drop waits for those.
+  // Whether this one is among them. Waits for a change that is under way, in which a stack may be
+  // without its cache. The caller holds no table: a drop waits until nobody does.
   bool HasAdoptedRows(uint32_t stack_id);
-  // Gives up what this stack has in DRAM, after telling clients, and begins anew with as much
-  // memory and no row. Nothing happens if the stack is gone, or has no row of an earlier daemon any
-  // more.
+  // Replaces this stack's DRAM by as much memory without a row, and advances the generation.
+  // Nothing happens if the stack is gone, or has no row of an earlier daemon any more.
   void RenewDram(uint32_t stack_id);
 
   // Takes all DRAM away, so that nothing of it outlives the daemon.
@@ -113,20 +117,7 @@ class Tables {
   Tables(Store* store, Options options);
   absl::StatusOr<std::shared_ptr<OpenTable>> OpenVersion(const TableRecord& record);
   std::string HbmNote() const;
-  void ShareOutDram() ABSL_EXCLUSIVE_LOCKS_REQUIRED(admin_mutex_);
-  struct Share {
-    uint64_t bytes = 0;
-    std::string table_digest;
-  };
-  void Install(TierStack& stack, const Share& share) ABSL_EXCLUSIVE_LOCKS_REQUIRED(admin_mutex_);
-  using Shares = std::map<TierStack*, Share>;
-  Shares PlanShares() const;
-  void TrimLeftovers(const Shares& shares) ABSL_EXCLUSIVE_LOCKS_REQUIRED(admin_mutex_);
-  void ShrinkShares(const Shares& wanted) ABSL_EXCLUSIVE_LOCKS_REQUIRED(admin_mutex_);
-  void GrowShare(TierStack& stack, const Share& wanted) ABSL_EXCLUSIVE_LOCKS_REQUIRED(admin_mutex_);
-  // Tells clients that the memory of these caches is going, but for what the resized ones keep, and
-  // discards it.
-  void GiveBack(std::vector<TierStack::ResizedDram> caches);
+  void DivideDram() ABSL_EXCLUSIVE_LOCKS_REQUIRED(admin_mutex_);
   std::vector<std::shared_ptr<OpenTable>> AllOpen() const;
   absl::Status DropOne(const Key& key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(admin_mutex_);
 
@@ -141,8 +132,7 @@ class Tables {
   std::map<Key, std::shared_ptr<OpenTable>> open_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, VersionId, std::less<>> active_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, std::shared_ptr<TableProbe>, std::less<>> probes_ ABSL_GUARDED_BY(mutex_);
-  // What each stack with a cache was given, to leave alone those that keep their share.
-  std::map<TierStack*, uint64_t> dram_shares_ ABSL_GUARDED_BY(admin_mutex_);
+  DramShares shares_ ABSL_GUARDED_BY(admin_mutex_);
 };
 
 }  // namespace engram

@@ -27,8 +27,8 @@ void WaitForLastReader(const std::shared_ptr<RowCache>& cache) {
 
 }  // namespace
 
-TierStack::TierStack(LayerSpec spec, std::unique_ptr<LayerReader> nvme,
-                     std::string hbm_note, LayerProbe* probe)
+TierStack::TierStack(LayerSpec spec, std::unique_ptr<LayerReader> nvme, std::string hbm_note,
+                     LayerProbe* probe)
     : spec_(std::move(spec)),
       id_(next_stack_id.fetch_add(1, std::memory_order_relaxed)),
       nvme_(std::move(nvme)),
@@ -217,8 +217,9 @@ uint64_t TierStack::Offer(const RowBatch& batch, absl::Span<const uint32_t> posi
 
 void TierStack::KeepCold(std::vector<RowId>& ids) const {
   const std::shared_ptr<RowCache> cache = dram();
-  std::erase_if(
-      ids, [&](RowId id) { return id == RowId::kDeadPosition || (cache != nullptr && cache->Contains(id)); });
+  std::erase_if(ids, [&](RowId id) {
+    return id == RowId::kDeadPosition || (cache != nullptr && cache->Contains(id));
+  });
 }
 
 bool TierStack::PeekDram(RowId id, absl::Span<std::byte> out) const {

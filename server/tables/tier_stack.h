@@ -49,7 +49,8 @@ class TierStack {
   void Count(const RowBatch& batch);
 
   // Brings those of these rows into DRAM that it lacks, for a prefetch; `ids` are sorted, each
-  // once, none of them RowId::kDeadPosition. Returns how many rows were offered to DRAM. Blocks on the drive.
+  // once, none of them RowId::kDeadPosition. Returns how many rows were offered to DRAM. Blocks on
+  // the drive.
   uint64_t Fill(absl::Span<const RowId> ids);
 
   // Offers the rows at these positions of a batch to DRAM; failed ones, and those that nobody has
