@@ -1,10 +1,8 @@
 #include "server/local/handover_server.h"
 
-#include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -12,22 +10,20 @@
 
 #include <linux/sockios.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
-#include <map>
-#include <optional>
+#include <iterator>
 #include <random>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/local/client_telemetry.h"
 #include "server/placement/hbm_cache.h"
 #include "storage/base/log.h"
-#include "storage/base/mutex.h"
 #include "storage/base/status_macros.h"
-#include "storage/base/unique_fd.h"
 #include "storage/dram/access_ring.h"
 #include "storage/dram/handover.h"
 
@@ -50,107 +46,21 @@ constexpr int kSendBuffer = 1;
 
 std::string ErrorText() { return std::strerror(errno); }
 
+}  // namespace
+
 // One attached client.
-class Connection {
- public:
-  Connection(UniqueFd socket, uid_t user) : socket_(std::move(socket)), user_(user) {}
-  ~Connection() {
-    if (ring_ != nullptr) ::munmap(ring_, dram::kRingBytes);
-  }
-  Connection(const Connection&) = delete;
-  Connection& operator=(const Connection&) = delete;
+struct HandoverServer::Connection {
+  Connection(UniqueFd socket_in, uid_t user_in) : socket(std::move(socket_in)), user(user_in) {}
 
-  int socket() const { return socket_.get(); }
-  uid_t user() const { return user_; }
-
-  // A ring that the client can write, but not shrink, so that reading it never faults. False if
-  // there is no memory for it.
-  bool MakeRing() {
-    ring_file_ = UniqueFd(::memfd_create("engram-ring", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-    if (!ring_file_.valid() || ::ftruncate(ring_file_.get(), dram::kRingBytes) != 0 ||
-        ::fcntl(ring_file_.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
-      return false;
-    }
-    void* const memory =
-        ::mmap(nullptr, dram::kRingBytes, PROT_READ | PROT_WRITE, MAP_SHARED, ring_file_.get(), 0);
-    if (memory == MAP_FAILED) return false;
-    ring_ = static_cast<dram::AccessRing*>(memory);
-    reader_ = std::make_unique<dram::RingReader>(ring_);
-    return true;
-  }
-  bool may_write() const { return may_write_; }
-  void SetMayWrite() { may_write_ = true; }
-  int ring_file() const { return ring_file_.get(); }
-  dram::RingReader* reader() const { return reader_.get(); }
-
- private:
-  const UniqueFd socket_;
-  const uid_t user_;
-  bool may_write_ = false;
-  UniqueFd ring_file_;
-  dram::AccessRing* ring_ = nullptr;
-  std::unique_ptr<dram::RingReader> reader_;
+  const UniqueFd socket;
+  const uid_t user;
+  std::unique_ptr<ClientTelemetry> telemetry;  // from Hello on
+  bool may_write = false;                      // has got DRAM's memory writable
 };
 
-class HandoverServerImpl final : public HandoverServer {
- public:
-  explicit HandoverServerImpl(const Options& options) : options_(options) {}
-  ~HandoverServerImpl() override;
+HandoverServer::HandoverServer(const Options& options) : options_(options) {}
 
-  absl::Status Start();
-  size_t clients() const override {
-    MutexLock lock(mutex_);
-    return clients_.size();
-  }
-  size_t writing_clients() const override {
-    MutexLock lock(mutex_);
-    size_t count = 0;
-    for (const auto& [fd, client] : clients_) count += client->may_write();
-    return count;
-  }
-  void ReadTelemetry() override {
-    MutexLock lock(mutex_);
-    ReadRings();
-  }
-
- private:
-  absl::Status Listen(const std::string& path);
-  absl::Status Watch(int fd);
-  void Serve();
-  void HandleEvents(const epoll_event* events, int count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Accept(int listener) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Epoll goes on telling of a connection that cannot be accepted, so it is not asked for a while.
-  void ListenAgain(bool listen);
-  int TimeoutMs() const;
-  // False when the client is to be cut off.
-  bool Answer(Connection& client);
-  bool AnswerHello(Connection& client, const HandoverRequest& request);
-  bool AnswerSegments(Connection& client, const HandoverRequest& request);
-  bool AnswerArena(Connection& client);
-  bool Send(Connection& client, HandoverReply reply, const std::vector<int>& descriptors);
-  // Rings lie within the DRAM budget.
-  size_t MaxClients() const {
-    const uint64_t rings = options_.tables->dram_bytes_for_rings() / dram::kRingBytes;
-    return std::min<uint64_t>(options_.max_clients, rings);
-  }
-  // As many as there is no room for any more: they go on over gRPC.
-  void CutOffExcess() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void ReadRings() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void ReadRing(Connection& client);
-
-  const Options options_;
-  UniqueFd epoll_;
-  UniqueFd stop_;  // an eventfd
-  std::map<int, UniqueFd> listeners_;
-  std::vector<std::string> paths_;
-  // Of the thread alone: when to listen again, if it does not.
-  std::optional<std::chrono::steady_clock::time_point> listen_at_;
-  mutable Mutex mutex_;  // between the thread and those who ask
-  std::map<int, std::unique_ptr<Connection>> clients_ ABSL_GUARDED_BY(mutex_);
-  std::thread thread_;
-};
-
-HandoverServerImpl::~HandoverServerImpl() {
+HandoverServer::~HandoverServer() {
   if (thread_.joinable()) {
     const uint64_t one = 1;
     (void)!::write(stop_.get(), &one, sizeof(one));
@@ -159,7 +69,7 @@ HandoverServerImpl::~HandoverServerImpl() {
   for (const std::string& path : paths_) ::unlink(path.c_str());
 }
 
-absl::Status HandoverServerImpl::Start() {
+absl::Status HandoverServer::Begin() {
   epoll_ = UniqueFd(::epoll_create1(EPOLL_CLOEXEC));
   stop_ = UniqueFd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!epoll_.valid() || !stop_.valid()) {
@@ -173,7 +83,7 @@ absl::Status HandoverServerImpl::Start() {
   return absl::OkStatus();
 }
 
-absl::Status HandoverServerImpl::Watch(int fd) {
+absl::Status HandoverServer::Watch(int fd) {
   epoll_event event{};
   event.events = EPOLLIN;
   event.data.fd = fd;
@@ -182,7 +92,7 @@ absl::Status HandoverServerImpl::Watch(int fd) {
 }
 
 // The gRPC socket beside it is ours already, so whatever lies at the path is a dead daemon's.
-absl::Status HandoverServerImpl::Listen(const std::string& path) {
+absl::Status HandoverServer::Listen(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof(address.sun_path)) {
@@ -205,13 +115,14 @@ absl::Status HandoverServerImpl::Listen(const std::string& path) {
   return absl::OkStatus();
 }
 
-int HandoverServerImpl::TimeoutMs() const {
+int HandoverServer::TimeoutMs() const {
   if (clients() > 0) return static_cast<int>(kRingPeriod.count());
-  // Without clients there is nothing to hear.
+  // Without clients there are no rings to read.
   return listen_at_.has_value() ? static_cast<int>(kAcceptPause.count()) : -1;
 }
 
-void HandoverServerImpl::ListenAgain(bool listen) {
+// Epoll goes on reporting a connection that cannot be accepted, so it is not watched for a while.
+void HandoverServer::ListenAgain(bool listen) {
   for (const auto& [fd, listener] : listeners_) {
     epoll_event event{};
     if (listen) event.events = EPOLLIN;
@@ -222,7 +133,7 @@ void HandoverServerImpl::ListenAgain(bool listen) {
   if (!listen) listen_at_ = std::chrono::steady_clock::now() + kAcceptPause;
 }
 
-void HandoverServerImpl::Serve() {
+void HandoverServer::Serve() {
   auto next_read = std::chrono::steady_clock::now() + kRingPeriod;
   while (true) {
     std::array<epoll_event, kEventsAtOnce> events;
@@ -243,11 +154,18 @@ void HandoverServerImpl::Serve() {
   }
 }
 
-void HandoverServerImpl::CutOffExcess() {
+// Rings lie within the DRAM budget.
+size_t HandoverServer::MaxClients() const {
+  const uint64_t rings = options_.tables->dram_bytes_for_rings() / dram::kRingBytes;
+  return std::min<uint64_t>(options_.max_clients, rings);
+}
+
+// Clients that there is no room for any more go on over gRPC.
+void HandoverServer::CutOffExcess() {
   while (clients_.size() > MaxClients()) clients_.erase(std::prev(clients_.end()));
 }
 
-void HandoverServerImpl::HandleEvents(const epoll_event* events, int count) {
+void HandoverServer::HandleEvents(const epoll_event* events, int count) {
   for (int i = 0; i < count; ++i) {
     const int fd = events[i].data.fd;
     if (listeners_.contains(fd)) {
@@ -262,7 +180,7 @@ void HandoverServerImpl::HandleEvents(const epoll_event* events, int count) {
   }
 }
 
-void HandoverServerImpl::Accept(int listener) {
+void HandoverServer::Accept(int listener) {
   UniqueFd socket(::accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
   if (!socket.valid()) {
     if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
@@ -275,7 +193,7 @@ void HandoverServerImpl::Accept(int listener) {
   socklen_t size = sizeof(peer);
   if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0) return;
   size_t of_user = 0;
-  for (const auto& [fd, client] : clients_) of_user += client->user() == peer.uid;
+  for (const auto& [fd, client] : clients_) of_user += client->user == peer.uid;
   (void)::setsockopt(socket.get(), SOL_SOCKET, SO_SNDBUF, &kSendBuffer, sizeof(kSendBuffer));
   const int fd = socket.get();
   auto client = std::make_unique<Connection>(std::move(socket), peer.uid);
@@ -291,14 +209,16 @@ void HandoverServerImpl::Accept(int listener) {
   if (Watch(fd).ok()) clients_[fd] = std::move(client);
 }
 
-bool HandoverServerImpl::Answer(Connection& client) {
+// False when the client is to be cut off.
+bool HandoverServer::Answer(Connection& client) {
   HandoverRequest request;
-  const ssize_t size = ::recv(client.socket(), &request, sizeof(request), MSG_DONTWAIT | MSG_TRUNC);
+  const ssize_t size =
+      ::recv(client.socket.get(), &request, sizeof(request), MSG_DONTWAIT | MSG_TRUNC);
   if (size < 0) return errno == EAGAIN || errno == EINTR;
   if (size != sizeof(request) || request.magic != dram::kHandoverMagic) return false;
-  // Who asks before the last answer is read piles up descriptors.
+  // A client that asks before it has read the last answer piles up descriptors.
   int unread = 0;
-  if (::ioctl(client.socket(), SIOCOUTQ, &unread) != 0 || unread > 0) return false;
+  if (::ioctl(client.socket.get(), SIOCOUTQ, &unread) != 0 || unread > 0) return false;
   if (request.kind == HandoverKind::kHello) return AnswerHello(client, request);
   if (request.kind == HandoverKind::kSegments || request.kind == HandoverKind::kWritableSegments) {
     return AnswerSegments(client, request);
@@ -307,22 +227,24 @@ bool HandoverServerImpl::Answer(Connection& client) {
   return false;
 }
 
-bool HandoverServerImpl::AnswerHello(Connection& client, const HandoverRequest& request) {
+bool HandoverServer::AnswerHello(Connection& client, const HandoverRequest& request) {
   HandoverReply reply;
   if (request.layout_version != dram::kLayoutVersion) {
     reply.status = HandoverStatus::kOtherLayout;
     (void)Send(client, reply, {});
     return false;
   }
-  if (client.reader() != nullptr || !client.MakeRing()) return false;
-  return Send(client, reply, {options_.tables->segments().control_fd(), client.ring_file()});
+  if (client.telemetry != nullptr) return false;
+  client.telemetry = ClientTelemetry::Create();
+  if (client.telemetry == nullptr) return false;
+  return Send(client, reply, {options_.tables->segments().control_fd(), client.telemetry->file()});
 }
 
-bool HandoverServerImpl::AnswerSegments(Connection& client, const HandoverRequest& request) {
+bool HandoverServer::AnswerSegments(Connection& client, const HandoverRequest& request) {
   HandoverReply reply;
   reply.kind = request.kind;
   const bool writable = request.kind == HandoverKind::kWritableSegments;
-  if (client.reader() == nullptr || request.count == 0 || request.count > dram::kSegmentsAtOnce) {
+  if (client.telemetry == nullptr || request.count == 0 || request.count > dram::kSegmentsAtOnce) {
     return false;
   }
   if (writable && !options_.writable_dram) {
@@ -346,12 +268,12 @@ bool HandoverServerImpl::AnswerSegments(Connection& client, const HandoverReques
       return Send(client, reply, {});
     }
   }
-  if (writable) client.SetMayWrite();
+  if (writable) client.may_write = true;
   return Send(client, reply, descriptors);
 }
 
-bool HandoverServerImpl::AnswerArena(Connection& client) {
-  if (client.reader() == nullptr) return false;
+bool HandoverServer::AnswerArena(Connection& client) {
+  if (client.telemetry == nullptr) return false;
   HandoverReply reply;
   reply.kind = HandoverKind::kArena;
   const HbmCache* const hbm = options_.hbm;
@@ -363,8 +285,8 @@ bool HandoverServerImpl::AnswerArena(Connection& client) {
   return Send(client, reply, {arena.get()});
 }
 
-bool HandoverServerImpl::Send(Connection& client, HandoverReply reply,
-                              const std::vector<int>& descriptors) {
+bool HandoverServer::Send(Connection& client, HandoverReply reply,
+                          const std::vector<int>& descriptors) {
   reply.layout_version = dram::kLayoutVersion;
   reply.instance = options_.instance;
   reply.count = static_cast<uint32_t>(descriptors.size());
@@ -383,37 +305,33 @@ bool HandoverServerImpl::Send(Connection& client, HandoverReply reply,
     header->cmsg_len = CMSG_LEN(bytes);
     std::memcpy(CMSG_DATA(header), descriptors.data(), bytes);
   }
-  return ::sendmsg(client.socket(), &message, MSG_DONTWAIT | MSG_NOSIGNAL) == sizeof(reply);
+  return ::sendmsg(client.socket.get(), &message, MSG_DONTWAIT | MSG_NOSIGNAL) == sizeof(reply);
 }
 
-void HandoverServerImpl::ReadRings() {
+void HandoverServer::ReadRings() {
   for (const auto& [fd, client] : clients_) ReadRing(*client);
 }
 
-void HandoverServerImpl::ReadRing(Connection& client) {
-  if (client.reader() == nullptr) return;
-  struct Heard {
-    dram::RingReader::Counts counts;
-    std::vector<RowId> sample;
-  };
-  std::map<uint64_t, Heard> heard;
-  client.reader()->Read(
-      [&](uint64_t stack, const dram::RingReader::Counts& counts) {
-        heard[stack].counts.rows += counts.rows;
-        heard[stack].counts.calls += counts.calls;
-        heard[stack].counts.hbm_rows += counts.hbm_rows;
-      },
-      [&](uint64_t stack, uint32_t row_id) { heard[stack].sample.push_back(RowId{row_id}); });
-  for (const auto& [id, one] : heard) {
-    if (id == 0 || id > 0xFFFFFFFFu) continue;
-    const Tables::SharedStack found = options_.tables->FindStack(static_cast<uint32_t>(id));
-    if (found.stack == nullptr) continue;
-    found.stack->CountShared(one.counts.hbm_rows, one.counts.rows, one.sample);
-    found.table->probe->lookups.fetch_add(one.counts.calls, std::memory_order_relaxed);
-  }
+void HandoverServer::ReadRing(Connection& client) {
+  if (client.telemetry != nullptr) client.telemetry->Read(*options_.tables);
 }
 
-}  // namespace
+size_t HandoverServer::clients() const {
+  MutexLock lock(mutex_);
+  return clients_.size();
+}
+
+size_t HandoverServer::writing_clients() const {
+  MutexLock lock(mutex_);
+  size_t count = 0;
+  for (const auto& [fd, client] : clients_) count += client->may_write;
+  return count;
+}
+
+void HandoverServer::ReadTelemetry() {
+  MutexLock lock(mutex_);
+  ReadRings();
+}
 
 uint64_t HandoverServer::NewInstance() {
   std::random_device random;
@@ -422,9 +340,9 @@ uint64_t HandoverServer::NewInstance() {
 }
 
 absl::StatusOr<std::unique_ptr<HandoverServer>> HandoverServer::Start(const Options& options) {
-  auto server = std::make_unique<HandoverServerImpl>(options);
-  ENGRAM_RETURN_IF_ERROR(server->Start());
-  return std::unique_ptr<HandoverServer>(std::move(server));
+  std::unique_ptr<HandoverServer> server(new HandoverServer(options));
+  ENGRAM_RETURN_IF_ERROR(server->Begin());
+  return server;
 }
 
 }  // namespace engram
