@@ -9,9 +9,9 @@
 namespace engram {
 namespace {
 
-// The next request of a caller in a loop comes within this time, a decoded token's does not.
+// The next request of a caller in a loop arrives within this time, a decoded token's does not.
 constexpr std::chrono::microseconds kAwake{150};
-// Events that a thread goes to sleep after once it has stayed awake in vain.
+// After a thread has stayed awake and nothing arrived, it sleeps before so many events.
 constexpr int kSleeps = 128;
 // Calls of one method that gRPC may hand over before it is asked for more.
 constexpr int kExpected = 16;
@@ -27,19 +27,22 @@ void UnaryCall::Expect(const Method& method) {
 
 void UnaryCall::Done(bool ok) {
   CallLoop& loop = *method_.loop;
-  if (came_) {  // the answer has left, or could not
-    delete this;
-    loop.Unref();
-    return;
+  switch (state_) {
+    case State::kExpected:
+      if (!ok) {  // the server is shutting down
+        delete this;
+        return;
+      }
+      state_ = State::kAnswering;
+      loop.Ref();
+      Expect(method_);
+      method_.handler(*this);
+      return;
+    case State::kAnswering:  // the answer has left, or could not
+      delete this;
+      loop.Unref();
+      return;
   }
-  if (!ok) {  // the server is shutting down
-    delete this;
-    return;
-  }
-  came_ = true;
-  loop.Ref();
-  Expect(method_);
-  method_.handler(*this);
 }
 
 void UnaryCall::Finish(const grpc::Status& status) {
@@ -56,23 +59,31 @@ void BidiCall::Expect(const Method& method) {
   grpc::ServerCompletionQueue* const queue = method.loop->queue_.get();
   call->context_.AsyncNotifyWhenDone(static_cast<CallEvent*>(&call->ended_));
   method.request(&call->context_, &call->stream_, queue, queue,
-                 static_cast<CallEvent*>(&call->came_));
+                 static_cast<CallEvent*>(&call->accepted_));
 }
 
 void BidiCall::OnAccepted(bool ok) {
-  if (!ok) {  // the server is shutting down; gRPC does not tell the end of what never came
+  if (!ok) {  // the server is shutting down; gRPC does not report the end of what never arrived
     delete this;
     return;
   }
   method_.loop->Ref();
   Expect(method_);
   method_.handler(*this);
-  // Its end, which pending_ counts, is told by whoever is second here; so the call is still there.
-  if (handled_and_ended_.fetch_add(1, std::memory_order_acq_rel) == 1) ReportEnd();
+  // The end has a reference and is not reported before this, so the call is still there.
+  if (!IsFirst(State::kHandled)) ReportEnd();
 }
 
-void BidiCall::Ended(bool /*ok*/) {
-  if (handled_and_ended_.fetch_add(1, std::memory_order_acq_rel) == 1) ReportEnd();
+void BidiCall::OnEnded(bool /*ok*/) {
+  if (!IsFirst(State::kEnded)) ReportEnd();
+}
+
+// Notes `state`, unless the other one is noted already. The call may be gone after true.
+bool BidiCall::IsFirst(State state) {
+  State open = State::kOpen;
+  // The first one's release pairs with the second one's acquire, in the exchange that fails.
+  return state_.compare_exchange_strong(open, state, std::memory_order_acq_rel,
+                                        std::memory_order_acquire);
 }
 
 void BidiCall::ReportEnd() {
@@ -81,12 +92,12 @@ void BidiCall::ReportEnd() {
 }
 
 void BidiCall::StartRead(grpc::ByteBuffer* message) {
-  pending_.fetch_add(1, std::memory_order_relaxed);
+  refs_.fetch_add(1, std::memory_order_relaxed);
   stream_.Read(message, static_cast<CallEvent*>(&read_));
 }
 
 void BidiCall::StartWrite(const grpc::ByteBuffer* message) {
-  pending_.fetch_add(1, std::memory_order_relaxed);
+  refs_.fetch_add(1, std::memory_order_relaxed);
   stream_.Write(*message, static_cast<CallEvent*>(&written_));
 }
 
@@ -107,7 +118,7 @@ void BidiCall::WriteDone(bool ok) {
 void BidiCall::FinishDone(bool /*ok*/) { Unref(); }
 
 void BidiCall::Unref() {
-  if (pending_.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+  if (refs_.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
   CallLoop& loop = *method_.loop;
   reactor_->OnDone();
   delete this;

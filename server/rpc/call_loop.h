@@ -1,11 +1,11 @@
 // CallLoop: gRPC's calls on threads of our own.
 //
-// It offers what gRPC's callback API does, but for that API's threads: of those, gRPC 1.51 has at
-// least two, and whichever has polled the sockets goes on to answer, after waking the other to poll
-// meanwhile. On two cores that, and falling asleep between two calls, made the difference between
-// 0.88 and 1.03 of the baseline's rate at 512 rows a call (tests/bench/RESULTS.md). Here half as
-// many threads as there are cores share one queue, and one of them stays awake for a moment after
-// an event, where that was worth it of late.
+// It offers what gRPC's callback API does, without that API's threads: gRPC 1.51 has at least two
+// of them, and the one that has polled the sockets wakes the other to poll before it answers. On
+// two cores that, and falling asleep between two calls, made the difference between 0.88 and 1.03
+// of the baseline's rate at 512 rows a call (tests/bench/RESULTS.md). Here half as many threads as
+// there are cores share one queue, and one of them stays awake for a moment after an event, unless
+// that was useless the last time.
 //
 // Messages are raw buffers. Thread-safe, unless it says otherwise.
 #ifndef ENGRAM_SERVER_RPC_CALL_LOOP_H_
@@ -48,7 +48,7 @@ class UnaryCall final : private CallEvent {
                                      grpc::ServerAsyncResponseWriter<grpc::ByteBuffer>* writer,
                                      grpc::CompletionQueue* queue,
                                      grpc::ServerCompletionQueue* calls, void* tag)>;
-  // Is to see to it that Finish is called, now or later.
+  // Calls Finish, or has it called later.
   using Handler = std::function<void(UnaryCall& call)>;
 
   const grpc::ByteBuffer& request() const { return request_; }
@@ -68,8 +68,12 @@ class UnaryCall final : private CallEvent {
   static void Expect(const Method& method);
   void Done(bool ok) override;
 
+  // kExpected: gRPC has the call to fill. kAnswering: it has arrived; the next event is that of
+  // Finish, and the last. Each event happens after what led to it, so no atomic is needed.
+  enum class State { kExpected, kAnswering };
+
   const Method& method_;
-  bool came_ = false;
+  State state_ = State::kExpected;
   grpc::ServerContext context_;
   grpc::ByteBuffer request_;
   grpc::ByteBuffer response_;
@@ -77,33 +81,37 @@ class UnaryCall final : private CallEvent {
 };
 
 // Messages both ways; of a method that streams one way, one of the ways has a single one.
+//
+// A call arrives, its handler runs, operations are begun and done, it is finished. Meanwhile or
+// later gRPC reports that it has ended: answered, cancelled or cut off. It deletes itself once it
+// has been finished, its end has been reported, and every operation is done, whichever is last.
 class BidiCall final {
  public:
   using Stream = grpc::ServerAsyncReaderWriter<grpc::ByteBuffer, grpc::ByteBuffer>;
   using Request =
       std::function<void(grpc::ServerContext* context, Stream* stream, grpc::CompletionQueue* queue,
                          grpc::ServerCompletionQueue* calls, void* tag)>;
-  // Whom the call tells what has been done. Several may be called at the same time.
+  // Notified of what has been done. Several methods may be called at the same time.
   class Reactor {
    public:
     virtual void OnReadDone(bool ok) = 0;
     virtual void OnWriteDone(bool ok) = 0;
-    // The caller has gone away or given up, perhaps after Finish. Finish is to be called all the
+    // The caller has gone away or given up, perhaps after Finish. Finish must be called all the
     // same.
     virtual void OnCancel() = 0;
-    // After Finish, and after everything that was begun has been told: the last word. The call is
+    // After Finish, and after everything that was begun is done: the last call. The BidiCall is
     // gone when it returns.
     virtual void OnDone() = 0;
 
    protected:
     ~Reactor() = default;
   };
-  // Is to set the call's reactor and then to see to it that Finish is called, now or later.
+  // Sets the call's reactor, and then calls Finish or has it called later.
   using Handler = std::function<void(BidiCall& call)>;
 
-  // Before anything is begun. The reactor lives until it is told OnDone.
+  // Before anything is begun. The reactor lives until OnDone.
   void SetReactor(Reactor* reactor) { reactor_ = reactor; }
-  // One read and one write at a time, none after Finish. What they point to is to live until it is
+  // One read and one write at a time, none after Finish. What they point to lives until they are
   // done.
   void StartRead(grpc::ByteBuffer* message);
   void StartWrite(const grpc::ByteBuffer* message);
@@ -126,8 +134,14 @@ class BidiCall final {
   explicit BidiCall(const Method& method) : method_(method), stream_(&context_) {}
   ~BidiCall() = default;
   static void Expect(const Method& method);
+  // The end is reported when the call has ended and its handler has returned: gRPC may report it
+  // before. kOpen: neither. kHandled: the handler has returned. kEnded: the call has ended during
+  // its handler. The second of the two finds the state of the first, and reports.
+  enum class State { kOpen, kHandled, kEnded };
+
   void OnAccepted(bool ok);
-  void Ended(bool ok);
+  void OnEnded(bool ok);
+  bool IsFirst(State state);
   void ReadDone(bool ok);
   void WriteDone(bool ok);
   void FinishDone(bool ok);
@@ -136,14 +150,15 @@ class BidiCall final {
 
   const Method& method_;
   Reactor* reactor_ = nullptr;
-  Event came_{this, &BidiCall::OnAccepted};
-  Event ended_{this, &BidiCall::Ended};
+  Event accepted_{this, &BidiCall::OnAccepted};
+  Event ended_{this, &BidiCall::OnEnded};
   Event read_{this, &BidiCall::ReadDone};
   Event written_{this, &BidiCall::WriteDone};
   Event finished_{this, &BidiCall::FinishDone};
-  // Acquire and release: whoever is the last of those that count here has seen all others.
-  std::atomic<int> handled_and_ended_{0};  // a call may end before its handler is through
-  std::atomic<int> pending_{2};            // its end, its finish, and what else was begun
+  std::atomic<State> state_{State::kOpen};
+  // References: the end, the finish, and each operation under way. Acquire and release: who drops
+  // the last one has seen what all others did.
+  std::atomic<int> refs_{2};
   grpc::ServerContext context_;
   Stream stream_;
 };
@@ -167,7 +182,7 @@ class CallLoop {
   void Start();
 
   int threads() const { return count_; }
-  // Calls that have come and are not done.
+  // Calls that have arrived and are not done.
   int64_t calls() const { return calls_.load(std::memory_order_relaxed); }
 
   // After the server has been shut down: waits until every call is done, ends the threads.

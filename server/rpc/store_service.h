@@ -1,9 +1,9 @@
 // The EngramStore service: Describe, Lookup, StreamLookup, Prefetch.
 //
 // Small look-ups whose rows are all in memory are answered on the call loop's thread, and so is one
-// at a time that needs a few rows of the drive; what else needs it, or is large, goes to
-// `executor`. Answers are raw byte buffers whose rows are sent from the memory that they were
-// gathered into.
+// at a time that needs a few rows of the drive (drive_seat.h). Look-ups that need more of the
+// drive, and large ones, go to `executor`. Answers are raw byte buffers whose rows are sent from
+// the memory that they were gathered into.
 #ifndef ENGRAM_SERVER_RPC_STORE_SERVICE_H_
 #define ENGRAM_SERVER_RPC_STORE_SERVICE_H_
 
@@ -44,8 +44,8 @@ class StoreService {
   // Calls are answered from now on, on the threads of `loop`. Once, after the server is built.
   virtual void Accept(CallLoop& loop) = 0;
 
-  // Ends every stream as soon as what it was asked is answered (Unavailable). For shutting down,
-  // after in_flight is closed: an idle stream must not hold it up.
+  // Ends every stream, as Unavailable, once what was read of it is answered. For shutting down,
+  // after in_flight is closed: idle streams would hold it up.
   virtual void Drain() = 0;
 };
 

@@ -1,0 +1,20 @@
+#include "server/rpc/call_errors.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace engram {
+
+absl::Status OverloadedError(const Executor& executor) {
+  return absl::ResourceExhaustedError(
+      absl::StrCat("overloaded: ", executor.max_queued(),
+                   " batches wait for the drive already; try again, or raise max_queued_batches"));
+}
+
+absl::Status ShuttingDownError() { return absl::UnavailableError("the daemon is shutting down"); }
+
+absl::Status UnreadableError(absl::string_view message) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("the message cannot be read as engram.v1.", message));
+}
+
+}  // namespace engram
