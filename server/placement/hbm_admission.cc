@@ -98,13 +98,13 @@ void HbmAdmission::Access(uint32_t row_id) {
   for (uint32_t i = 0; i < kGhosts; ++i) {
     const uint16_t ghost = line->ghosts[i];
     if (ghost == 0 || ghost - GhostCount(ghost) != tag) continue;
-    MeetGhost(*line, static_cast<int>(i), row_id);
+    OnGhostHit(*line, static_cast<int>(i), row_id);
     return;
   }
-  MeetStranger(*line, row_id);
+  OnMiss(*line, row_id);
 }
 
-void HbmAdmission::MeetGhost(Line& line, int ghost, uint32_t row_id) {
+void HbmAdmission::OnGhostHit(Line& line, int ghost, uint32_t row_id) {
   const uint32_t count = GhostCount(line.ghosts[ghost]) + 1;
   const int weakest = WeakestWay(line);
   if (count > line.counts[weakest]) {
@@ -119,7 +119,7 @@ void HbmAdmission::MeetGhost(Line& line, int ghost, uint32_t row_id) {
   if (count >= kMaxGhostCount) Halve(line);
 }
 
-void HbmAdmission::MeetStranger(Line& line, uint32_t row_id) {
+void HbmAdmission::OnMiss(Line& line, uint32_t row_id) {
   const auto weakest =
       std::min_element(line.ghosts, line.ghosts + kGhosts,
                        [](uint16_t a, uint16_t b) { return GhostCount(a) < GhostCount(b); });

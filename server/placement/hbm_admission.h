@@ -63,8 +63,8 @@ class HbmAdmission {
   static int WayOf(const Line& line, uint32_t tag);
   static int WeakestWay(const Line& line);
   static void Halve(Line& line);
-  void MeetGhost(Line& line, int ghost, uint32_t row_id);
-  void MeetStranger(Line& line, uint32_t row_id);
+  void OnGhostHit(Line& line, int ghost, uint32_t row_id);
+  void OnMiss(Line& line, uint32_t row_id);
   Line* LineOf(uint32_t row_id);
 
   const gpu_cache::RegionShape shape_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <memory>
 #include <utility>
 
 #include "server/placement/profile_import.h"
@@ -15,10 +16,10 @@ namespace {
 // Rows read in one go, and the memory that they may take.
 constexpr size_t kBatchRows = 2048;
 constexpr size_t kBatchBytes = size_t{4} << 20;
-// Counts are put right in pieces of so many rows, between which the cache is let go of.
+// Counts are set for so many rows at a time; in between the cache is not held.
 constexpr size_t kRecallRows = 4096;
 constexpr int kAttempts = 16;
-// What a profile's last row that fits is worth.
+// The count of a profile's last row that fits.
 constexpr double kLastCount = 4;
 // Up to here each count is a class of its own; above, a class is a doubling.
 constexpr uint32_t kSingleCounts = 8;
@@ -27,29 +28,6 @@ absl::Status Gone() { return absl::CancelledError("the layer's DRAM cache is ano
 absl::Status Stopped() { return absl::CancelledError("the daemon is shutting down"); }
 
 }  // namespace
-
-CacheHandle::CacheHandle(const Tables* tables, uint32_t stack_id) : stack_id_(stack_id) {
-  const Tables::SharedStack shared = tables->FindStack(stack_id);
-  if (shared.stack == nullptr) return;
-  const std::shared_ptr<const RowCache> cache = shared.stack->SharedDram();
-  if (cache == nullptr) return;
-  tables_ = tables;
-  cache_ = cache;
-}
-
-CacheHandle::Held CacheHandle::Get() const {
-  if (tables_ == nullptr) return {};
-  Tables::SharedStack shared = tables_->FindStack(stack_id_);
-  if (shared.stack == nullptr) return {};
-  std::shared_ptr<RowCache> cache = shared.stack->DramToFill();
-  // By owner: a later cache may lie at the same address.
-  if (cache_.owner_before(cache) || cache.owner_before(cache_)) cache = nullptr;
-  return {std::move(shared.table), shared.stack, std::move(cache)};
-}
-
-bool CacheHandle::SameAs(const CacheHandle& other) const {
-  return !cache_.owner_before(other.cache_) && !other.cache_.owner_before(cache_);
-}
 
 CountScale LiveScale() {
   CountScale scale{};

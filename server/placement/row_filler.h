@@ -1,15 +1,17 @@
-// RowFiller: brings wanted rows of one layer from NVMe into its DRAM cache, those that are asked
-// for most often first.
+// RowFiller: reads listed rows of one layer from NVMe into its DRAM cache, the most frequently read
+// first.
 //
-// The list of rows is a hotness file, in any order and maybe larger than the memory there is. It is
-// read once to see how many rows there are of each count, then once for each class of counts, whose
-// rows are marked in a bitmap (one bit a row of the layer) and read in the order of their ids: so
-// pages are read from front to back, and neighbours together. A row that has no room in its set is
-// not read at all. At last the rows' own counts are put right.
+// The list is a hotness file, in any order and maybe larger than the memory there is. It is read
+// once to count the rows of each number, then once for each class of numbers, whose rows are marked
+// in a bitmap (one bit a row of the layer) and read in the order of their ids: pages from front to
+// back, neighbours together. A row that has no room in its set is not read at all. At last each row
+// gets its own count.
 //
 // One batch of rows is under way at a time, and look-ups share the drive fairly with it. The table
 // and its cache are held for a part of a batch only, so that a switch or a drop need not wait, and
-// the filling ends when the stack's cache is another one than it began with.
+// the filling ends when the layer has another cache than it began with.
+//
+// One thread at a time; blocks on the drive.
 #ifndef ENGRAM_SERVER_PLACEMENT_ROW_FILLER_H_
 #define ENGRAM_SERVER_PLACEMENT_ROW_FILLER_H_
 
@@ -17,40 +19,16 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
-#include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "server/tables/tables.h"
+#include "server/placement/cache_handle.h"
 #include "storage/dram/hotness_file.h"
 #include "storage/dram/row_cache.h"
 
 namespace engram {
-
-// A layer's cache as it is now, to be found again later.
-class CacheHandle {
- public:
-  CacheHandle() = default;
-  // Of what the stack has now; not valid if that is nothing.
-  CacheHandle(const Tables* tables, uint32_t stack_id);
-
-  struct Held {
-    std::shared_ptr<const OpenTable> table;  // keeps the stack
-    TierStack* stack = nullptr;
-    std::shared_ptr<RowCache> cache;  // null: it is gone, or another one has taken its place
-  };
-  // To be let go of soon: drops and switches wait for it.
-  Held Get() const;
-  bool valid() const { return tables_ != nullptr; }
-  // Whether both are of one cache.
-  bool SameAs(const CacheHandle& other) const;
-
- private:
-  const Tables* tables_ = nullptr;
-  uint32_t stack_id_ = 0;
-  std::weak_ptr<const RowCache> cache_;
-};
 
 // Counts of Hotness for the numbers of a hotness file, by number; 0: such rows are left out. Never
 // descending as the number grows.

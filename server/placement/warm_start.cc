@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "server/placement/profile_import.h"
+#include "server/placement/row_filler.h"
 #include "storage/base/log.h"
 #include "storage/base/status_macros.h"
 #include "storage/profile/row_profile.h"

@@ -1,12 +1,12 @@
-// WarmStart: sees to it that a DRAM cache does not begin empty.
+// WarmStart: fills new DRAM caches, so that they do not begin empty.
 //
-// One thread looks at every active version's caches after each change. One that is new, and does
-// not hold much from an earlier daemon already, is filled from NVMe with the rows that were held
+// One thread looks at the caches of every active version after each change. A new one that has not
+// adopted most of its rows from an earlier daemon is filled from NVMe with the rows that were held
 // before (saved at stops, at switches and every few minutes), then with those of a profile, as far
-// as there is room. Rows are taken by id: a version with the same addressing is asked for the same
-// rows, and its own bytes are read.
+// as there is room. Rows are listed by id: another version with the same addressing gets the same
+// requests, and its own bytes are read.
 //
-// Thread-safe. Everything here is a help: whatever fails is logged, and the tier learns by itself.
+// Thread-safe. Best effort: failures are logged, and the tier learns by itself.
 #ifndef ENGRAM_SERVER_PLACEMENT_WARM_START_H_
 #define ENGRAM_SERVER_PLACEMENT_WARM_START_H_
 
@@ -21,8 +21,8 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "server/placement/cache_handle.h"
 #include "server/placement/hotness_files.h"
-#include "server/placement/row_filler.h"
 #include "server/tables/dram_observer.h"
 #include "server/tables/tables.h"
 #include "storage/base/mutex.h"
@@ -51,11 +51,11 @@ class WarmStart final : public DramObserver {
   // Ends the thread, soon, and saves what there is to save. Once; nothing is saved afterwards.
   void Stop();
 
-  // Takes a profile over for this table's addressing, and has it placed if the table is active.
-  // Errors of ImportProfile. Blocks on the drive.
+  // Imports a profile for this table's addressing; the thread places its rows if the table is
+  // active. Errors of ImportProfile. Blocks on the drive.
   absl::Status TakeProfile(const std::string& path, const TableSpec& spec);
 
-  // Whether every cache that there is has been seen to, so that it would be saved.
+  // Whether the thread has nothing to do: every cache is filled, and would be saved.
   bool Idle() const;
 
   void BeforeSwitch(const OpenTable& outgoing) override;

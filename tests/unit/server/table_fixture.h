@@ -57,10 +57,10 @@ class TableFixture : public ::testing::Test {
     store_ = *std::move(store);
   }
 
-  void OpenTables(uint64_t dram_budget_bytes, DramObserver* keeper = nullptr,
+  void OpenTables(uint64_t dram_budget_bytes, DramObserver* dram = nullptr,
                   HbmObserver* hbm = nullptr) {
     auto tables = Tables::Open(
-        store_.get(), {.dram_budget_bytes = dram_budget_bytes, .dram = keeper, .hbm = hbm});
+        store_.get(), {.dram_budget_bytes = dram_budget_bytes, .dram = dram, .hbm = hbm});
     ASSERT_TRUE(tables.ok()) << tables.status();
     tables_ = *std::move(tables);
   }

@@ -88,10 +88,10 @@ class FaultyBackend final : public gpu_cache::WrappedBackend {
   Faults* const faults_;
 };
 
-class HbmKeeperTest : public TableFixture {
+class HbmCacheTest : public TableFixture {
  protected:
   void TearDown() override {
-    if (keeper_ != nullptr) keeper_->Stop();
+    if (cache_ != nullptr) cache_->Stop();
     TableFixture::TearDown();
   }
 
@@ -108,9 +108,9 @@ class HbmKeeperTest : public TableFixture {
   }
 
   void Open(uint64_t hbm_budget, uint64_t dram_budget) {
-    keeper_ = std::make_unique<HbmCache>(Options(hbm_budget));
-    OpenTables(dram_budget, nullptr, keeper_.get());
-    keeper_->Start(tables_.get());
+    cache_ = std::make_unique<HbmCache>(Options(hbm_budget));
+    OpenTables(dram_budget, nullptr, cache_.get());
+    cache_->Start(tables_.get());
   }
 
   TierUsage Usage(const std::string& name, uint64_t version, size_t layer) {
@@ -133,7 +133,7 @@ class HbmKeeperTest : public TableFixture {
     const TierStack& stack = *table->layers[layer];
     std::vector<std::byte> rows(ids.size() * kRowBytes);
     std::vector<bool> held;
-    if (!keeper_->ReadHeld(stack.id(), ids, absl::MakeSpan(rows), held)) {
+    if (!cache_->ReadHeld(stack.id(), ids, absl::MakeSpan(rows), held)) {
       return std::vector<bool>(ids.size());
     }
     std::vector<std::byte> expected(kRowBytes);
@@ -165,10 +165,10 @@ class HbmKeeperTest : public TableFixture {
   }
 
   Faults faults_;
-  std::unique_ptr<HbmCache> keeper_;
+  std::unique_ptr<HbmCache> cache_;
 };
 
-TEST_F(HbmKeeperTest, ALayerThatFitsIsBroughtWhole) {
+TEST_F(HbmCacheTest, ALayerThatFitsIsBroughtWhole) {
   Load("small", 1, 500);
   Open(kMiB, 0);
   ASSERT_TRUE(Comes([&] { return Usage("small", 1, 0).rows == 500; }));
@@ -178,10 +178,10 @@ TEST_F(HbmKeeperTest, ALayerThatFitsIsBroughtWhole) {
   const TierUsage usage = Usage("small", 1, 0);
   EXPECT_TRUE(usage.on);
   EXPECT_EQ(usage.bytes, 500u * kRowBytes);
-  EXPECT_NE(keeper_->note().find("a device of the test"), std::string::npos) << keeper_->note();
+  EXPECT_NE(cache_->note().find("a device of the test"), std::string::npos) << cache_->note();
 }
 
-TEST_F(HbmKeeperTest, HoldsWhatIsAskedForWithinItsBudget) {
+TEST_F(HbmCacheTest, HoldsWhatIsAskedForWithinItsBudget) {
   Load("table", 1, 20000);
   Open(kMiB, 0);
   std::vector<RowId> hot;
@@ -207,7 +207,7 @@ TEST_F(HbmKeeperTest, HoldsWhatIsAskedForWithinItsBudget) {
   }));
 }
 
-TEST_F(HbmKeeperTest, BeginsWithWhatDramHolds) {
+TEST_F(HbmCacheTest, BeginsWithWhatDramHolds) {
   Load("table", 1, 20000);
   Open(kMiB, 4 * kMiB);
   std::vector<RowId> ids;
@@ -222,7 +222,7 @@ TEST_F(HbmKeeperTest, BeginsWithWhatDramHolds) {
   EXPECT_TRUE(Comes([&] { return CountHeld("table", 1, 0, 500) > 450; }));
 }
 
-TEST_F(HbmKeeperTest, BeginsWithAProfilesRows) {
+TEST_F(HbmCacheTest, BeginsWithAProfilesRows) {
   Load("table", 1, 20000);
   const TableSpec spec = Spec("table", 1, 20000);
   const HotnessFiles files(directory_ + "/data/hotness");
@@ -246,7 +246,7 @@ TEST_F(HbmKeeperTest, BeginsWithAProfilesRows) {
 }
 
 // What the drive cannot give is zeros in the batch: put into a slot, it would be served as the row.
-TEST_F(HbmKeeperTest, RowsOfADamagedPageAreNotBrought) {
+TEST_F(HbmCacheTest, RowsOfADamagedPageAreNotBrought) {
   Load("small", 1, 500);
   store_.reset();
   ASSERT_EQ(DamageSecondPages(), 2);
@@ -262,7 +262,7 @@ TEST_F(HbmKeeperTest, RowsOfADamagedPageAreNotBrought) {
   }
 }
 
-TEST_F(HbmKeeperTest, FollowsASwitchOfVersions) {
+TEST_F(HbmCacheTest, FollowsASwitchOfVersions) {
   Load("table", 1, 300);
   Open(kMiB, 0);
   ASSERT_TRUE(Comes([&] { return Usage("table", 1, 0).rows == 300; }));
@@ -274,13 +274,13 @@ TEST_F(HbmKeeperTest, FollowsASwitchOfVersions) {
   ASSERT_TRUE(Comes([&] { return Usage("table", 2, 0).rows == 300; }));
   EXPECT_EQ(CountHeld("table", 2, 0, 300), 300u);
   EXPECT_FALSE(Usage("table", 1, 0).on);
-  EXPECT_FALSE(keeper_->Find(old_stack).has_value());
+  EXPECT_FALSE(cache_->Find(old_stack).has_value());
   ASSERT_TRUE(tables_->Drop("table", VersionId{2}).ok());
-  const auto gone = [&] { return !keeper_->Find(old_stack + 2).has_value(); };
+  const auto gone = [&] { return !cache_->Find(old_stack + 2).has_value(); };
   EXPECT_TRUE(Comes(gone));
 }
 
-TEST_F(HbmKeeperTest, TablesShareTheArena) {
+TEST_F(HbmCacheTest, TablesShareTheArena) {
   Load("one", 1, 20000);
   Load("two", 1, 40000);
   Open(2 * kMiB, 0);
@@ -290,7 +290,7 @@ TEST_F(HbmKeeperTest, TablesShareTheArena) {
   EXPECT_NEAR(two / one, 2.0, 0.1);
 }
 
-TEST_F(HbmKeeperTest, ALostDeviceTurnsItOffAndNothingElse) {
+TEST_F(HbmCacheTest, ALostDeviceTurnsItOffAndNothingElse) {
   Load("table", 1, 20000);
   Open(kMiB, 0);
   std::vector<RowId> ids = {RowId{1}, RowId{2}, RowId{3}};
@@ -303,17 +303,17 @@ TEST_F(HbmKeeperTest, ALostDeviceTurnsItOffAndNothingElse) {
   for (uint32_t id = 100; id < 200; ++id) others.push_back(RowId{id});
   ASSERT_TRUE(Comes([&] {
     LookUp("table", 0, others);
-    return keeper_->note().find("reset") != std::string::npos;
+    return cache_->note().find("reset") != std::string::npos;
   }));
-  EXPECT_EQ(keeper_->note().rfind("off: ", 0), 0u) << keeper_->note();
+  EXPECT_EQ(cache_->note().rfind("off: ", 0), 0u) << cache_->note();
   EXPECT_FALSE(Usage("table", 1, 0).on);
-  EXPECT_FALSE(keeper_->ArenaFile().valid());
+  EXPECT_FALSE(cache_->ArenaFile().valid());
   LookUp("table", 0, others);
   Load("more", 1, 100);
   EXPECT_FALSE(Usage("more", 1, 0).on);
 }
 
-TEST_F(HbmKeeperTest, VerifyFindsAByteThatDiffers) {
+TEST_F(HbmCacheTest, VerifyFindsAByteThatDiffers) {
   Load("small", 1, 500);
   faults_.flip_records = 1;
   Open(kMiB, 0);
@@ -322,7 +322,7 @@ TEST_F(HbmKeeperTest, VerifyFindsAByteThatDiffers) {
   const std::atomic<bool> cancelled{false};
   VerifyParameters parameters;
   parameters.table = "small";
-  parameters.hbm = keeper_.get();
+  parameters.hbm = cache_.get();
   const auto verified =
       RunVerify(*tables_, parameters, cancelled, [](const VerifyStatus&) { return true; });
   ASSERT_TRUE(verified.ok()) << verified.status();
@@ -333,7 +333,7 @@ TEST_F(HbmKeeperTest, VerifyFindsAByteThatDiffers) {
       << verified->problems[0];
 }
 
-TEST_F(HbmKeeperTest, SaysWhyItIsOff) {
+TEST_F(HbmCacheTest, SaysWhyItIsOff) {
   EXPECT_EQ(HbmCache(Options(0)).note(), "off: its budget is 0");
   faults_.free_bytes = kMiB;
   const std::string little = HbmCache(Options(2 * kMiB)).note();
@@ -350,10 +350,10 @@ TEST_F(HbmKeeperTest, SaysWhyItIsOff) {
   EXPECT_EQ(none.rfind("off: ", 0), 0u) << none;
 }
 
-TEST_F(HbmKeeperTest, WorkersCannotWriteTheArena) {
+TEST_F(HbmCacheTest, WorkersCannotWriteTheArena) {
   Load("small", 1, 100);
   Open(kMiB, 0);
-  const UniqueFd file = keeper_->ArenaFile();
+  const UniqueFd file = cache_->ArenaFile();
   const int fd = file.get();
   ASSERT_GE(fd, 0);
   EXPECT_EQ(::mmap(nullptr, kMiB, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), MAP_FAILED);

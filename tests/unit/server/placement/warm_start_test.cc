@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "server/placement/row_filler.h"
 #include "server/placement/profile_import.h"
 #include "tests/unit/storage/profile/profile_testing.h"
 #include "tests/unit/server/table_fixture.h"
@@ -34,26 +35,26 @@ uint64_t Seed() {
   return seed;
 }
 
-class DramPlacerTest : public TableFixture {
+class WarmStartTest : public TableFixture {
  protected:
   void TearDown() override {
     StopDaemon();
     TableFixture::TearDown();
   }
 
-  // What main does: the placer before the tables, its thread behind all else.
+  // As the daemon does: made before the tables, started after all else.
   void StartDaemon() { StartDaemon({.directory = HotnessDirectory()}); }
   void StartDaemon(const WarmStart::Options& options, uint64_t budget = kBudget) {
     if (store_ == nullptr) OpenStore();
-    placer_ = std::make_unique<WarmStart>(options);
-    OpenTables(budget, placer_.get());
-    placer_->Start(tables_.get());
+    warm_start_ = std::make_unique<WarmStart>(options);
+    OpenTables(budget, warm_start_.get());
+    warm_start_->Start(tables_.get());
   }
   // What is in memory is gone with the tables, as after a reboot.
   void StopDaemon() {
-    if (placer_ != nullptr) placer_->Stop();
+    if (warm_start_ != nullptr) warm_start_->Stop();
     tables_.reset();
-    placer_.reset();
+    warm_start_.reset();
     store_.reset();
   }
 
@@ -127,7 +128,7 @@ class DramPlacerTest : public TableFixture {
     EXPECT_EQ(served.at(TierKind::kNvme), 0u);
   }
 
-  std::unique_ptr<WarmStart> placer_;
+  std::unique_ptr<WarmStart> warm_start_;
 };
 
 PlantedCounts SomeCounts(uint32_t step, uint32_t rows) {
@@ -172,12 +173,12 @@ TEST(CountScaleTest, TheLastRowThatFitsGetsFour) {
   EXPECT_EQ(ProfileScale(rows, 5)[100], 4);
 }
 
-TEST_F(DramPlacerTest, AProfilesRowsAreThereAtOnce) {
+TEST_F(WarmStartTest, AProfilesRowsAreThereAtOnce) {
   LoadHashed("t", 1, nullptr);
   StartDaemon();
   const PlantedCounts counts = SomeCounts(7, 300);
   const std::string path = WriteProfile(HashedSpec("t", 1), counts);
-  ASSERT_TRUE(placer_->TakeProfile(path, HashedSpec("t", 1)).ok());
+  ASSERT_TRUE(warm_start_->TakeProfile(path, HashedSpec("t", 1)).ok());
   WaitForPlaced(300);
   EXPECT_EQ(Held(0), RowsOf(counts));
   EXPECT_EQ(Held(1), RowsOf(counts));
@@ -188,7 +189,7 @@ TEST_F(DramPlacerTest, AProfilesRowsAreThereAtOnce) {
 }
 
 // Which rows are kept where not all have room: in each set those that are asked for most often.
-TEST_F(DramPlacerTest, TheHottestRowsOfEachSetAreTaken) {
+TEST_F(WarmStartTest, TheHottestRowsOfEachSetAreTaken) {
   std::mt19937_64 random(Seed());
   LoadHashed("t", 1, nullptr);
   StartDaemon();
@@ -197,7 +198,7 @@ TEST_F(DramPlacerTest, TheHottestRowsOfEachSetAreTaken) {
   for (uint32_t row = 0; row < 4000; ++row) {
     counts[row] = static_cast<uint32_t>(1 + 20000 / (1 + random() % 4000));
   }
-  ASSERT_TRUE(placer_->TakeProfile(WriteProfile(spec, counts), spec).ok());
+  ASSERT_TRUE(warm_start_->TakeProfile(WriteProfile(spec, counts), spec).ok());
   const auto cache = Table()->layers[0]->SharedDram();
   const uint64_t slots = cache->shape().Slots();
   ASSERT_LT(slots, 1200u);
@@ -233,7 +234,7 @@ TEST_F(DramPlacerTest, TheHottestRowsOfEachSetAreTaken) {
   }
 }
 
-TEST_F(DramPlacerTest, WhatWasHeldComesBackAfterARestart) {
+TEST_F(WarmStartTest, WhatWasHeldComesBackAfterARestart) {
   LoadHashed("t", 1, nullptr);
   StartDaemon();
   std::mt19937_64 random(Seed());
@@ -242,7 +243,7 @@ TEST_F(DramPlacerTest, WhatWasHeldComesBackAfterARestart) {
     for (int i = 0; i < 200; ++i) ids.push_back(random() % 4000 * (random() % 4000) / 4000);
     LookUp(ids);
   }
-  WaitUntil([&] { return placer_->Idle(); });
+  WaitUntil([&] { return warm_start_->Idle(); });
   const std::set<uint32_t> before[2] = {Held(0), Held(1)};
   const auto counts = HeldCounts(0);
   ASSERT_GT(before[0].size(), 500u);
@@ -255,13 +256,13 @@ TEST_F(DramPlacerTest, WhatWasHeldComesBackAfterARestart) {
             true);
 }
 
-TEST_F(DramPlacerTest, AResidentLayerComesBackToo) {
+TEST_F(WarmStartTest, AResidentLayerComesBackToo) {
   LoadHashed("t", 1, nullptr);
   StartDaemon({.directory = HotnessDirectory()}, 64 << 20);
   std::vector<uint32_t> ids;
   for (uint32_t id = 0; id < 4000; id += 3) ids.push_back(id);
   LookUp(ids);
-  WaitUntil([&] { return placer_->Idle(); });
+  WaitUntil([&] { return warm_start_->Idle(); });
   StopDaemon();
   StartDaemon({.directory = HotnessDirectory()}, 64 << 20);
   const std::set<uint32_t> rows(ids.begin(), ids.end());
@@ -269,7 +270,7 @@ TEST_F(DramPlacerTest, AResidentLayerComesBackToo) {
   ExpectAllFromDram(rows);
 }
 
-TEST_F(DramPlacerTest, ASwitchTakesTheIdsAlongAndReadsTheNewVersion) {
+TEST_F(WarmStartTest, ASwitchTakesTheIdsAlongAndReadsTheNewVersion) {
   for (const bool keep_live : {true, false}) {
     std::filesystem::remove_all(HotnessDirectory());
     if (store_ == nullptr) OpenStore();
@@ -281,9 +282,9 @@ TEST_F(DramPlacerTest, ASwitchTakesTheIdsAlongAndReadsTheNewVersion) {
     ASSERT_TRUE(tables_->Activate("t", VersionId{1}).ok());
     const PlantedCounts counts = SomeCounts(5, 300);
     const TableSpec spec = HashedSpec("t", 1);
-    ASSERT_TRUE(placer_->TakeProfile(WriteProfile(spec, {{0, 1}}), spec).ok());
+    ASSERT_TRUE(warm_start_->TakeProfile(WriteProfile(spec, {{0, 1}}), spec).ok());
     WaitForPlaced(1);
-    WaitUntil([&] { return placer_->Idle(); });
+    WaitUntil([&] { return warm_start_->Idle(); });
     const std::set<uint32_t> asked = RowsOf(counts);
     LookUp({asked.begin(), asked.end()});
     const std::set<uint32_t> before = Held(0);
@@ -298,26 +299,26 @@ TEST_F(DramPlacerTest, ASwitchTakesTheIdsAlongAndReadsTheNewVersion) {
   }
 }
 
-TEST_F(DramPlacerTest, NothingIsSavedAtAStopWhenItShallNotOutliveTheDaemon) {
+TEST_F(WarmStartTest, NothingIsSavedAtAStopWhenItShallNotOutliveTheDaemon) {
   LoadHashed("t", 1, nullptr);
   StartDaemon({.directory = HotnessDirectory(),
                .keep_live = false,
                .save_interval = std::chrono::milliseconds(5)});
   LookUp({1, 2, 3});
-  WaitUntil([&] { return placer_->Idle(); });
+  WaitUntil([&] { return warm_start_->Idle(); });
   EXPECT_FALSE(FileExists(HashedSpec("t", 1), Kind::kLive));
   StopDaemon();
   EXPECT_FALSE(FileExists(HashedSpec("t", 1), Kind::kLive));
 }
 
-TEST_F(DramPlacerTest, WhatIsHeldIsSavedNowAndThen) {
+TEST_F(WarmStartTest, WhatIsHeldIsSavedNowAndThen) {
   LoadHashed("t", 1, nullptr);
   StartDaemon({.directory = HotnessDirectory(), .save_interval = std::chrono::milliseconds(5)});
   LookUp({1, 2, 3});
   WaitUntil([&] { return FileExists(HashedSpec("t", 1), Kind::kLive); });
 }
 
-TEST_F(DramPlacerTest, LiveRowsComeBeforeAProfiles) {
+TEST_F(WarmStartTest, LiveRowsComeBeforeAProfiles) {
   LoadHashed("t", 1, nullptr);
   const TableSpec spec = HashedSpec("t", 1);
   // Files as an earlier daemon would have left them: 600 rows that were held, and a profile of all
@@ -341,7 +342,7 @@ TEST_F(DramPlacerTest, LiveRowsComeBeforeAProfiles) {
   StartDaemon();
   const uint64_t slots = Table()->layers[0]->SharedDram()->shape().Slots();
   ASSERT_LE(slots, 1200u);
-  WaitUntil([&] { return placer_->Idle() && Held(0).size() == slots; });
+  WaitUntil([&] { return warm_start_->Idle() && Held(0).size() == slots; });
   const std::set<uint32_t> held = Held(0);
   // All that had room in their sets, and none of them gave way.
   std::map<uint64_t, uint32_t> live_in_set;
@@ -354,11 +355,11 @@ TEST_F(DramPlacerTest, LiveRowsComeBeforeAProfiles) {
   LookUp({held.begin(), held.end()});
 }
 
-TEST_F(DramPlacerTest, ADamagedFileIsLeftOut) {
+TEST_F(WarmStartTest, ADamagedFileIsLeftOut) {
   LoadHashed("t", 1, nullptr);
   StartDaemon();
   LookUp({1, 2, 3});
-  WaitUntil([&] { return placer_->Idle(); });
+  WaitUntil([&] { return warm_start_->Idle(); });
   StopDaemon();
   const TableSpec spec = HashedSpec("t", 1);
   const std::string path = HotnessFiles(HotnessDirectory()).PathOf(KeyOf(spec), Kind::kLive);
@@ -373,14 +374,14 @@ TEST_F(DramPlacerTest, ADamagedFileIsLeftOut) {
   EXPECT_EQ(LookUp({1, 2, 3}).at(TierKind::kNvme), 3u);
 }
 
-TEST_F(DramPlacerTest, AWrongProfileIsRefusedAndToldOf) {
+TEST_F(WarmStartTest, AWrongProfileIsRefusedAndToldOf) {
   LoadHashed("t", 1, nullptr);
   const TableSpec spec = HashedSpec("t", 1);
   TableSpec other = spec;
   other.layers[0].multipliers[0] += 2;
   const std::string path = WriteProfile(other, {{5, 5}});
   StartDaemon({.directory = HotnessDirectory(), .profiles = {{"t", path}, {"u", "/nowhere"}}});
-  const absl::Status status = placer_->TakeProfile(path, spec);
+  const absl::Status status = warm_start_->TakeProfile(path, spec);
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(status.message()), HasSubstr(path));
   EXPECT_THAT(std::string(status.message()), HasSubstr("fingerprint"));
@@ -389,10 +390,10 @@ TEST_F(DramPlacerTest, AWrongProfileIsRefusedAndToldOf) {
     return tables_->Snapshot()[0].layers[0].tiers[static_cast<size_t>(TierKind::kDram)].usage.note;
   };
   WaitUntil([&] { return note().find("profile not used: " + path) != std::string::npos; });
-  EXPECT_EQ(placer_->TakeProfile("/nowhere", spec).code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(warm_start_->TakeProfile("/nowhere", spec).code(), absl::StatusCode::kNotFound);
 }
 
-TEST_F(DramPlacerTest, AConfiguredProfileIsTakenAtStart) {
+TEST_F(WarmStartTest, AConfiguredProfileIsTakenAtStart) {
   LoadHashed("t", 1, nullptr);
   const PlantedCounts counts = SomeCounts(11, 200);
   StartDaemon({.directory = HotnessDirectory(),
@@ -401,13 +402,13 @@ TEST_F(DramPlacerTest, AConfiguredProfileIsTakenAtStart) {
   ExpectAllFromDram(RowsOf(counts));
 }
 
-TEST_F(DramPlacerTest, FilesGoWithTheLastVersionOfTheirAddressing) {
+TEST_F(WarmStartTest, FilesGoWithTheLastVersionOfTheirAddressing) {
   LoadHashed("t", 1, nullptr);
   LoadHashed("t", 2, nullptr);
   const TableSpec spec = HashedSpec("t", 1);
   StartDaemon();
   ASSERT_TRUE(tables_->Activate("t", VersionId{2}).ok());
-  ASSERT_TRUE(placer_->TakeProfile(WriteProfile(spec, {{3, 3}}), spec).ok());
+  ASSERT_TRUE(warm_start_->TakeProfile(WriteProfile(spec, {{3, 3}}), spec).ok());
   WaitForPlaced(1);
   ASSERT_TRUE(tables_->Drop("t", VersionId{1}).ok());
   EXPECT_TRUE(FileExists(spec, Kind::kProfile));
@@ -418,7 +419,7 @@ TEST_F(DramPlacerTest, FilesGoWithTheLastVersionOfTheirAddressing) {
 }
 
 // What the drive cannot give is zeros in the batch: placed, it would be served as the row.
-TEST_F(DramPlacerTest, RowsOfADamagedPageAreNotPlaced) {
+TEST_F(WarmStartTest, RowsOfADamagedPageAreNotPlaced) {
   LoadHashed("t", 1, nullptr);
   store_.reset();
   ASSERT_EQ(DamageSecondPages(), 2);
@@ -426,9 +427,9 @@ TEST_F(DramPlacerTest, RowsOfADamagedPageAreNotPlaced) {
   PlantedCounts counts;
   for (uint32_t row = 0; row < 60; ++row) counts[row] = 9;
   const TableSpec spec = HashedSpec("t", 1);
-  ASSERT_TRUE(placer_->TakeProfile(WriteProfile(spec, counts), spec).ok());
+  ASSERT_TRUE(warm_start_->TakeProfile(WriteProfile(spec, counts), spec).ok());
   WaitForPlaced(45);
-  WaitUntil([&] { return placer_->Idle(); });
+  WaitUntil([&] { return warm_start_->Idle(); });
   std::set<uint32_t> expected = RowsOf(counts);
   expected.erase(expected.lower_bound(15), expected.lower_bound(30));
   EXPECT_EQ(Held(0), expected);
@@ -437,7 +438,7 @@ TEST_F(DramPlacerTest, RowsOfADamagedPageAreNotPlaced) {
 }
 
 // Switches, drops and stops while rows are being placed: nothing hangs, every row is right.
-TEST_F(DramPlacerTest, ChangesMeanwhileAreHarmless) {
+TEST_F(WarmStartTest, ChangesMeanwhileAreHarmless) {
   const uint64_t seed = Seed();
   std::mt19937_64 random(seed);
   LoadHashed("t", 1, nullptr);
@@ -449,7 +450,7 @@ TEST_F(DramPlacerTest, ChangesMeanwhileAreHarmless) {
   for (int round = 0; round < 4; ++round) {
     StartDaemon({.directory = HotnessDirectory(),
                  .save_interval = std::chrono::milliseconds(1 + random() % 5)});
-    ASSERT_TRUE(placer_->TakeProfile(path, spec).ok());
+    ASSERT_TRUE(warm_start_->TakeProfile(path, spec).ok());
     std::atomic<bool> stop{false};
     std::thread switcher([&] {
       for (uint64_t i = 0; !stop; ++i) {
