@@ -13,8 +13,8 @@
 #include <thread>
 #include <vector>
 
-#include "server/placement/row_filler.h"
 #include "server/placement/profile_import.h"
+#include "server/placement/row_filler.h"
 #include "tests/unit/storage/profile/profile_testing.h"
 #include "tests/unit/server/table_fixture.h"
 
