@@ -187,7 +187,7 @@ std::vector<std::string> SplitEmptyValues(int argc, const char* const* argv) {
 
 void DeclareFlags(CLI::App& app, Flags& flags) {
   app.set_help_flag();  // --help is the table's
-  app.allow_extras();   // told below, with the nearest name
+  app.allow_extras();   // reported below, with the nearest name
   app.add_option("--config", flags.config_file);
   app.add_flag("--help,-h", flags.help);
   app.add_flag("--version", flags.version);

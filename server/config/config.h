@@ -1,4 +1,4 @@
-// What engramd is told: a Config, made from flags and a YAML file.
+// Config: the settings of engramd, made from flags and a YAML file.
 //
 // Every key is declared once, in the table of config_keys.cc; flags, YAML reading, --help, the
 // sample (deploy/engramd.yaml) and the reference (deploy/CONFIG.md) all come from it. Flags
@@ -61,7 +61,7 @@ struct CommandLine {
 //
 // InvalidArgument for wrong usage (an unknown flag, a bad value of a flag) and for a bad file, as
 // `FILE:LINE: key 'x': …`; NotFound or PermissionDenied, naming the file, when it cannot be read.
-// ExitCode tells usage and file apart.
+// ExitCode distinguishes usage from file.
 absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv);
 
 // What engramd exits with after an error of ParseCommandLine: 2 for wrong usage, else 1.

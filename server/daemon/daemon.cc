@@ -158,7 +158,7 @@ void Daemon::StartBackground() {
 void Daemon::Stop() {
   ready_ = false;
   stopping_ = true;
-  // What is queued may be minutes of reading, and nobody is left to ask for it.
+  // What is queued may be minutes of reading, and no look-up will need it.
   prefetcher_->Stop();
   adopted_check_->Stop();
   grpc_->Shutdown(std::chrono::seconds(config_.drain_seconds));

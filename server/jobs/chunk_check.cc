@@ -92,16 +92,16 @@ class Reading {
   }
 
   void AddRuns(ChunkFindings& findings) const {
-    uint64_t told = 0;
+    uint64_t reported = 0;
     for (const Run& run : runs_) {
       findings.problems.push_back(
           absl::StrCat(RowsText(chunk_.layer, run.first, run.last), ": ", run.why));
-      told += run.last - run.first + 1;
+      reported += run.last - run.first + 1;
     }
-    if (told == failed_rows_) return;
-    findings.problems.push_back(absl::StrCat("layer ", Raw(chunk_.layer), ": ", failed_rows_ - told,
-                                             " more among rows ", chunk_.first, " to ",
-                                             chunk_.first + chunk_.rows - 1, " cannot be read"));
+    if (reported == failed_rows_) return;
+    findings.problems.push_back(absl::StrCat(
+        "layer ", Raw(chunk_.layer), ": ", failed_rows_ - reported, " more among rows ",
+        chunk_.first, " to ", chunk_.first + chunk_.rows - 1, " cannot be read"));
   }
 
   TierStack& stack_;
@@ -122,7 +122,7 @@ absl::StatusOr<ChunkFindings> ReadBackChunk(
   const TableSpec& spec = table.spec();
   const absl::Status file = store.CheckChunkFile(spec.name, spec.version, chunk);
   // A lost file is DataLoss. But whatever the check says, of a version that has been dropped
-  // meanwhile nothing is damaged, and whoever reads on keeps its files from going.
+  // meanwhile nothing is damaged, and a reader keeps its files from going.
   if (!file.ok() && absl::IsNotFound(store.Find(spec.name, spec.version).status())) {
     return absl::NotFoundError(absl::StrCat("table '", spec.name, "' version ", Raw(spec.version),
                                             " was dropped while it was being checked"));

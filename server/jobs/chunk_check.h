@@ -38,7 +38,7 @@ struct ChunkFindings {
   std::vector<std::string> problems;
 
   bool whole() const { return failed_rows == 0 && file.ok() && digest == chunk.digest; }
-  // Rows that are not to be had, or not to be trusted.
+  // Rows that cannot be read, or cannot be trusted.
   uint64_t bad_rows() const { return whole() ? 0 : failed_rows > 0 ? failed_rows : chunk.rows; }
 };
 

@@ -197,7 +197,7 @@ absl::Status WriteChunks(const RowSource& source, BulkWriter& writer,
   const size_t wanted = std::max<size_t>(1, parameters.threads);
   std::vector<std::thread> workers;
   workers.reserve(wanted);
-  // As many as there are to be had; the system may limit them.
+  // As many as the system allows.
   try {
     while (workers.size() < wanted) workers.emplace_back([&work] { work.Run(); });
   } catch (const std::system_error& error) {

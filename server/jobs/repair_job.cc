@@ -90,7 +90,7 @@ class Repairer {
   }
   uint64_t RowBytes(LayerId layer) const { return table_.FindLayer(layer)->spec().row_bytes; }
 
-  // Counts rows done; Cancelled when nobody wants the rest.
+  // Counts rows done; Cancelled when the caller has cancelled.
   absl::Status Advance(uint64_t rows, uint64_t row_bytes) {
     status_.rows_done += rows;
     status_.bytes_done += rows * row_bytes;

@@ -26,7 +26,7 @@ class BufferPool {
   BufferPool& operator=(const BufferPool&) = delete;
 
   // `size` bytes, 64-byte aligned, contents unspecified; goes back to the pool with the last
-  // reference. Null when the memory is not to be had.
+  // reference. Null when the memory cannot be allocated.
   std::shared_ptr<std::byte> Get(size_t size);
 
   size_t kept_bytes() const;

@@ -137,7 +137,7 @@ absl::StatusOr<std::unique_ptr<Lookup>> Lookup::Start(const Tables& tables, Buff
 bool Lookup::ReadMemory() {
   bool complete = true;
   for (const std::unique_ptr<Part>& part : parts_) {
-    // Text repeats its n-grams; whoever sends ids has chosen them.
+    // Text repeats its n-grams; callers that send ids have chosen them.
     if (by_tokens_) part->batch.SetRepeatsAside();
     part->stack->ReadMemory(part->batch);
     part->cold = part->batch.missing();

@@ -78,7 +78,7 @@ void Prefetcher::Fill(TierStack& stack, std::vector<RowId>& ids) {
     stack.KeepCold(ids);
   }
   for (size_t first = 0; first < ids.size() && !stopped(); first += kBlockRows) {
-    // A row that cannot be read is left to the look-up, which reports it to somebody.
+    // A row that cannot be read is left to the look-up, which has a caller to report it to.
     stack.Fill(absl::MakeConstSpan(ids).subspan(first, kBlockRows));
   }
 }

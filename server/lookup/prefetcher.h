@@ -1,4 +1,4 @@
-// Prefetcher: reads rows into DRAM before somebody asks for them. Best effort, in the background.
+// Prefetcher: reads rows into DRAM ahead of their look-up. Best effort, in the background.
 //
 // Thread-safe. Never on the way of a look-up: it has threads and a bounded queue of its own.
 #ifndef ENGRAM_SERVER_LOOKUP_PREFETCHER_H_
@@ -22,7 +22,7 @@ class Prefetcher {
   struct Result {
     uint64_t accepted = 0;  // warm already, or queued
     // No DRAM tier to keep them in, too much is queued, or Stop was called. Of a large request all
-    // rows then count, warm ones too: nobody has looked.
+    // rows then count, warm ones too: they are not looked up.
     uint64_t skipped = 0;
   };
 

@@ -5,7 +5,7 @@
 // not among the eight. It works as storage/dram/hotness.h does for the DRAM tier (randomised
 // admission; a ghost that is met again and has come more often than the weakest row takes its
 // place; a set ages by itself), but the arena's sets are others, and here nothing is stored: what
-// is wanted is brought to the device later, by whoever refreshes it.
+// is wanted is written to the device later (HbmCache).
 //
 // Why not the DRAM tier's own counts: they tell the rows at the edge of DRAM apart, and are
 // saturated for those at the edge of an HBM tier many times smaller; of a resident layer there are
@@ -71,7 +71,8 @@ class HbmAdmission {
   const uint64_t layer_rows_;
   std::vector<Line> lines_;
   uint64_t wanted_rows_ = 0;
-  uint64_t random_ = 0;  // of a plain sequence: whom admission tosses for, nobody can choose
+  uint64_t random_ =
+      0;  // state of a generator: admission is randomised, so that no caller can steer it
 };
 
 }  // namespace engram

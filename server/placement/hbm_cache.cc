@@ -290,7 +290,7 @@ void HbmCache::ReadTelemetry(Layer& layer) {
   for (const RowId id : samples) layer.admission->Access(Raw(id));
 }
 
-// What is known before anybody asks: a profile's rows, and what DRAM holds, with its counts.
+// Seeds the counts with a profile's rows, and with what DRAM holds.
 void HbmCache::Seed(Layer& layer) {
   uint64_t units = 0;
   {

@@ -3,8 +3,8 @@
 //
 // One file a table's name, addressing and layer, in the format of storage/dram/hotness_file.h: so
 // it serves every version whose n-grams ask for the same rows. What look-ups have shown (.live) and
-// what a profile says (.profile) are kept apart. All of it is advice: whoever cannot read or write
-// it does without.
+// what a profile says (.profile) are kept apart. All of it is advice: a daemon that cannot read or
+// write it does without.
 //
 // Thread-safe; blocks on the drive. Files are replaced whole (a new one, synced, renamed), so a
 // crash leaves the old one or the new one.

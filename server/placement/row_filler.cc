@@ -142,7 +142,7 @@ absl::Status RowFiller::FillBatch(std::vector<RowId>& ids, uint32_t count) {
     for (uint32_t i = 0; i < part.size(); ++i) {
       const auto row = absl::MakeConstSpan(batch.row(i), row_bytes);
       if (unread[i]) ++result_.failed;
-      // A set that somebody is writing to at this moment is free again at the next.
+      // Another thread may be writing to the set: try again.
       for (int attempt = 0; attempt < kAttempts && !unread[i]; ++attempt) {
         const uint64_t stored = cache->Place(part.subspan(i, 1), count, row);
         placed += stored;

@@ -59,8 +59,8 @@ class RowFiller {
     uint64_t placed = 0;  // rows that were stored
     uint64_t failed = 0;  // that NVMe could not give
   };
-  // Rows come in the order of `scale`, and none has a greater count than `most` in the cache: with
-  // 1 they take the place of nothing that anybody has asked for.
+  // Rows are placed in descending order of `scale`, with a count of at most `most`: with 1 they
+  // replace no row that a look-up has read.
   // Returns when all is done. Cancelled: `stop`, or the cache is gone; errors of `list`.
   absl::StatusOr<Result> Fill(const List& list, const NumberHistogram& rows_of_number,
                               const CountScale& scale, uint32_t most = dram::kMaxCount);

@@ -151,7 +151,7 @@ void CallLoop::Start() {
 }
 
 void CallLoop::Unref() {
-  // Release: whoever sees no call left has seen what the calls did.
+  // Release: pairs with the acquire load in Stop, which then sees what the calls did.
   if (calls_.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
   MutexLock lock(mutex_);
   idle_.NotifyAll();

@@ -26,8 +26,8 @@ namespace {
 // For the last answers to leave their sockets.
 constexpr std::chrono::milliseconds kFlushTime{300};
 
-// gRPC replaces whatever lies at a socket's path. Replacing a live daemon's socket would cut it
-// off without a word, so ask first whether somebody answers there.
+// gRPC replaces whatever lies at a socket's path. Replacing a live daemon's socket would cut it off
+// silently, so try to connect first.
 absl::Status CheckSocketIsFree(const std::string& path) {
   struct stat status {};
   if (::lstat(path.c_str(), &status) != 0) return absl::OkStatus();

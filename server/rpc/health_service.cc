@@ -54,8 +54,8 @@ grpc::Status Unreadable() {
 
 class HealthServiceImpl;
 
-// One Watch: told what is so when it comes, and once more when the daemon drains, whereupon it
-// ends. Lives until OnDone.
+// One Watch: gets the status when it arrives, and once more when the daemon drains, and then ends.
+// Lives until OnDone.
 class Watcher final : public BidiCall::Reactor {
  public:
   Watcher(HealthServiceImpl* health, BidiCall* call) : health_(health), call_(call) {}
@@ -65,7 +65,7 @@ class Watcher final : public BidiCall::Reactor {
   void Drain() {
     MutexLock lock(mutex_);
     draining_ = true;
-    if (asked_) Go();
+    if (asked_) Advance();
   }
 
   void OnReadDone(bool ok) override {
@@ -76,7 +76,7 @@ class Watcher final : public BidiCall::Reactor {
       asked_ = good;
       if (good) {
         known_ = IsKnown(service);
-        Go();
+        Advance();
         return;
       }
       if (finished_) return;
@@ -88,13 +88,13 @@ class Watcher final : public BidiCall::Reactor {
     MutexLock lock(mutex_);
     writing_ = false;
     if (!ok) cancelled_ = true;
-    Go();
+    Advance();
   }
   void OnCancel() override {
     MutexLock lock(mutex_);
     cancelled_ = true;
     if (asked_) {
-      Go();
+      Advance();
     } else if (!finished_) {  // OnReadDone does not come to it
       finished_ = true;
       call_->Finish(grpc::Status::CANCELLED);
@@ -103,15 +103,14 @@ class Watcher final : public BidiCall::Reactor {
   void OnDone() override;
 
  private:
-  // What is next. (Whatever is begun here is told by a thread of the loop, which needs the lock, so
-  // the call outlives this.)
-  void Go() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+  // Starts the next operation. (Its event needs the lock, so the call outlives this.)
+  void Advance() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (writing_ || finished_) return;
     const Serving now = !known_     ? Serving::kUnknownService
                         : draining_ ? Serving::kNo
                                     : Serving::kYes;
-    if (!cancelled_ && (!told_ || now != last_)) {
-      told_ = writing_ = true;
+    if (!cancelled_ && (!sent_ || now != last_)) {
+      sent_ = writing_ = true;
       last_ = now;
       answer_ = AnswerOf(now);
       call_->StartWrite(&answer_);
@@ -130,7 +129,7 @@ class Watcher final : public BidiCall::Reactor {
   grpc::ByteBuffer answer_ ABSL_GUARDED_BY(mutex_);
   bool asked_ ABSL_GUARDED_BY(mutex_) = false;
   bool known_ ABSL_GUARDED_BY(mutex_) = false;
-  bool told_ ABSL_GUARDED_BY(mutex_) = false;
+  bool sent_ ABSL_GUARDED_BY(mutex_) = false;
   Serving last_ ABSL_GUARDED_BY(mutex_) = Serving::kNo;
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;

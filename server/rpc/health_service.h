@@ -24,7 +24,7 @@ class HealthService {
   virtual grpc::Service* service() = 0;
   // As StoreService::Accept.
   virtual void Accept(CallLoop& loop) = 0;
-  // Nothing is serving any more: those who watch are told, and their calls end.
+  // From now on nothing is serving: watchers get that status, and their calls end.
   virtual void Drain() = 0;
 };
 

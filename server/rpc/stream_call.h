@@ -7,7 +7,8 @@
 //   read → requests_ → Work → answers_ → write
 //
 // The stream ends once nothing is under way and nothing is left to do: the client has closed its
-// side and has its answers, the daemon drains and has answered what it had read, or nobody listens.
+// side and has its answers, the daemon drains and has answered what it had read, or the client is
+// gone.
 //
 // gRPC's operations are started with mutex_ held and never after finishing_ is set, so none is
 // started on a call that is over. Finish itself is called without the lock, last of all, because
@@ -87,7 +88,7 @@ class StreamCall final : public BidiCall::Reactor {
   // Why no more is read. Once set, they stay.
   bool read_closed_ ABSL_GUARDED_BY(mutex_) = false;  // the client sends no more
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;     // the daemon takes no more
-  bool broken_ ABSL_GUARDED_BY(mutex_) = false;       // nobody listens
+  bool broken_ ABSL_GUARDED_BY(mutex_) = false;       // the client is gone
   bool finishing_ ABSL_GUARDED_BY(mutex_) = false;    // Finish is being called
 };
 

@@ -112,7 +112,7 @@ struct TableSnapshot {
   uint64_t failed_lookups = 0;
   uint64_t prefetched_rows = 0;         // that prefetches read into DRAM
   uint64_t prefetched_used_rows = 0;    // of them, asked for since
-  uint64_t prefetched_unused_rows = 0;  // of them, gone from DRAM before anybody asked
+  uint64_t prefetched_unused_rows = 0;  // of them, evicted before they were asked for
   uint64_t prefetched_late_rows = 0;    // asked for before their prefetch had brought them
   uint64_t skipped_prefetch_rows = 0;
   LatencySnapshot lookup_seconds;

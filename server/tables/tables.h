@@ -52,8 +52,8 @@ class Tables {
     // Where DRAM lies; outlives the Tables. Null: in anonymous memory that they make themselves.
     SegmentStore* segments = nullptr;
     dram::Admission admission = dram::Admission::kAdaptive;
-    DramObserver* dram = nullptr;        // told of what becomes of DRAM; outlives the Tables
-    HbmObserver* hbm = nullptr;          // told of changes too; outlives the Tables
+    DramObserver* dram = nullptr;        // outlives the Tables; may be null
+    HbmObserver* hbm = nullptr;          // likewise
     WorkPool* gather_helpers = nullptr;  // outlives the Tables; null: batches are gathered alone
     // As DramShares::Options. For tests.
     std::function<void()> await_clients = nullptr;
@@ -125,7 +125,7 @@ class Tables {
   const Options options_;
   const std::unique_ptr<SegmentStore> own_segments_;  // before the stacks, whose memory it is
   SegmentStore* const segments_;
-  // Changed by whoever has admin_mutex_. Relaxed: nothing else is read through it.
+  // Changed with admin_mutex_ held. Relaxed: nothing else is published with it.
   std::atomic<uint64_t> dram_budget_;
   Mutex admin_mutex_;    // one change at a time; taken before mutex_
   mutable Mutex mutex_;  // held only to read or write the maps

@@ -17,7 +17,7 @@ namespace engram {
 
 namespace {
 
-// 0 is nobody. Relaxed: only the numbers matter.
+// 0 is no stack. Relaxed: only the numbers matter.
 std::atomic<uint32_t> next_stack_id{1};
 
 }  // namespace
@@ -36,7 +36,7 @@ std::shared_ptr<RowCache> TierStack::dram() const {
   return dram_;
 }
 
-// Of a cache of which nobody can take a new pointer.
+// Requires that no new pointer to the cache can be taken.
 void TierStack::WaitForLastReader(const std::shared_ptr<RowCache>& cache) {
   while (cache.use_count() > 1) {
     waits_.fetch_add(1, std::memory_order_relaxed);
@@ -157,7 +157,8 @@ uint64_t TierStack::Fill(absl::Span<const RowId> ids) {
   for (const RowId id : ids) {
     const RowCache::Presence presence = cache->Look(id);
     if (presence == RowCache::Presence::kAbsent) flight->ids.push_back(id);
-    // It was cold when it was queued. A row that nobody has read came by another prefetch.
+    // It was cold when it was queued, so a look-up has read it since. kUnread: another prefetch
+    // brought it.
     late += presence == RowCache::Presence::kHeld;
   }
   CountLate(late);

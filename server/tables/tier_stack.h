@@ -1,5 +1,5 @@
 // TierStack: the straight way of a batch through one layer of one table version, dram → nvme.
-// What workers read in HBM passes it by; its access log hears of that.
+// What workers read in HBM does not pass through it, and is only counted in its access log.
 //
 // Thread-safe. Reads take no lock that another thread holds for longer than it takes to copy a
 // pointer.
@@ -54,7 +54,7 @@ class TierStack {
   // the drive.
   uint64_t Fill(absl::Span<const RowId> ids);
 
-  // Offers the rows at these positions of a batch to DRAM; failed ones, and those that nobody has
+  // Offers the rows at these positions of a batch to DRAM; failed ones, and those that are not
   // read yet, are left out. Returns how many were offered.
   uint64_t Offer(const RowBatch& batch, absl::Span<const uint32_t> positions,
                  RowCache::Source source = RowCache::Source::kLookup);
@@ -65,8 +65,8 @@ class TierStack {
   bool PeekDram(RowId id, absl::Span<std::byte> out) const;
 
   // Takes the DRAM cache away and waits until its last reader in this process is done; null if
-  // there is none. Blocks, for about as long as one batch. The caller tells clients, and then
-  // discards it.
+  // there is none. Blocks, for about as long as one batch. The caller advances the generation,
+  // and then discards it.
   std::shared_ptr<RowCache> TakeDram();
   // Makes a cache of at most `budget_bytes`, with what `segments` has left of an earlier one; none
   // if the budget is below one set. Requires that there is none. All as for RowCache::Create.
@@ -79,9 +79,9 @@ class TierStack {
   };
   absl::Status InstallDram(const DramGrant& grant);
   // Gives the cache another budget and waits until the last reader in this process of the one
-  // before is done. The caller tells clients, and then discards `before` but for what `now` has;
-  // both are null if nothing had to change. Errors as for RowCache::Resize; FailedPrecondition also
-  // if there is no cache.
+  // before is done. The caller advances the generation, and then discards `before` but for what
+  // `now` has; both are null if nothing had to change. Errors as for RowCache::Resize;
+  // FailedPrecondition also if there is no cache.
   struct ResizedDram {
     std::shared_ptr<RowCache> before;
     std::shared_ptr<const RowCache> now;
