@@ -17,7 +17,6 @@
 #include "absl/strings/str_split.h"
 #include "storage/base/size.h"
 #include "storage/base/status_macros.h"
-#include "storage/nvme/store.h"
 #include "storage/table/spec.h"
 
 namespace engram {
@@ -28,6 +27,8 @@ constexpr uint64_t kMiB = uint64_t{1} << 20;
 constexpr uint64_t kTiB = uint64_t{1} << 40;
 // gRPC counts a message's bytes in an int.
 constexpr uint64_t kMaxMessage = 2047 * kMiB;
+// The store's kMaxReadDepth.
+constexpr uint64_t kMaxNvmeDepth = 1024;
 
 const std::array<ConfigKey, 25> kKeys = {{
     {"data_dir", KeyType::kPath, "", 0, 0, true, &Config::data_dir,
@@ -86,7 +87,7 @@ const std::array<ConfigKey, 25> kKeys = {{
     {"admin_tcp", KeyType::kBoolean, "", 0, 0, true, &Config::admin_tcp,
      "Whether load, activate, drop, verify and stats are served on TCP addresses too. Unix "
      "sockets always serve them."},
-    {"nvme_depth", KeyType::kInteger, "reads", 1, kMaxReadDepth, true, &Config::nvme_depth,
+    {"nvme_depth", KeyType::kInteger, "reads", 1, kMaxNvmeDepth, true, &Config::nvme_depth,
      "Page reads that are kept under way at the drive, over all tables and calls: enough to keep "
      "it "
      "busy, few enough that a small call does not wait behind a large one."},
