@@ -2,8 +2,8 @@
 // table's version is switched, the budget changes, clients are killed, the daemon is killed or
 // restarted with another budget. Every byte of every answer is compared.
 //
-//   shm_stress_test                    30 s
-//   shm_stress_test --seconds=600      the long run; so does $ENGRAM_TEST_SECONDS
+//   fault_shm_stress                   30 s
+//   fault_shm_stress --seconds=600     the long run; so does $ENGRAM_TEST_SECONDS
 //
 // The seed decides what is done in which order; when it meets whom, the scheduler does.
 #include <dirent.h>
