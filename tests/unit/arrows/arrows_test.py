@@ -120,27 +120,6 @@ SIZE_EXCEPTIONS = {}
 MAX_FUNCTION_LINES = 60
 # `file function` → why it is longer than that.
 FUNCTION_EXCEPTIONS = {
-    "server/jobs/load_job.cc RunLoadFrom": "the steps of a load in their order, without branches",
-    "tests/fault/shm_stress_test.cc ShmStressTest.NoClientEverSeesAWrongRow": (
-        "one loop over six kinds of events, and what must hold at its end"
-    ),
-    "tests/integration/load_test.cc LoadTest.EveryDamageIsNamedAndNothingIsPublished": (
-        "a table of damages"
-    ),
-    "tests/integration/shm_test.cc ShmTest.StreamsAnswerAsGrpcDoes": (
-        "two streams in step: each request and its answers share the buffers of both"
-    ),
-    "tests/unit/server/local/handover_server_test.cc "
-    "HandoverServerTest.NoClientSeesAWrongRowWhileEverythingChanges": (
-        "threads that share one state, and the checks once they have joined"
-    ),
-    "tests/unit/storage/dram/row_cache_resize_test.cc "
-    "RowCacheResizeTest.ReadersAndWritersGoOnMeanwhile": (
-        "threads that share one state, and the checks once they have joined"
-    ),
-    "tests/unit/storage/dram/row_cache_stress_test.cc RowCacheStressTest.NoReaderSeesATornRow": (
-        "threads that share one state, and the checks once they have joined"
-    ),
     "tests/unit/storage/table/numpy_random_test.cc Draws": "a table of published numbers",
 }
 
