@@ -25,13 +25,15 @@ DRAM_READ_SIDE = [
 
 # Folder → the folders and files that it may include, beside itself.
 ARROWS = {
+    "proto": [],
     "storage/base": [],
     "storage/table": ["storage/base"],
     "storage/checkpoint": ["storage/base", "storage/table"],
     "storage/nvme": ["storage/base", "storage/table"],
     "storage/dram": ["storage/base", "storage/table"],
     "storage/profile": ["storage/base", "storage/table"],
-    "gpu_cache": ["storage/dram/layout.h"],
+    # Std only, so that it also builds alone: what kernels, clients and the daemon share.
+    "gpu_cache": [f"storage/dram/{name}.h" for name in ("layout", "row_sizes", "seqlock")],
     # The server's rooms, from the ground floor up.
     "server/config": ["storage/base", "storage/table/spec.h"],
     "server/tables": [*STORAGE, "gpu_cache"],
@@ -99,6 +101,7 @@ ARROWS = {
         "storage/checkpoint",
         "storage/profile",
         "storage/dram/layout.h",
+        "storage/dram/fit_shape.h",
         "gpu_cache/arena_layout.h",
         "gpu_cache/backend.h",
     ],
