@@ -15,7 +15,7 @@ namespace engram {
 
 // Waits for the connection. Errors as Client::Connect, and InvalidArgument for a bad target or
 // answer limit.
-// `channel` is an open one (grpc_channel.h).
+// `channel` is an open one (channel.h).
 std::unique_ptr<Transport> MakeGrpcTransport(std::shared_ptr<grpc::Channel> channel);
 
 }  // namespace engram

@@ -4,8 +4,8 @@
 // that DRAM held whole needs nothing of the daemon; of another one, layers that it held are
 // received once the daemon has begun to answer, for only then does the version stay.
 //
-// Threads, window and errors as in grpc_stream.h. A request whose version is dropped before the
-// daemon has begun with it is put to it anew, as a whole.
+// Threads, window and errors as in client/grpc/stream.h. A request whose version is dropped before
+// the daemon has begun with it is put to it anew, as a whole.
 #ifndef ENGRAM_CLIENT_LOCAL_SHM_STREAM_H_
 #define ENGRAM_CLIENT_LOCAL_SHM_STREAM_H_
 

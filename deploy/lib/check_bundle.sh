@@ -82,7 +82,8 @@ unpack() {
     die "$ARCHIVE holds ${entries[*]:-nothing}, and not one folder engramd-VERSION-x86_64"
   TOP="${entries[0]}"
   local needed
-  for needed in bin/engramd bin/engramctl bin/engram_bench share/README.txt share/engramd.yaml; do
+  for needed in bin/engramd bin/engramctl bin/engram_bench share/README.txt share/engramd.yaml \
+    share/proto/engram/v1/{store,admin}.proto; do
     [[ -f "$ROOT/$TOP/$needed" ]] || problem "$needed is missing"
   done
   compgen -G "$ROOT/$TOP/bin/unit_gpu_cache*" >/dev/null || problem "it holds no GPU test"

@@ -17,7 +17,6 @@
 #include "absl/strings/str_split.h"
 #include "storage/base/size.h"
 #include "storage/base/status_macros.h"
-#include "storage/nvme/store.h"
 #include "storage/table/spec.h"
 
 namespace engram {
@@ -28,6 +27,8 @@ constexpr uint64_t kMiB = uint64_t{1} << 20;
 constexpr uint64_t kTiB = uint64_t{1} << 40;
 // gRPC counts a message's bytes in an int.
 constexpr uint64_t kMaxMessage = 2047 * kMiB;
+// The store's kMaxReadDepth.
+constexpr uint64_t kMaxNvmeDepth = 1024;
 
 const std::array<ConfigKey, 25> kKeys = {{
     {"data_dir", KeyType::kPath, "", 0, 0, true, &Config::data_dir,
@@ -41,10 +42,11 @@ const std::array<ConfigKey, 25> kKeys = {{
      "Where /metrics, /healthz, /readyz and the status page are served, as `host:port`; `off` "
      "turns them off."},
     {"dram", KeyType::kSize, "", 0, 64 * kTiB, true, &Config::dram_bytes,
-     "The budget of the DRAM tier, index included, shared by the active tables; 0 turns the tier "
-     "off. A 256th (of small budgets more) is kept for what clients that read it themselves "
-     "report, "
-     "36 KiB each."},
+     "The budget of the DRAM tier at start, index included, shared by the active tables; 0 turns "
+     "the tier off. Where less memory is available, on the host or in engramd's cgroup, the tier "
+     "gets that and the log says so. `engramctl budget --dram SIZE` changes the budget while "
+     "engramd runs; the next start uses this key again. One part in 256 (more of small budgets) "
+     "holds the telemetry of clients that read the tier themselves, 36 KiB each."},
     {"shared_memory", KeyType::kBoolean, "", 0, 0, true, &Config::shared_memory,
      "Whether clients on this host may map the DRAM tier read-only and read rows there themselves. "
      "They find it through the Unix sockets of `listen`; whoever may connect to those may read."},
@@ -86,10 +88,9 @@ const std::array<ConfigKey, 25> kKeys = {{
     {"admin_tcp", KeyType::kBoolean, "", 0, 0, true, &Config::admin_tcp,
      "Whether load, activate, drop, verify and stats are served on TCP addresses too. Unix "
      "sockets always serve them."},
-    {"nvme_depth", KeyType::kInteger, "reads", 1, kMaxReadDepth, true, &Config::nvme_depth,
+    {"nvme_depth", KeyType::kInteger, "reads", 1, kMaxNvmeDepth, true, &Config::nvme_depth,
      "Page reads that are kept under way at the drive, over all tables and calls: enough to keep "
-     "it "
-     "busy, few enough that a small call does not wait behind a large one."},
+     "it busy, few enough that a small call does not wait behind a large one."},
     {"read_threads", KeyType::kInteger, "threads", 1, 64, true, &Config::read_threads,
      "Threads that help to read a batch of pages from NVMe where io_uring is not to be had: then "
      "each of them has one read under way."},

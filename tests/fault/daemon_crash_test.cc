@@ -3,9 +3,10 @@
 // not, every row of every published version is that of its checkpoint, nothing else is to be seen,
 // and an interrupted load goes on.
 //
-//   daemon_crash_test                         20 rounds
-//   daemon_crash_test --rounds=200            the long run; so does $ENGRAM_TEST_ROUNDS
-//   ENGRAM_TEST_SEED=7 daemon_crash_test      the same random choices again
+//   fault_daemon --gtest_filter='DaemonCrash*'                       20 rounds
+//   fault_daemon --gtest_filter='DaemonCrash*' --rounds=200          the long run; so does
+//                                                                    $ENGRAM_TEST_ROUNDS
+//   ENGRAM_TEST_SEED=7 fault_daemon --gtest_filter='DaemonCrash*'    the same random choices again
 #include <gmock/gmock.h>
 
 #include <array>

@@ -2,8 +2,8 @@
 // unsynced the drive kept: what was acknowledged is in force, what was not is wholly there or
 // wholly not, a published version is whole, an interrupted load can be finished.
 //
-//   ENGRAM_TEST_SEED=7 fault_power_cut             the same cuts and the same damage again
-//   ENGRAM_TEST_ROUNDS=2000 fault_power_cut        more of them
+//   ENGRAM_TEST_SEED=7 fault_nvme --gtest_filter='PowerCut*'       the same cuts and damage again
+//   ENGRAM_TEST_ROUNDS=2000 fault_nvme --gtest_filter='PowerCut*'  more of them
 #include <gmock/gmock.h>
 #include <gtest/gtest-spi.h>
 #include <gtest/gtest.h>

@@ -2,8 +2,8 @@
 // table's version is switched, the budget changes, clients are killed, the daemon is killed or
 // restarted with another budget. Every byte of every answer is compared.
 //
-//   shm_stress_test                    30 s
-//   shm_stress_test --seconds=600      the long run; so does $ENGRAM_TEST_SECONDS
+//   fault_shm_stress                   30 s
+//   fault_shm_stress --seconds=600     the long run; so does $ENGRAM_TEST_SECONDS
 //
 // The seed decides what is done in which order; when it meets whom, the scheduler does.
 #include <dirent.h>
@@ -211,35 +211,18 @@ class ShmStressTest : public DaemonFixture {
     ASSERT_TRUE(status.ok()) << status;
   }
 
-  std::vector<uint64_t> rows_;
-};
-
-TEST_F(ShmStressTest, NoClientEverSeesAWrongRow) {
-  std::mt19937_64 random(TestSeed());
-  StartDaemon({"--dram", "1MiB", "--admission", "all"});
-  for (const uint64_t version : {1, 2}) {
-    const TestCheckpoint checkpoint =
-        MakeCheckpoint("v" + std::to_string(version), kBaseSize, version);
-    rows_ = checkpoint.rows;
-    ASSERT_TRUE(Load(kTable, checkpoint.directory, version).ok());
-  }
-  std::array<ClientProcess, kClients> clients;
-  for (ClientProcess& client : clients) StartClient(client, random());
-  uint64_t dram_rows = 0;
-  std::array<int, 6> done{};
-  const Clock::time_point end = Clock::now() + std::chrono::seconds(g_seconds);
-  while (Clock::now() < end && !HasFailure()) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(20 + random() % 300));
+  // One thing that happens to clients and daemon, drawn by `random`.
+  void Happen(std::mt19937_64& random) {
     const size_t what = std::min<uint64_t>(random() % 13, 5);
-    ++done[what];
-    ClientProcess& client = clients[random() % kClients];
+    ++done_[what];
+    ClientProcess& client = clients_[random() % kClients];
     switch (what) {
       case 0:
         EndClient(client, SIGKILL);
         StartClient(client, random());
         break;
       case 1:
-        dram_rows += EndClient(client, SIGTERM);
+        dram_rows_ += EndClient(client, SIGTERM);
         StartClient(client, random());
         break;
       case 2:
@@ -255,29 +238,55 @@ TEST_F(ShmStressTest, NoClientEverSeesAWrongRow) {
         SetBudget(random);
     }
   }
-  for (ClientProcess& client : clients) dram_rows += EndClient(client, SIGTERM);
-  std::cout << "clients killed " << done[0] << ", restarted " << done[1] << "; daemon killed "
-            << done[2] << ", restarted " << done[3] << "; switches " << done[4] << ", budgets "
-            << done[5] << "; " << dram_rows << " rows from DRAM by clients that ended by themselves"
-            << std::endl;
-  EXPECT_GT(dram_rows, 0u);
-  // Whoever is dead has left nothing with the daemon.
-  client_.reset();
-  admin_.reset();
-  size_t open = OpenFiles();
-  for (int i = 0; i < 200; ++i) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    const size_t now = OpenFiles();
-    if (now >= open && i > 20) break;
-    open = now;
+
+  // Whoever is dead has left nothing with the daemon. No client is running.
+  void ExpectNothingLeftBehind(uint64_t seed) {
+    client_.reset();
+    admin_.reset();
+    size_t open = OpenFiles();
+    for (int i = 0; i < 200; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      const size_t now = OpenFiles();
+      if (now >= open && i > 20) break;
+      open = now;
+    }
+    const size_t before = open;
+    StartClient(clients_[0], seed);
+    EndClient(clients_[0], SIGKILL);
+    for (int i = 0; i < 200 && OpenFiles() > before; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    }
+    EXPECT_LE(OpenFiles(), before);
   }
-  const size_t before = open;
-  StartClient(clients[0], random());
-  EndClient(clients[0], SIGKILL);
-  for (int i = 0; i < 200 && OpenFiles() > before; ++i) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+
+  std::vector<uint64_t> rows_;
+  std::array<ClientProcess, kClients> clients_;
+  std::array<int, 6> done_{};
+  uint64_t dram_rows_ = 0;
+};
+
+TEST_F(ShmStressTest, NoClientEverSeesAWrongRow) {
+  std::mt19937_64 random(TestSeed());
+  StartDaemon({"--dram", "1MiB", "--admission", "all"});
+  for (const uint64_t version : {1, 2}) {
+    const TestCheckpoint checkpoint =
+        MakeCheckpoint("v" + std::to_string(version), kBaseSize, version);
+    rows_ = checkpoint.rows;
+    ASSERT_TRUE(Load(kTable, checkpoint.directory, version).ok());
   }
-  EXPECT_LE(OpenFiles(), before);
+  for (ClientProcess& client : clients_) StartClient(client, random());
+  const Clock::time_point end = Clock::now() + std::chrono::seconds(g_seconds);
+  while (Clock::now() < end && !HasFailure()) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20 + random() % 300));
+    Happen(random);
+  }
+  for (ClientProcess& client : clients_) dram_rows_ += EndClient(client, SIGTERM);
+  std::cout << "clients killed " << done_[0] << ", restarted " << done_[1] << "; daemon killed "
+            << done_[2] << ", restarted " << done_[3] << "; switches " << done_[4] << ", budgets "
+            << done_[5] << "; " << dram_rows_
+            << " rows from DRAM by clients that ended by themselves" << std::endl;
+  EXPECT_GT(dram_rows_, 0u);
+  ExpectNothingLeftBehind(random());
 }
 
 }  // namespace

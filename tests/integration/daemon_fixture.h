@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "client/grpc/admin.h"
 #include "client/client.h"
+#include "client/grpc/admin.h"
 #include "tests/integration/test_checkpoint.h"
 #include "tests/integration/test_daemon.h"
 #include "tests/test_seed.h"
@@ -84,8 +84,8 @@ class DaemonFixture : public ::testing::Test {
     }
   }
 
-  std::vector<uint32_t> RandomIds(std::mt19937_64& random, const TestCheckpoint& checkpoint,
-                                  size_t count) {
+  static std::vector<uint32_t> RandomIds(std::mt19937_64& random, const TestCheckpoint& checkpoint,
+                                         size_t count) {
     const uint64_t rows = std::min(checkpoint.rows[0], checkpoint.rows[1]);
     std::vector<uint32_t> ids(count);
     for (uint32_t& id : ids) id = static_cast<uint32_t>(random() % rows);

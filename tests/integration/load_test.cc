@@ -15,8 +15,16 @@ namespace {
 using ::testing::AnyOf;
 using ::testing::HasSubstr;
 
+struct Damage {
+  std::string name;
+  std::function<void(const TestCheckpoint&)> apply;
+  std::vector<std::string> said;  // what the error must name
+};
+
 class LoadTest : public DaemonFixture {
  protected:
+  static std::vector<Damage> Damages();
+
   // Replaces `from` by a text of the same length in the header of a shard.
   static void EditShard(const TestCheckpoint& checkpoint, int layer, const std::string& from,
                         const std::string& to) {
@@ -39,14 +47,7 @@ class LoadTest : public DaemonFixture {
   }
 };
 
-struct Damage {
-  std::string name;
-  std::function<void(const TestCheckpoint&)> apply;
-  std::vector<std::string> said;  // what the error must name
-};
-
-TEST_F(LoadTest, EveryDamageIsNamedAndNothingIsPublished) {
-  StartDaemon();
+std::vector<Damage> LoadTest::Damages() {
   const auto edit = [](int layer, std::string from, std::string to) {
     return [=](const TestCheckpoint& c) { EditShard(c, layer, from, to); };
   };
@@ -56,7 +57,7 @@ TEST_F(LoadTest, EveryDamageIsNamedAndNothingIsPublished) {
                                    std::filesystem::file_size(c.ShardPath(14)) + by);
     };
   };
-  const std::vector<Damage> damages = {
+  return {
       {"missing_shard",
        [](const TestCheckpoint& c) { std::filesystem::remove(c.ShardPath(14)); },
        {"model-14.safetensors"}},
@@ -91,7 +92,11 @@ TEST_F(LoadTest, EveryDamageIsNamedAndNothingIsPublished) {
        [](const TestCheckpoint& c) { std::filesystem::remove(c.directory + "/config.json"); },
        {"config.json"}},
   };
-  for (const Damage& damage : damages) {
+}
+
+TEST_F(LoadTest, EveryDamageIsNamedAndNothingIsPublished) {
+  StartDaemon();
+  for (const Damage& damage : Damages()) {
     SCOPED_TRACE(damage.name);
     const TestCheckpoint checkpoint = MakeCheckpoint(damage.name, 500, 1);
     damage.apply(checkpoint);

@@ -26,6 +26,8 @@ namespace {
 
 class ShmTest : public DaemonFixture {
  protected:
+  class StreamsInStep;
+
   std::unique_ptr<Client> ShmClient() {
     auto client = Client::Connect({.target = daemon_->target(), .transport = TransportKind::kShm});
     if (!client.ok()) throw std::runtime_error(client.status().ToString());
@@ -206,34 +208,21 @@ TEST_F(ShmTest, TokensAndCallbacks) {
   }
 }
 
-// Requests ahead, of rows that DRAM holds, that it does not, and some of each; bad ones between.
-TEST_F(ShmTest, StreamsAnswerAsGrpcDoes) {
-  const TestCheckpoint checkpoint = MakeCheckpoint("ckpt", 2000, 1);
-  StartDaemon({"--dram", "1MiB"});
-  ASSERT_TRUE(Load("t", checkpoint.directory).ok());
-  const std::array<std::unique_ptr<Client>, 2> clients = {ShmClient(), GrpcClient()};
-  std::array<std::unique_ptr<LookupStream>, 2> streams;
-  for (size_t i = 0; i < 2; ++i) {
-    auto stream = clients[i]->OpenStream();
-    ASSERT_TRUE(stream.ok()) << stream.status();
-    streams[i] = *std::move(stream);
-  }
-  struct Step {
-    std::array<std::vector<uint32_t>, 2> ids;  // of each layer
-    std::array<std::array<std::vector<std::byte>, 2>, 2> rows;
-    std::array<std::array<std::vector<uint8_t>, 2>, 2> tiers;
-  };
-  constexpr size_t kAhead = 6;
-  constexpr uint64_t kSteps = 600;
-  constexpr std::array<int, 2> kLayers = {1, 14};
-  std::mt19937_64 random(TestSeed());
-  std::array<Step, kAhead> steps;
-  uint64_t dram_rows = 0;
-  const auto send = [&](uint64_t sequence) {
-    Step& step = steps[sequence % kAhead];
+// A stream over shared memory and one over gRPC, which get the same requests.
+class ShmTest::StreamsInStep {
+ public:
+  static constexpr uint64_t kAhead = 6;
+
+  StreamsInStep(std::array<std::unique_ptr<LookupStream>, 2> streams,
+                const TestCheckpoint& checkpoint)
+      : streams_(std::move(streams)), checkpoint_(checkpoint) {}
+
+  // Rows that DRAM holds, that it does not, and some of each; bad ones between.
+  void Send(uint64_t sequence, std::mt19937_64& random) {
+    Step& step = steps_[sequence % kAhead];
     const uint64_t among = random() % 3 == 0 ? ~0ull : 300;
     for (std::vector<uint32_t>& ids : step.ids) {
-      ids = RandomIds(random, checkpoint, 1 + random() % 100);
+      ids = RandomIds(random, checkpoint_, 1 + random() % 100);
       for (uint32_t& id : ids) id = random() % 40 == 0 ? kDeadPosition : id % among;
     }
     if (random() % 30 == 0) step.ids[1][0] = 0xFFFFFF00u;
@@ -247,42 +236,90 @@ TEST_F(ShmTest, StreamsAnswerAsGrpcDoes) {
                                   absl::MakeSpan(step.rows[i][layer]),
                                   absl::MakeSpan(step.tiers[i][layer])});
       }
-      const absl::Status sent = streams[i]->Send(request);
+      const absl::Status sent = streams_[i]->Send(request);
       ASSERT_TRUE(sent.ok()) << sent;
     }
-  };
-  for (uint64_t sequence = 0; sequence < kAhead; ++sequence) send(sequence);
-  for (uint64_t sequence = 0; sequence < kSteps && !HasFailure(); ++sequence) {
-    Step& step = steps[sequence % kAhead];
-    for (size_t layer = 0; layer < 2; ++layer) {
+  }
+
+  // Both answers to a request, compared with each other and with the checkpoint.
+  void Receive(uint64_t sequence) {
+    bool last = false;
+    for (size_t layer = 0; layer < 2 && !last; ++layer) {
       std::array<LookupStream::Event, 2> events;
       for (size_t i = 0; i < 2; ++i) {
-        auto event = streams[i]->Receive();
+        auto event = streams_[i]->Receive();
         ASSERT_TRUE(event.ok()) << event.status();
         events[i] = *std::move(event);
         ASSERT_EQ(events[i].sequence, sequence);
         ASSERT_EQ(events[i].status, events[0].status);
         ASSERT_EQ(events[i].last, events[0].last);
-        if (!events[i].status.ok()) continue;
-        EXPECT_EQ(events[i].last, layer == 1);
-        EXPECT_EQ(events[i].version, 1u);
-        EXPECT_EQ(events[i].layer.layer, kLayers[layer]);
-        ExpectRows(checkpoint, kLayers[layer], step.ids[layer], step.rows[i][layer]);
-        const std::vector<uint8_t>& tiers = step.tiers[i][layer];
-        EXPECT_EQ(events[i].layer.dram_rows, std::count(tiers.begin(), tiers.end(), 1));
-        EXPECT_EQ(events[i].layer.nvme_rows, std::count(tiers.begin(), tiers.end(), 2));
-        if (i == 0) dram_rows += events[i].layer.dram_rows;
+        if (events[i].status.ok()) Compare(steps_[sequence % kAhead], i, layer, events[i]);
       }
-      if (events[0].last) break;
+      last = events[0].last;
+      if (events[0].status.ok()) dram_rows_ += events[0].layer.dram_rows;
     }
-    if (sequence + kAhead < kSteps) send(sequence + kAhead);
   }
-  EXPECT_GT(dram_rows, kSteps);
-  for (const std::unique_ptr<LookupStream>& stream : streams) {
-    stream->CloseSend();
-    EXPECT_TRUE(absl::IsOutOfRange(stream->Receive().status()));
-    EXPECT_TRUE(absl::IsFailedPrecondition(stream->Send({.table = "t"})));
+
+  void Close() {
+    for (const std::unique_ptr<LookupStream>& stream : streams_) {
+      stream->CloseSend();
+      EXPECT_TRUE(absl::IsOutOfRange(stream->Receive().status()));
+      EXPECT_TRUE(absl::IsFailedPrecondition(stream->Send({.table = "t"})));
+    }
   }
+
+  // Rows that the client over shared memory read there.
+  uint64_t dram_rows() const { return dram_rows_; }
+
+ private:
+  static constexpr std::array<int, 2> kLayers = {1, 14};
+  struct Step {
+    std::array<std::vector<uint32_t>, 2> ids;  // of each layer
+    std::array<std::array<std::vector<std::byte>, 2>, 2> rows;
+    std::array<std::array<std::vector<uint8_t>, 2>, 2> tiers;
+  };
+
+  void Compare(const Step& step, size_t i, size_t layer, const LookupStream::Event& event) const {
+    EXPECT_EQ(event.last, layer == 1);
+    EXPECT_EQ(event.version, 1u);
+    EXPECT_EQ(event.layer.layer, kLayers[layer]);
+    ExpectRows(checkpoint_, kLayers[layer], step.ids[layer], step.rows[i][layer]);
+    const std::vector<uint8_t>& tiers = step.tiers[i][layer];
+    EXPECT_EQ(event.layer.dram_rows, std::count(tiers.begin(), tiers.end(), 1));
+    EXPECT_EQ(event.layer.nvme_rows, std::count(tiers.begin(), tiers.end(), 2));
+  }
+
+  std::array<std::unique_ptr<LookupStream>, 2> streams_;
+  const TestCheckpoint& checkpoint_;
+  std::array<Step, kAhead> steps_;
+  uint64_t dram_rows_ = 0;
+};
+
+TEST_F(ShmTest, StreamsAnswerAsGrpcDoes) {
+  const TestCheckpoint checkpoint = MakeCheckpoint("ckpt", 2000, 1);
+  StartDaemon({"--dram", "1MiB"});
+  ASSERT_TRUE(Load("t", checkpoint.directory).ok());
+  const std::array<std::unique_ptr<Client>, 2> clients = {ShmClient(), GrpcClient()};
+  std::array<std::unique_ptr<LookupStream>, 2> opened;
+  for (size_t i = 0; i < 2; ++i) {
+    auto stream = clients[i]->OpenStream();
+    ASSERT_TRUE(stream.ok()) << stream.status();
+    opened[i] = *std::move(stream);
+  }
+  StreamsInStep streams(std::move(opened), checkpoint);
+  constexpr uint64_t kSteps = 600;
+  std::mt19937_64 random(TestSeed());
+  for (uint64_t sequence = 0; sequence < StreamsInStep::kAhead; ++sequence) {
+    streams.Send(sequence, random);
+  }
+  for (uint64_t sequence = 0; sequence < kSteps && !HasFailure(); ++sequence) {
+    streams.Receive(sequence);
+    if (sequence + StreamsInStep::kAhead < kSteps) {
+      streams.Send(sequence + StreamsInStep::kAhead, random);
+    }
+  }
+  EXPECT_GT(streams.dram_rows(), kSteps);
+  streams.Close();
 }
 
 TEST_F(ShmTest, AStreamOfRowsInDramNeedsNoDaemonAndBreaksWhenItMust) {

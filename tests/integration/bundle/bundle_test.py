@@ -174,6 +174,15 @@ class BundleTest(unittest.TestCase):
 
     # ------------------------------------------------------------------------------ the archive
 
+    def test_the_wire_contract_is_in_it(self):
+        source = os.path.join(testing.ROOT, "proto/engram/v1")
+        packed = os.path.join(self.root, self.top, "share/proto/engram/v1")
+        self.assertEqual(sorted(os.listdir(packed)), sorted(os.listdir(source)))
+        for name in os.listdir(source):
+            with open(os.path.join(source, name), "rb") as one, \
+                 open(os.path.join(packed, name), "rb") as other:
+                self.assertEqual(one.read(), other.read(), name)
+
     def test_the_same_build_gives_the_same_bytes(self):
         again = os.path.join(self.work, "again.tar.gz")
         self.assertEqual(bundle(again).returncode, 0)
@@ -228,6 +237,12 @@ class BundleTest(unittest.TestCase):
             shutil.copy(os.path.join(libraries, other), os.path.join(libraries, ring))
 
         self.assertIn("undefined symbol: io_uring_", self.refused(plant))
+
+    def test_a_file_that_is_missing_is_named(self):
+        def plant(top):
+            os.remove(os.path.join(top, "share/proto/engram/v1/store.proto"))
+
+        self.assertIn("share/proto/engram/v1/store.proto is missing", self.refused(plant))
 
     def test_a_program_that_fails_is_named(self):
         def plant(top):

@@ -17,6 +17,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/config/config_keys.h"
+#include "storage/nvme/store.h"
 
 namespace engram {
 namespace {
@@ -400,6 +401,10 @@ TEST(ConfigKeys, ABadValueChangesNothing) {
   EXPECT_FALSE(SetFromText(*FindConfigKey("dram"), {"0", "0"}, config).ok());
   EXPECT_FALSE(SetFromText(*FindConfigKey("dram"), {}, config).ok());
   EXPECT_EQ(Values(config), Values(Config()));
+}
+
+TEST(ConfigKeys, TheDepthOfReadsIsBoundedAsTheStoreBoundsIt) {
+  EXPECT_EQ(FindConfigKey("nvme_depth")->max, uint64_t{kMaxReadDepth});
 }
 
 TEST(SampleConfig, IsTheFileInDeploy) {

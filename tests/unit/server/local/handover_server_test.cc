@@ -31,7 +31,34 @@
 namespace engram {
 namespace {
 
-using HandoverServerTest = HandoverFixture;
+class HandoverServerTest : public HandoverFixture {
+ protected:
+  // Gathers 64 rows and compares those that DRAM held. `used` counts them; false, with nothing
+  // compared, when the memory was given back meanwhile.
+  static bool GatherAndCompare(AttachedLayer& layer, AttachLink& link, uint64_t generation,
+                               uint64_t version, uint32_t phase, std::mt19937_64& random,
+                               std::atomic<uint64_t>& used) {
+    std::vector<uint32_t> ids(64);
+    for (uint32_t& id : ids) id = static_cast<uint32_t>(random() % 3000);
+    std::vector<std::byte> rows(ids.size() * kRowBytes);
+    std::vector<uint32_t> missing(ids.size());
+    const auto result = layer.Gather(ids, absl::MakeSpan(rows), absl::MakeSpan(missing), phase);
+    if (!link.Holds(generation)) return false;
+    std::vector<std::byte> expected(kRowBytes);
+    size_t next = 0;
+    for (size_t i = 0; i < ids.size(); ++i) {
+      if (next < result.missing && missing[next] == i) {
+        ++next;
+        continue;
+      }
+      DeriveRow(14, ids[i], version, absl::MakeSpan(expected));
+      EXPECT_EQ(std::memcmp(expected.data(), &rows[i * kRowBytes], kRowBytes), 0)
+          << "row " << ids[i] << " of version " << version;
+      ++used;
+    }
+    return true;
+  }
+};
 
 TEST_F(HandoverServerTest, AClientReadsWhatWasLookedUpAndTheDaemonHears) {
   Load("t", 1, kRows);
@@ -311,38 +338,19 @@ TEST_F(HandoverServerTest, NoClientSeesAWrongRowWhileEverythingChanges) {
   std::atomic<uint64_t> discarded{0};
   const auto client = [&](uint64_t salt) {
     std::mt19937_64 random(seed + salt);
-    std::vector<uint32_t> ids(64);
-    std::vector<std::byte> rows(ids.size() * kRowBytes);
-    std::vector<std::byte> expected(kRowBytes);
-    std::vector<uint32_t> missing(ids.size());
     auto link = AttachLink::Connect(Path(), instance_);
     ASSERT_TRUE(link.ok()) << link.status();
-    while (!stop) {
+    while (!stop && !HasFailure()) {
       const uint64_t generation = segments_->generation();
       const auto table = *tables_->Find("t", kActiveVersion);
       const uint64_t version = Raw(table->spec().version);
       const auto shape = Describe(*table, 14);
       if (!shape.has_value()) continue;
       auto layer = AttachedLayer::Map(*link, *shape);
-      for (int batch = 0; layer.ok() && batch < 50 && (*link)->Holds(generation); ++batch) {
-        for (uint32_t& id : ids) id = static_cast<uint32_t>(random() % 3000);
-        const auto result = (*layer)->Gather(ids, absl::MakeSpan(rows), absl::MakeSpan(missing),
-                                             static_cast<uint32_t>(batch));
-        if (!(*link)->Holds(generation)) {
-          ++discarded;
-          break;
-        }
-        size_t next = 0;
-        for (size_t i = 0; i < ids.size(); ++i) {
-          if (next < result.missing && missing[next] == i) {
-            ++next;
-            continue;
-          }
-          DeriveRow(14, ids[i], version, absl::MakeSpan(expected));
-          ASSERT_EQ(std::memcmp(expected.data(), &rows[i * kRowBytes], kRowBytes), 0)
-              << "row " << ids[i] << " of version " << version;
-          ++used;
-        }
+      for (uint32_t batch = 0; layer.ok() && batch < 50 && (*link)->Holds(generation); ++batch) {
+        if (GatherAndCompare(**layer, **link, generation, version, batch, random, used)) continue;
+        ++discarded;
+        break;
       }
     }
   };

@@ -52,6 +52,42 @@ uint32_t HeldRows(const RowCache& cache, uint32_t count) {
   return held;
 }
 
+// Reads 64 of the first `rows` rows, offers those that are missing, and counts the others: all of
+// them in `read`, and in `wrong` those with other bytes than their own.
+void ReadAndOffer(RowCache& cache, std::mt19937_64& random, uint32_t rows,
+                  std::atomic<uint64_t>& read, std::atomic<uint64_t>& wrong) {
+  std::vector<RowId> ids(64);
+  for (RowId& id : ids) id = RowId{static_cast<uint32_t>(random() % rows)};
+  std::vector<std::byte> out(ids.size() * kRowBytes);
+  RowBatch batch(ids, kRowBytes, absl::MakeSpan(out));
+  cache.Read(batch);
+  std::vector<bool> missing(ids.size());
+  for (const uint32_t position : batch.missing()) missing[position] = true;
+  std::vector<std::byte> expected(kRowBytes);
+  for (uint32_t i = 0; i < ids.size(); ++i) {
+    DeriveRow(Raw(ids[i]), absl::MakeSpan(expected));
+    if (missing[i]) {
+      cache.Offer(absl::MakeConstSpan(&ids[i], 1), expected);
+    } else {
+      wrong += std::memcmp(batch.row(i), expected.data(), kRowBytes) != 0;
+      ++read;
+    }
+  }
+}
+
+// Ways of all sets that hold a row.
+uint64_t TagsInUse(const RowCache& cache) {
+  uint64_t rows = 0;
+  for (const std::shared_ptr<Segment>& segment : cache.segments()) {
+    for (uint32_t set = 0; set < cache.shape().per_segment; ++set) {
+      const auto& line = *reinterpret_cast<const dram::TagLine*>(
+          segment->data() + cache.shape().RowsOffset() + set * cache.shape().SetBytes());
+      for (const uint32_t tag : line.tags) rows += tag != dram::kEmptyTag;
+    }
+  }
+  return rows;
+}
+
 class RowCacheResizeTest : public ::testing::Test {
  protected:
   void Make(uint64_t budget_bytes, uint64_t rows = kLayerRows,
@@ -195,26 +231,7 @@ TEST_F(RowCacheResizeTest, ReadersAndWritersGoOnMeanwhile) {
   for (int t = 0; t < 3; ++t) {
     threads.emplace_back([&, seed = random()] {
       std::mt19937_64 own(seed);
-      std::vector<RowId> ids(64);
-      std::vector<std::byte> out(ids.size() * kRowBytes);
-      std::vector<std::byte> expected(kRowBytes);
-      while (!stop) {
-        for (RowId& id : ids) id = RowId{static_cast<uint32_t>(own() % kRows)};
-        const std::shared_ptr<RowCache> cache = get();
-        RowBatch batch(ids, kRowBytes, absl::MakeSpan(out));
-        cache->Read(batch);
-        std::vector<bool> missing(ids.size());
-        for (const uint32_t position : batch.missing()) missing[position] = true;
-        for (uint32_t i = 0; i < ids.size(); ++i) {
-          DeriveRow(Raw(ids[i]), absl::MakeSpan(expected));
-          if (missing[i]) {
-            cache->Offer(absl::MakeConstSpan(&ids[i], 1), expected);
-          } else {
-            wrong += std::memcmp(batch.row(i), expected.data(), kRowBytes) != 0;
-            ++read;
-          }
-        }
-      }
+      while (!stop) ReadAndOffer(*get(), own, kRows, read, wrong);
     });
   }
   for (int round = 0; round < 60; ++round) {
@@ -236,15 +253,7 @@ TEST_F(RowCacheResizeTest, ReadersAndWritersGoOnMeanwhile) {
   EXPECT_EQ(wrong, 0u);
   EXPECT_GT(read, 1000u);
   // Nothing was counted twice or forgotten.
-  uint64_t rows = 0;
-  for (const std::shared_ptr<Segment>& segment : current->segments()) {
-    for (uint32_t set = 0; set < current->shape().per_segment; ++set) {
-      const auto& line = *reinterpret_cast<const dram::TagLine*>(
-          segment->data() + current->shape().RowsOffset() + set * current->shape().SetBytes());
-      for (const uint32_t tag : line.tags) rows += tag != dram::kEmptyTag;
-    }
-  }
-  EXPECT_EQ(current->Usage().rows, rows);
+  EXPECT_EQ(current->Usage().rows, TagsInUse(*current));
 }
 
 }  // namespace

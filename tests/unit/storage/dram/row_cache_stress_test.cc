@@ -28,104 +28,130 @@ constexpr int kMaxRounds = 10000000;
 // One round in eight hits nothing by chance; so many in a row do not.
 constexpr int kPatience = 20;
 
-TEST(RowCacheStressTest, NoReaderSeesATornRow) {
 #ifdef ENGRAM_PLANT_RACE
-  constexpr bool kPlanted = true;
+constexpr bool kPlanted = true;
 #else
-  constexpr bool kPlanted = false;
+constexpr bool kPlanted = false;
 #endif
-  PrefetchCounters counters;
-  const std::unique_ptr<SegmentStore> store = SegmentStore::Anonymous();
-  auto made = RowCache::Create({.budget_bytes = kSets * kRowBytes * 16,
-                                .row_bytes = kRowBytes,
-                                .layer_rows = 1u << 20,
-                                .segments = store.get(),
-                                .counters = &counters});
-  ASSERT_TRUE(made.ok()) << made.status();
-  RowCache& cache = **made;
-  std::vector<std::vector<std::byte>> rows(kIds, std::vector<std::byte>(kRowBytes));
-  for (uint32_t id = 0; id < kIds; ++id) DeriveRow(id, absl::MakeSpan(rows[id]));
-  std::atomic<bool> stop{false};
-  std::atomic<uint64_t> torn{0};
-  std::atomic<uint64_t> hits{0};
-  std::atomic<uint64_t> placed{0};
-  std::atomic<uint64_t> impossible{0};
-  std::vector<std::thread> threads;
-  for (int t = 0; t < 2; ++t) {
-    threads.emplace_back([&, t] {  // a writer
-      std::mt19937 random(100 + t);
-      std::vector<std::byte> row(kRowBytes);
-      while (!stop) {
-        const RowId id{static_cast<uint32_t>(random() % kIds)};
-        const bool prefetched = random() % 2 == 0;
-        // Made anew each time, so that the set is free for longer than it is taken.
-        DeriveRow(Raw(id), absl::MakeSpan(row));
-        cache.Offer(absl::MakeConstSpan(&id, 1), row,
-                    prefetched ? RowCache::Source::kPrefetch : RowCache::Source::kLookup);
-      }
-    });
-    threads.emplace_back([&, t] {  // a reader
-      std::mt19937 random(200 + t);
-      std::vector<std::byte> out(8 * kRowBytes);
-      std::vector<RowId> ids(8);
-      uint64_t own_hits = 0;
-      int rounds_without_hit = 0;
-      const auto seen_enough = [&] {
-        if (kPlanted) return torn > 0;
-        return own_hits >= kHits && counters.used > 0 && counters.unused > 0 && placed > 0;
-      };
-      for (int round = 0; round < kMaxRounds && !seen_enough(); ++round) {
-        for (RowId& id : ids) id = RowId{static_cast<uint32_t>(random() % kIds)};
-        RowBatch batch(ids, kRowBytes, absl::MakeSpan(out));
-        cache.Read(batch);
-        std::vector<bool> missing(ids.size());
-        for (const uint32_t position : batch.missing()) missing[position] = true;
-        // Writers that have lost their processors may hold all sets: let them have ours.
-        rounds_without_hit = batch.missing().size() == ids.size() ? rounds_without_hit + 1 : 0;
-        if (rounds_without_hit > kPatience) std::this_thread::yield();
-        for (uint32_t i = 0; i < ids.size(); ++i) {
-          if (missing[i]) continue;
-          ++own_hits;
-          if (std::memcmp(batch.row(i), rows[Raw(ids[i])].data(), kRowBytes) != 0) ++torn;
-        }
-      }
-      hits += own_hits;
-    });
+
+class RowCacheStressTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto made = RowCache::Create({.budget_bytes = kSets * kRowBytes * 16,
+                                  .row_bytes = kRowBytes,
+                                  .layer_rows = 1u << 20,
+                                  .segments = store_.get(),
+                                  .counters = &counters_});
+    ASSERT_TRUE(made.ok()) << made.status();
+    cache_ = *std::move(made);
+    for (uint32_t id = 0; id < kIds; ++id) DeriveRow(id, absl::MakeSpan(rows_[id]));
   }
-  threads.emplace_back([&] {  // places rows, and sometimes looks at all that are held
+
+  // Offers rows until it is told to stop.
+  void Write(uint32_t seed) {
+    std::mt19937 random(seed);
+    std::vector<std::byte> row(kRowBytes);
+    while (!stop_) {
+      const RowId id{static_cast<uint32_t>(random() % kIds)};
+      const bool prefetched = random() % 2 == 0;
+      // Made anew each time, so that the set is free for longer than it is taken.
+      DeriveRow(Raw(id), absl::MakeSpan(row));
+      cache_->Offer(absl::MakeConstSpan(&id, 1), row,
+                    prefetched ? RowCache::Source::kPrefetch : RowCache::Source::kLookup);
+    }
+  }
+
+  // Places rows, and sometimes looks at all that are held, until it is told to stop.
+  void Place() {
     std::mt19937 random(300);
     std::vector<std::byte> row(kRowBytes);
-    while (!stop) {
+    while (!stop_) {
       const RowId id{static_cast<uint32_t>(random() % kIds)};
       const uint32_t count = 1 + random() % dram::kMaxCount;
       DeriveRow(Raw(id), absl::MakeSpan(row));
-      if (cache.HasRoomFor(id, count)) placed += cache.Place({&id, 1}, count, row);
+      if (cache_->HasRoomFor(id, count)) placed_ += cache_->Place({&id, 1}, count, row);
       if (random() % 64 != 0) continue;
       std::vector<int> seen(kIds);
-      cache.VisitHeld(0, cache.Units(), [&](RowId held, uint32_t known) {
+      cache_->VisitHeld(0, cache_->Units(), [&](RowId held, uint32_t known) {
         // Of one state of a set: no row that was never there, none twice.
-        impossible += Raw(held) >= kIds || known == 0 || known > dram::kMaxCount;
-        if (Raw(held) < kIds) impossible += ++seen[Raw(held)] > 1;
+        impossible_ += Raw(held) >= kIds || known == 0 || known > dram::kMaxCount;
+        if (Raw(held) < kIds) impossible_ += ++seen[Raw(held)] > 1;
       });
     }
-  });
-  for (const size_t reader : {1u, 3u}) threads[reader].join();
-  stop = true;
-  for (const size_t writer : {0u, 2u, 4u}) threads[writer].join();
+  }
+
+  // Reads until it has seen enough.
+  void Read(uint32_t seed) {
+    std::mt19937 random(seed);
+    uint64_t own_hits = 0;
+    int rounds_without_hit = 0;
+    const auto seen_enough = [&] {
+      if (kPlanted) return torn_ > 0;
+      return own_hits >= kHits && counters_.used > 0 && counters_.unused > 0 && placed_ > 0;
+    };
+    for (int round = 0; round < kMaxRounds && !seen_enough(); ++round) {
+      const uint64_t found = ReadBatch(random);
+      own_hits += found;
+      // Writers that have lost their processors may hold all sets: let them have ours.
+      rounds_without_hit = found == 0 ? rounds_without_hit + 1 : 0;
+      if (rounds_without_hit > kPatience) std::this_thread::yield();
+    }
+    hits_ += own_hits;
+  }
+
+  // Reads a batch and compares it; the number of hits.
+  uint64_t ReadBatch(std::mt19937& random) {
+    std::vector<RowId> ids(8);
+    for (RowId& id : ids) id = RowId{static_cast<uint32_t>(random() % kIds)};
+    std::vector<std::byte> out(ids.size() * kRowBytes);
+    RowBatch batch(ids, kRowBytes, absl::MakeSpan(out));
+    cache_->Read(batch);
+    std::vector<bool> missing(ids.size());
+    for (const uint32_t position : batch.missing()) missing[position] = true;
+    for (uint32_t i = 0; i < ids.size(); ++i) {
+      if (missing[i]) continue;
+      if (std::memcmp(batch.row(i), rows_[Raw(ids[i])].data(), kRowBytes) != 0) ++torn_;
+    }
+    return ids.size() - batch.missing().size();
+  }
+
+  PrefetchCounters counters_;
+  const std::unique_ptr<SegmentStore> store_ = SegmentStore::Anonymous();
+  std::unique_ptr<RowCache> cache_;
+  std::vector<std::vector<std::byte>> rows_ =
+      std::vector<std::vector<std::byte>>(kIds, std::vector<std::byte>(kRowBytes));
+  std::atomic<bool> stop_{false};
+  std::atomic<uint64_t> torn_{0};
+  std::atomic<uint64_t> hits_{0};
+  std::atomic<uint64_t> placed_{0};
+  std::atomic<uint64_t> impossible_{0};
+};
+
+TEST_F(RowCacheStressTest, NoReaderSeesATornRow) {
+  std::vector<std::thread> writers;
+  std::vector<std::thread> readers;
+  for (uint32_t t = 0; t < 2; ++t) {
+    writers.emplace_back([this, t] { Write(100 + t); });
+    readers.emplace_back([this, t] { Read(200 + t); });
+  }
+  writers.emplace_back([this] { Place(); });
+  for (std::thread& reader : readers) reader.join();
+  stop_ = true;
+  for (std::thread& writer : writers) writer.join();
   if (kPlanted) {
-    EXPECT_GT(torn, 0u) << "the planted fault was not found";
+    EXPECT_GT(torn_, 0u) << "the planted fault was not found";
   } else {
-    EXPECT_EQ(torn, 0u);
-    EXPECT_EQ(impossible, 0u);
-    EXPECT_GT(placed, 0u);
-    EXPECT_GE(hits, 2 * kHits);
-    EXPECT_GT(counters.used, 0u);
-    EXPECT_GT(counters.unused, 0u);
+    EXPECT_EQ(torn_, 0u);
+    EXPECT_EQ(impossible_, 0u);
+    EXPECT_GT(placed_, 0u);
+    EXPECT_GE(hits_, 2 * kHits);
+    EXPECT_GT(counters_.used, 0u);
+    EXPECT_GT(counters_.unused, 0u);
   }
   // Every prefetched row comes to one end: used, or not.
-  EXPECT_LE(counters.Waiting(), 15u * kSets);
-  made->reset();
-  EXPECT_EQ(counters.used + counters.unused, counters.stored);
+  EXPECT_LE(counters_.Waiting(), 15u * kSets);
+  cache_.reset();
+  EXPECT_EQ(counters_.used + counters_.unused, counters_.stored);
 }
 
 }  // namespace
