@@ -14,6 +14,8 @@
 #include "engram/v1/store.grpc.pb.h"
 #include "server/rpc/attach.h"
 #include "server/rpc/call_loop.h"
+#include "server/rpc/lookup_codec.h"
+#include "server/rpc/table_messages.h"
 #include "server/rpc/wire.h"
 #include "storage/base/mutex.h"
 #include "storage/base/status_macros.h"

@@ -11,6 +11,7 @@ import tempfile
 
 # Folder → the folders and files that it may include, beside itself. The longest match counts.
 ARROWS = {
+    "proto": [],
     "storage/base": [],
     "storage/table": ["storage/base"],
     "storage/checkpoint": ["storage/base", "storage/table"],
