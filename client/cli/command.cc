@@ -7,13 +7,17 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "client/grpc/channel.h"
+#include "client/grpc/describe.h"
 #include "storage/base/size.h"
+#include "storage/base/status_macros.h"
 
 namespace engram {
 namespace {
 
 constexpr std::chrono::milliseconds kConnectTimeout{2000};
 constexpr std::chrono::seconds kCallTimeout{60};
+constexpr size_t kMaxDescriptionBytes = size_t{64} << 20;
 
 }  // namespace
 
@@ -40,6 +44,19 @@ absl::StatusOr<std::unique_ptr<Client>> ConnectClient(const CommandLine& line,
   options.default_deadline = kCallTimeout;
   options.transport = transport;
   return Client::Connect(options);
+}
+
+absl::StatusOr<v1::TableInfo> DescribeTable(const CommandLine& line, const std::string& name,
+                                            uint64_t version) {
+  ENGRAM_ASSIGN_OR_RETURN(std::shared_ptr<grpc::Channel> channel,
+                          OpenChannel(line.server, kMaxDescriptionBytes, kConnectTimeout));
+  v1::DescribeRequest request;
+  request.set_table(name);
+  request.set_version(version);
+  UnaryCaller caller(std::move(channel));
+  ENGRAM_ASSIGN_OR_RETURN(v1::DescribeResponse response,
+                          CallDescribe(caller, request, kCallTimeout));
+  return std::move(*response.mutable_table());
 }
 
 std::string CheckVersion(const std::string& text) {

@@ -41,6 +41,10 @@ absl::StatusOr<std::unique_ptr<AdminClient>> ConnectAdmin(const CommandLine& lin
 absl::StatusOr<std::unique_ptr<Client>> ConnectClient(
     const CommandLine& line, TransportKind transport = TransportKind::kGrpc);
 
+// The daemon's own description of a table; 0: of its active version. Errors as Client::Describe.
+absl::StatusOr<v1::TableInfo> DescribeTable(const CommandLine& line, const std::string& name,
+                                            uint64_t version);
+
 // For CLI11's check: the empty string if `text` is a version, 1 and up, else what is wrong. (CLI11
 // itself takes -1 for the largest number.)
 std::string CheckVersion(const std::string& text);

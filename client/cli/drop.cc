@@ -1,4 +1,8 @@
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
+#include <cstdio>
+#include <iostream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -15,17 +19,52 @@ namespace {
 
 struct Flags {
   std::string name;
-  uint64_t version = 0;  // 0: all
+  uint64_t version = 0;  // 0: all, once the user has said so
+  bool all = false;
 };
 
-absl::Status Run(const CommandLine& line, const Flags& flags) {
-  const std::atomic<bool>& interrupted = CatchInterrupts();
-  ENGRAM_ASSIGN_OR_RETURN(const auto admin, ConnectAdmin(line));
-  v1::DropRequest request;
+// Neither a version nor --all: a person may be asked, a script has forgotten something.
+void Settle(const Flags& flags) {
+  if (flags.version != 0 || flags.all || ::isatty(STDIN_FILENO) != 0) return;
+  throw CLI::RequiredError("VERSION, or --all to drop every version of the table:");
+}
+
+// Asks on stderr, for stdout carries results only.
+bool Confirmed(const Flags& flags) {
+  if (flags.all) return true;
+  std::fprintf(stderr, "drop every version of table \"%s\"? [y/N] ", flags.name.c_str());
+  std::string answer;
+  std::getline(std::cin, answer);
+  return answer == "y" || answer == "Y" || answer == "yes";
+}
+
+absl::StatusOr<std::vector<uint64_t>> DropAll(AdminClient& admin, const std::string& table,
+                                              const std::atomic<bool>& interrupted) {
+  v1::DropTableRequest request;
+  request.set_table(table);
+  ENGRAM_ASSIGN_OR_RETURN(const v1::DropTableResponse response,
+                          admin.DropTable(request, &interrupted));
+  return std::vector<uint64_t>(response.versions().begin(), response.versions().end());
+}
+
+absl::StatusOr<std::vector<uint64_t>> DropOne(AdminClient& admin, const Flags& flags,
+                                              const std::atomic<bool>& interrupted) {
+  v1::DropVersionRequest request;
   request.set_table(flags.name);
   request.set_version(flags.version);
-  ENGRAM_ASSIGN_OR_RETURN(const v1::DropResponse response, admin->Drop(request, &interrupted));
-  const std::vector<uint64_t> versions(response.versions().begin(), response.versions().end());
+  ENGRAM_RETURN_IF_ERROR(admin.DropVersion(request, &interrupted));
+  return std::vector<uint64_t>{flags.version};
+}
+
+absl::Status Run(const CommandLine& line, const Flags& flags) {
+  if (flags.version == 0 && !Confirmed(flags)) {
+    return absl::AbortedError("nothing is dropped: the answer was not \"y\"");
+  }
+  const std::atomic<bool>& interrupted = CatchInterrupts();
+  ENGRAM_ASSIGN_OR_RETURN(const auto admin, ConnectAdmin(line));
+  ENGRAM_ASSIGN_OR_RETURN(const std::vector<uint64_t> versions,
+                          flags.version == 0 ? DropAll(*admin, flags.name, interrupted)
+                                             : DropOne(*admin, flags, interrupted));
   if (line.json) {
     nlohmann::ordered_json json;
     json["table"] = flags.name;
@@ -46,8 +85,14 @@ void AddDropCommand(CommandLine& line) {
       AddCommand(line, "drop", "Drops a version, or a whole table, and frees its space",
                  [&line, flags] { return Run(line, *flags); });
   command->add_option("NAME", flags->name, "the table")->required();
-  command->add_option("VERSION", flags->version, "the version (default: all of them)")
-      ->check(CheckVersion);
+  CLI::Option* const version =
+      command->add_option("VERSION", flags->version, "the version")->check(CheckVersion);
+  command
+      ->add_flag("--all", flags->all,
+                 "every version, published or not; without it and without VERSION a terminal is "
+                 "asked")
+      ->excludes(version);
+  command->parse_complete_callback([flags] { Settle(*flags); });
 }
 
 }  // namespace engram

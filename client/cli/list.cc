@@ -1,44 +1,37 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "client/cli/command.h"
 #include "client/cli/output.h"
 #include "client/cli/table_json.h"
-#include "client/grpc/table_description.h"
+#include "proto/message_json.h"
 #include "storage/base/status_macros.h"
 
 namespace engram {
 namespace {
 
-using Tables = std::vector<TableDescription>;
+using Tables = google::protobuf::RepeatedPtrField<v1::TableInfo>;
 using Json = nlohmann::ordered_json;
-
-Tables FromWire(const google::protobuf::RepeatedPtrField<v1::TableInfo>& tables) {
-  Tables result;
-  for (const v1::TableInfo& table : tables) result.push_back(DescriptionFromWire(table));
-  return result;
-}
 
 Json ToJson(const Tables& tables) {
   Json json = Json::array();
-  for (const TableDescription& table : tables) json.push_back(TableToJson<Json>(table));
+  for (const v1::TableInfo& table : tables) json.push_back(TableToJson<Json>(table));
   return json;
 }
 
 void PrintTables(const Tables& tables) {
   TextTable text({"NAME", "VERSION", "ACTIVE", "STATE", "FAMILY", "LAYERS", "ROWS", "SIZE"},
                  {false, true, false, false, false, false, true, true});
-  for (const TableDescription& table : tables) {
+  for (const v1::TableInfo& table : tables) {
     const std::string layers = absl::StrJoin(
-        table.layers, ",",
-        [](std::string* out, const LayerInfo& layer) { absl::StrAppend(out, layer.layer); });
-    text.AddRow({table.name, absl::StrCat(table.version), table.active ? "yes" : "no", table.state,
-                 table.family, layers, HumanCount(table.rows),
-                 HumanBytes(static_cast<double>(table.bytes))});
+        table.layers(), ",",
+        [](std::string* out, const v1::LayerInfo& layer) { absl::StrAppend(out, layer.layer()); });
+    text.AddRow({table.name(), absl::StrCat(table.version()), table.active() ? "yes" : "no",
+                 EnumWord(*v1::TableState_descriptor(), table.state()), table.family(), layers,
+                 HumanCount(table.rows()), HumanBytes(static_cast<double>(table.bytes()))});
   }
   Print(text.Format());
 }
@@ -46,8 +39,8 @@ void PrintTables(const Tables& tables) {
 absl::Status Run(const CommandLine& line) {
   ENGRAM_ASSIGN_OR_RETURN(const auto admin, ConnectAdmin(line));
   ENGRAM_ASSIGN_OR_RETURN(const v1::ListResponse response, admin->List());
-  const Tables tables = FromWire(response.tables());
-  const Tables unfinished = FromWire(response.unfinished());
+  const Tables& tables = response.tables();
+  const Tables& unfinished = response.unfinished();
   if (line.json) {
     PrintJson(Json{{"tables", ToJson(tables)}, {"unfinished", ToJson(unfinished)}});
     return absl::OkStatus();

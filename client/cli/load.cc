@@ -9,6 +9,7 @@
 #include "client/cli/interrupt.h"
 #include "client/cli/output.h"
 #include "client/cli/progress.h"
+#include "proto/message_json.h"
 #include "storage/base/status_macros.h"
 
 namespace engram {
@@ -35,7 +36,9 @@ absl::Status Explain(const absl::Status& status, bool interrupted) {
 
 Progress::State ToState(const v1::LoadProgress& progress) {
   Progress::State state;
-  state.phase = progress.phase().empty() ? "read" : progress.phase();
+  state.phase = progress.phase() == v1::LOAD_PHASE_UNSPECIFIED
+                    ? "read"
+                    : EnumWord(*v1::LoadPhase_descriptor(), progress.phase());
   state.rows_done = progress.rows_done();
   state.rows_total = progress.rows_total();
   state.bytes_done = progress.bytes_done();
@@ -101,15 +104,7 @@ void PrintResultJson(const v1::LoadProgress& progress, double seconds) {
   json["resumed_rows"] = progress.rows_resumed();
   json["active"] = table.active();
   if (progress.has_repair()) {
-    const v1::RepairReport& report = progress.repair();
-    nlohmann::ordered_json& repair = json["repair"];
-    repair["chunks"] = report.chunks();
-    repair["damaged_chunks"] = report.damaged_chunks();
-    repair["damaged_rows"] = report.damaged_rows();
-    repair["rewritten_chunks"] = report.rewritten_chunks();
-    repair["rewritten_rows"] = report.rewritten_rows();
-    repair["problems"] = nlohmann::ordered_json::array();
-    for (const std::string& problem : report.problems()) repair["problems"].push_back(problem);
+    json["repair"] = nlohmann::ordered_json::parse(MessageToJson(progress.repair()));
   }
   PrintJson(json);
 }

@@ -1,5 +1,4 @@
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <array>
 #include <chrono>
 #include <nlohmann/json.hpp>
@@ -12,6 +11,7 @@
 #include "client/cli/command.h"
 #include "client/cli/interrupt.h"
 #include "client/cli/output.h"
+#include "proto/message_json.h"
 #include "storage/base/size.h"
 #include "storage/base/status_macros.h"
 
@@ -30,11 +30,10 @@ struct Flags {
 
 struct NamedTier {
   const char* name;
-  const v1::TierStats& (v1::LayerStats::*get)() const;
+  const v1::TierStats& (v1::Tiers::*get)() const;
 };
-constexpr std::array<NamedTier, 3> kTiers = {{{"hbm", &v1::LayerStats::hbm},
-                                              {"dram", &v1::LayerStats::dram},
-                                              {"nvme", &v1::LayerStats::nvme}}};
+constexpr std::array<NamedTier, 3> kTiers = {
+    {{"hbm", &v1::Tiers::hbm}, {"dram", &v1::Tiers::dram}, {"nvme", &v1::Tiers::nvme}}};
 
 double Period(const std::string& text) {
   double period = 0;
@@ -48,94 +47,13 @@ std::string CheckPeriod(const std::string& text) {
   return absl::StrCat("\"", text, "\" is not a number of seconds, 0.1 to ", kMaxPeriod);
 }
 
-double Share(uint64_t part, uint64_t whole) {
-  return whole == 0 ? 0 : static_cast<double>(part) / static_cast<double>(whole);
-}
-
-// A table's tier: the sum of its layers'. Rows that failed reached the table too, so they count in
-// what the hit ratio is of.
-Json TableTier(const v1::TableStats& table, const NamedTier& tier) {
-  bool on = false;
-  uint64_t hits = 0, rows = 0, bytes = 0, capacity = 0, placed = 0;
-  uint64_t all = table.failed_rows();
-  for (const v1::LayerStats& layer : table.layers()) {
-    const v1::TierStats& stats = (layer.*tier.get)();
-    on = on || stats.on();
-    hits += stats.hits();
-    rows += stats.rows();
-    bytes += stats.bytes();
-    capacity += stats.capacity_bytes();
-    placed += stats.placed_rows();
-    all += layer.hbm().hits() + layer.dram().hits() + layer.nvme().hits();
-  }
-  return {{"on", on},
-          {"hits", hits},
-          {"rows", rows},
-          {"bytes", bytes},
-          {"capacity_bytes", capacity},
-          {"placed_rows", placed},
-          {"hit_ratio", Share(hits, all)}};
-}
-
-// What only DRAM counts.
-void AddDramCounts(const v1::TierStats& stats, Json& dram) {
-  const auto add = [&dram](const char* key, uint64_t value) {
-    dram[key] = dram.value(key, uint64_t{0}) + value;
-  };
-  add("checked_rows", stats.checked_rows());
-  add("mismatched_rows", stats.mismatched_rows());
-  add("times_forgotten", stats.times_forgotten());
-}
-
-Json LayerTier(const v1::TierStats& stats) {
-  return {{"on", stats.on()},
-          {"note", stats.note()},
-          {"hits", stats.hits()},
-          {"rows", stats.rows()},
-          {"bytes", stats.bytes()},
-          {"capacity_bytes", stats.capacity_bytes()},
-          {"placed_rows", stats.placed_rows()},
-          {"hit_ratio", stats.hit_ratio()}};
-}
-
-Json TableToJson(const v1::TableStats& table) {
-  Json json;
-  json["name"] = table.name();
-  json["version"] = table.version();
-  json["active"] = table.active();
-  for (const NamedTier& tier : kTiers) json["tiers"][tier.name] = TableTier(table, tier);
-  json["lookups"] = table.lookups();
-  json["p50_us"] = table.lookup_p50_seconds() * 1e6;
-  json["p99_us"] = table.lookup_p99_seconds() * 1e6;
-  json["failed_rows"] = table.failed_rows();
-  json["zero_rows"] = table.zero_rows();
-  json["prefetched_rows"] = table.prefetched_rows();
-  json["prefetched_used_rows"] = table.prefetched_used_rows();
-  json["prefetched_unused_rows"] = table.prefetched_unused_rows();
-  json["prefetched_late_rows"] = table.prefetched_late_rows();
-  json["layers"] = Json::array();
-  for (const v1::LayerStats& stats : table.layers()) {
-    Json layer;
-    layer["layer"] = stats.layer();
-    for (const NamedTier& tier : kTiers) layer["tiers"][tier.name] = LayerTier((stats.*tier.get)());
-    AddDramCounts(stats.dram(), layer["tiers"]["dram"]);
-    AddDramCounts(stats.dram(), json["tiers"]["dram"]);
-    json["layers"].push_back(std::move(layer));
-  }
-  return json;
-}
-
+// The message, and a table's latencies in the unit of `bench`.
 Json ToJson(const v1::StatsResponse& stats) {
-  Json json;
-  json["tables"] = Json::array();
-  for (const v1::TableStats& table : stats.tables()) json["tables"].push_back(TableToJson(table));
-  json["daemon_version"] = stats.daemon_version();
-  json["uptime_seconds"] = stats.uptime_seconds();
-  json["nvme_io"] = stats.nvme_io();
-  json["dram_memory"] = stats.dram_memory();
-  json["attached_clients"] = stats.attached_clients();
-  json["dram_budget_bytes"] = stats.dram_budget_bytes();
-  json["hbm_budget_bytes"] = stats.hbm_budget_bytes();
+  Json json = Json::parse(MessageToJson(stats));
+  for (Json& table : json["tables"]) {
+    table["p50_us"] = table["lookup_p50_seconds"].get<double>() * 1e6;
+    table["p99_us"] = table["lookup_p99_seconds"].get<double>() * 1e6;
+  }
   return json;
 }
 
@@ -153,7 +71,7 @@ void PrintTable(const v1::TableStats& table) {
                  {true, false, true, true, true, true, false});
   for (const v1::LayerStats& layer : table.layers()) {
     for (const NamedTier& tier : kTiers) {
-      const v1::TierStats& stats = (layer.*tier.get)();
+      const v1::TierStats& stats = (layer.tiers().*tier.get)();
       const std::string note = stats.on() || !stats.note().empty() ? stats.note() : "off";
       text.AddRow({absl::StrCat(layer.layer()), tier.name, HumanCount(stats.rows()),
                    HumanBytes(static_cast<double>(stats.bytes())), HumanCount(stats.hits()),

@@ -99,8 +99,16 @@ class GrpcAdminClient : public AdminClient {
         .status();
   }
 
-  absl::StatusOr<v1::DropResponse> Drop(const v1::DropRequest& request, Cancel cancel) override {
-    return Ask<v1::DropResponse>(&v1::EngramAdmin::Stub::AsyncDrop, request, kSlow, cancel);
+  absl::StatusOr<v1::DropTableResponse> DropTable(const v1::DropTableRequest& request,
+                                                  Cancel cancel) override {
+    return Ask<v1::DropTableResponse>(&v1::EngramAdmin::Stub::AsyncDropTable, request, kSlow,
+                                      cancel);
+  }
+
+  absl::Status DropVersion(const v1::DropVersionRequest& request, Cancel cancel) override {
+    return Ask<v1::DropVersionResponse>(&v1::EngramAdmin::Stub::AsyncDropVersion, request, kSlow,
+                                        cancel)
+        .status();
   }
 
   absl::StatusOr<v1::SetDramBudgetResponse> SetDramBudget(const v1::SetDramBudgetRequest& request,

@@ -42,13 +42,15 @@ class AdminClient {
       const std::function<void(const v1::VerifyProgress&)>& on_progress,
       Cancel cancel = nullptr) = 0;
 
-  // DeadlineExceeded after 30 s; Activate, Drop and SetDramBudget, which touch the disk or much
-  // memory, after 10 min.
+  // DeadlineExceeded after 30 s; Activate, the drops and SetDramBudget, which touch the disk or
+  // much memory, after 10 min.
   virtual absl::StatusOr<v1::ListResponse> List(Cancel cancel = nullptr) = 0;
   virtual absl::StatusOr<v1::StatsResponse> Stats(Cancel cancel = nullptr) = 0;
   virtual absl::Status Activate(const v1::ActivateRequest& request, Cancel cancel = nullptr) = 0;
-  virtual absl::StatusOr<v1::DropResponse> Drop(const v1::DropRequest& request,
-                                                Cancel cancel = nullptr) = 0;
+  virtual absl::StatusOr<v1::DropTableResponse> DropTable(const v1::DropTableRequest& request,
+                                                          Cancel cancel = nullptr) = 0;
+  virtual absl::Status DropVersion(const v1::DropVersionRequest& request,
+                                   Cancel cancel = nullptr) = 0;
   virtual absl::StatusOr<v1::SetDramBudgetResponse> SetDramBudget(
       const v1::SetDramBudgetRequest& request, Cancel cancel = nullptr) = 0;
 };

@@ -19,15 +19,19 @@ using google::protobuf::io::CodedOutputStream;
 using Wire = google::protobuf::internal::WireFormatLite;
 
 static_assert(std::endian::native == std::endian::little, "ids are little-endian on the wire");
-static_assert(static_cast<int>(v1::LookupRequest::kLayersFieldNumber) ==
-              static_cast<int>(v1::PrefetchRequest::kLayersFieldNumber));
+static_assert(static_cast<int>(v1::LookupRequest::kIdsFieldNumber) ==
+              static_cast<int>(v1::PrefetchRequest::kIdsFieldNumber));
+static_assert(static_cast<int>(v1::LookupRequest::kTokensFieldNumber) ==
+              static_cast<int>(v1::PrefetchRequest::kTokensFieldNumber));
 
 constexpr uint32_t Varint(int field) { return Wire::MakeTag(field, Wire::WIRETYPE_VARINT); }
 constexpr uint32_t Bytes(int field) {
   return Wire::MakeTag(field, Wire::WIRETYPE_LENGTH_DELIMITED);
 }
 
-constexpr uint32_t kRequestLayersTag = Bytes(v1::LookupRequest::kLayersFieldNumber);
+constexpr uint32_t kRequestIdsTag = Bytes(v1::LookupRequest::kIdsFieldNumber);
+constexpr uint32_t kRequestTokensTag = Bytes(v1::LookupRequest::kTokensFieldNumber);
+constexpr uint32_t kIdsLayersTag = Bytes(v1::RowIdBatch::kLayersFieldNumber);
 constexpr uint32_t kIdsLayerTag = Varint(v1::LayerRowIds::kLayerFieldNumber);
 constexpr uint32_t kIdsTag = Bytes(v1::LayerRowIds::kRowIdsFieldNumber);
 constexpr uint32_t kTokenIdsTag = Bytes(v1::TokenBatch::kTokenIdsFieldNumber);
@@ -118,7 +122,7 @@ absl::StatusOr<RequestEncoder> RequestEncoder::ForLookup(const LookupRequest& re
                        "\" names no layer; give an entry with room for the rows of each"));
     }
     ENGRAM_ASSIGN_OR_RETURN(positions, SequencesOf(*request.tokens).CountPositions());
-    encoder.SetTokens(*request.tokens, v1::LookupRequest::kTokensFieldNumber);
+    encoder.tokens_ = {.present = true, .batch = *request.tokens};
   }
   bool want_tiers = false;
   encoder.layers_.reserve(request.layers.size());
@@ -130,13 +134,14 @@ absl::StatusOr<RequestEncoder> RequestEncoder::ForLookup(const LookupRequest& re
   v1::LookupRequest head;
   head.set_table(request.table);
   head.set_version(request.version);
-  v1::LookupRequest middle;
-  if (request.on_row_error == RowErrorPolicy::kZero) middle.set_on_row_error(v1::ON_ROW_ERROR_ZERO);
-  middle.set_want_tiers(want_tiers);
-  middle.set_request_id(request_id);
-  middle.set_expect_table_digest(request.expect_table_digest);
+  v1::LookupRequest tail;
+  tail.set_on_row_error(request.on_row_error == RowErrorPolicy::kZero ? v1::ON_ROW_ERROR_ZERO
+                                                                      : v1::ON_ROW_ERROR_FAIL);
+  tail.set_want_tiers(want_tiers);
+  tail.set_request_id(request_id);
+  tail.set_expect_table_digest(request.expect_table_digest);
   encoder.head_ = head.SerializeAsString();
-  encoder.middle_ = middle.SerializeAsString();
+  encoder.tail_ = tail.SerializeAsString();
   ENGRAM_RETURN_IF_ERROR(encoder.Finish());
   return encoder;
 }
@@ -145,7 +150,7 @@ absl::StatusOr<RequestEncoder> RequestEncoder::ForPrefetch(const PrefetchRequest
   RequestEncoder encoder;
   if (request.tokens.has_value()) {
     ENGRAM_RETURN_IF_ERROR(SequencesOf(*request.tokens).CountPositions().status());
-    encoder.SetTokens(*request.tokens, v1::PrefetchRequest::kTokensFieldNumber);
+    encoder.tokens_ = {.present = true, .batch = *request.tokens};
   }
   encoder.layers_.reserve(request.layers.size());
   for (const PrefetchRequest::Layer& layer : request.layers) {
@@ -162,12 +167,6 @@ absl::StatusOr<RequestEncoder> RequestEncoder::ForPrefetch(const PrefetchRequest
   return encoder;
 }
 
-void RequestEncoder::SetTokens(const TokenBatch& tokens, int field) {
-  tokens_.present = true;
-  tokens_.tag = Bytes(field);
-  tokens_.batch = tokens;
-}
-
 absl::Status RequestEncoder::Finish() {
   std::unordered_set<int32_t> seen;
   for (const Layer& layer : layers_) {
@@ -175,7 +174,7 @@ absl::Status RequestEncoder::Finish() {
     return absl::InvalidArgumentError(
         absl::StrCat("layer ", layer.layer, " is named twice; put all its rows into one entry"));
   }
-  size_ = head_.size() + middle_.size() + tail_.size();
+  size_ = head_.size() + tail_.size();
   return tokens_.present ? SizeTokens() : SizeLayers();
 }
 
@@ -183,14 +182,16 @@ absl::Status RequestEncoder::SizeLayers() {
   for (Layer& layer : layers_) {
     const size_t bytes = layer.row_ids.size() * sizeof(uint32_t);
     // Checked layer by layer, so that no sum can overflow.
-    if (bytes >= INT_MAX || size_ + bytes >= kMaxBytes) {
+    if (bytes >= INT_MAX || size_ + ids_size_ + bytes >= kMaxBytes) {
       return TooLarge(layer.row_ids.size(), absl::StrCat("ids in layer ", layer.layer));
     }
     if (layer.layer != 0) layer.size += TagSize(kIdsLayerTag) + Wire::Int32Size(layer.layer);
     layer.size += FieldSize(kIdsTag, bytes);
-    size_ += TagSize(kRequestLayersTag) + layer.size +
-             CodedOutputStream::VarintSize32(static_cast<uint32_t>(layer.size));
+    ids_size_ += TagSize(kIdsLayersTag) + layer.size +
+                 CodedOutputStream::VarintSize32(static_cast<uint32_t>(layer.size));
   }
+  size_ += TagSize(kRequestIdsTag) + ids_size_ +
+           CodedOutputStream::VarintSize32(static_cast<uint32_t>(ids_size_));
   return absl::OkStatus();
 }
 
@@ -212,22 +213,21 @@ absl::Status RequestEncoder::SizeTokens() {
                  FieldSize(kLookbacksTag, tokens_.lookbacks_size) +
                  FieldSize(kTokenLayersTag, tokens_.layers_size) +
                  (batch.compressed ? TagSize(kCompressedTag) + 1 : 0);
-  size_ += TagSize(tokens_.tag) + tokens_.size +
+  size_ += TagSize(kRequestTokensTag) + tokens_.size +
            CodedOutputStream::VarintSize32(static_cast<uint32_t>(tokens_.size));
   return absl::OkStatus();
 }
 
 void RequestEncoder::Write(uint8_t* out) const {
   out = WriteRaw(head_.data(), head_.size(), out);
-  if (!tokens_.present) out = WriteLayers(out);
-  out = WriteRaw(middle_.data(), middle_.size(), out);
-  if (tokens_.present) out = WriteTokens(out);
+  out = tokens_.present ? WriteTokens(out) : WriteLayers(out);
   WriteRaw(tail_.data(), tail_.size(), out);
 }
 
 uint8_t* RequestEncoder::WriteLayers(uint8_t* out) const {
+  out = WriteHeader(kRequestIdsTag, ids_size_, out);
   for (const Layer& layer : layers_) {
-    out = WriteHeader(kRequestLayersTag, layer.size, out);
+    out = WriteHeader(kIdsLayersTag, layer.size, out);
     if (layer.layer != 0) {
       out = CodedOutputStream::WriteVarint32ToArray(kIdsLayerTag, out);
       out = CodedOutputStream::WriteVarint32SignExtendedToArray(layer.layer, out);
@@ -239,7 +239,7 @@ uint8_t* RequestEncoder::WriteLayers(uint8_t* out) const {
 
 uint8_t* RequestEncoder::WriteTokens(uint8_t* out) const {
   const TokenBatch& batch = tokens_.batch;
-  out = WriteHeader(tokens_.tag, tokens_.size, out);
+  out = WriteHeader(kRequestTokensTag, tokens_.size, out);
   out = WriteBytes(kTokenIdsTag, batch.token_ids.data(), batch.token_ids.size() * sizeof(int32_t),
                    out);
   out = WritePacked(kLengthsTag, batch.lengths, tokens_.lengths_size, out);

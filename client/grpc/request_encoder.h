@@ -50,7 +50,6 @@ class RequestEncoder {
   // The engram.v1.TokenBatch of a request by tokens.
   struct Tokens {
     bool present = false;
-    uint32_t tag = 0;  // its field in the request
     TokenBatch batch;
     // Of the packed fields and the whole message, in bytes.
     size_t lengths_size = 0;
@@ -60,7 +59,6 @@ class RequestEncoder {
   };
 
   RequestEncoder() = default;
-  void SetTokens(const TokenBatch& tokens, int field);
   // After all else is set.
   absl::Status Finish();
   absl::Status SizeLayers();
@@ -72,7 +70,7 @@ class RequestEncoder {
   // With tokens, `layers_` are the layers of the TokenBatch.
   std::string head_;
   std::vector<Layer> layers_;
-  std::string middle_;
+  size_t ids_size_ = 0;  // of the RowIdBatch message
   Tokens tokens_;
   std::string tail_;
   size_t size_ = 0;

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engram/v1/store.pb.h"
+#include "proto/message_json.h"
 #include "storage/base/status_macros.h"
 
 namespace engram {
@@ -42,7 +43,7 @@ TableDescription DescriptionFromWire(const v1::TableInfo& info) {
   table.name = info.name();
   table.version = info.version();
   table.active = info.active();
-  table.state = info.state();
+  table.state = EnumWord(*v1::TableState_descriptor(), info.state());
   table.family = info.family();
   table.row_format = info.row_format();
   table.checkpoint_digest = info.checkpoint_digest();
@@ -54,7 +55,7 @@ TableDescription DescriptionFromWire(const v1::TableInfo& info) {
   table.base_size = info.addressing().base_size();
   table.pad_id = info.addressing().pad_id();
   table.compressed_vocab_size = info.addressing().compressed_vocab_size();
-  table.hash = info.addressing().hash();
+  table.hash = EnumWord(*v1::HashKind_descriptor(), info.addressing().hash());
   table.vocab_size = info.addressing().vocab_size();
   // A daemon that sends no hash knows of no boundary either, and its 0 is only proto3's default.
   table.boundary_id = table.hash.empty() ? -1 : info.addressing().boundary_id();

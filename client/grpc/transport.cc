@@ -7,9 +7,10 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "client/grpc/describe.h"
 #include "client/grpc/message.h"
-#include "client/grpc/stream.h"
 #include "client/grpc/request_encoder.h"
+#include "client/grpc/stream.h"
 #include "client/grpc/table_description.h"
 #include "client/grpc/unary_call.h"
 #include "engram/v1/store.pb.h"
@@ -19,7 +20,6 @@
 namespace engram {
 namespace {
 
-constexpr char kDescribe[] = "/engram.v1.EngramStore/Describe";
 constexpr char kLookup[] = "/engram.v1.EngramStore/Lookup";
 constexpr char kPrefetch[] = "/engram.v1.EngramStore/Prefetch";
 
@@ -33,7 +33,8 @@ class GrpcTransport : public Transport {
     v1::DescribeRequest request;
     request.set_table(table);
     request.set_version(version);
-    ENGRAM_ASSIGN_OR_RETURN(const v1::DescribeResponse response, Ask(request, timeout));
+    ENGRAM_ASSIGN_OR_RETURN(const v1::DescribeResponse response,
+                            CallDescribe(caller_, request, timeout));
     return DescriptionFromWire(response.table());
   }
 
@@ -43,7 +44,8 @@ class GrpcTransport : public Transport {
     request.set_table(table);
     request.set_version(version);
     request.set_want_token_map(true);
-    ENGRAM_ASSIGN_OR_RETURN(const v1::DescribeResponse response, Ask(request, timeout));
+    ENGRAM_ASSIGN_OR_RETURN(const v1::DescribeResponse response,
+                            CallDescribe(caller_, request, timeout));
     const v1::TableInfo& info = response.table();
     if (info.token_map_digest().empty()) {
       return absl::NotFoundError(
@@ -96,15 +98,6 @@ class GrpcTransport : public Transport {
   }
 
  private:
-  absl::StatusOr<v1::DescribeResponse> Ask(const v1::DescribeRequest& request,
-                                           std::chrono::milliseconds timeout) {
-    grpc::ByteBuffer answer;
-    ENGRAM_RETURN_IF_ERROR(caller_.Call(kDescribe, ToBuffer(request), timeout, &answer));
-    v1::DescribeResponse response;
-    ENGRAM_RETURN_IF_ERROR(FromBuffer(&answer, &response));
-    return response;
-  }
-
   const std::shared_ptr<grpc::Channel> channel_;
   UnaryCaller caller_;
 };

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "client/grpc/message.h"
@@ -43,6 +44,20 @@ AttachedShape FromWire(const v1::DramLayer& wire, const std::string& table_diges
   return layer;
 }
 
+// None for a kind that this client does not know.
+std::optional<gpu_cache::MemoryKind> FromWire(v1::ArenaKind kind) {
+  switch (kind) {
+    case v1::ARENA_KIND_HOST_MEMORY:
+      return gpu_cache::MemoryKind::kHost;
+    case v1::ARENA_KIND_CUDA_VMM:
+      return gpu_cache::MemoryKind::kCudaVmm;
+    case v1::ARENA_KIND_CUDA_IPC:
+      return gpu_cache::MemoryKind::kCudaIpc;
+    default:
+      return std::nullopt;
+  }
+}
+
 // What this client cannot read is as good as none.
 void ReadHbm(const v1::AttachResponse& response, ShmTable& table) {
   table.hbm_note = response.hbm_note();
@@ -50,13 +65,14 @@ void ReadHbm(const v1::AttachResponse& response, ShmTable& table) {
   const v1::HbmArena& arena = response.hbm();
   gpu_cache::ArenaExport& to = table.arena;
   if (!response.has_hbm()) return;
-  if (arena.layout_version() != gpu_cache::kArenaLayoutVersion ||
+  const std::optional<gpu_cache::MemoryKind> kind = FromWire(arena.kind());
+  if (!kind.has_value() || arena.layout_version() != gpu_cache::kArenaLayoutVersion ||
       arena.device_id().size() != to.device_id.size() ||
       (!arena.ipc_handle().empty() && arena.ipc_handle().size() != to.ipc_handle.size())) {
     table.hbm_note = "the daemon's HBM tier is of another layout: use a client of its release";
     return;
   }
-  to.kind = static_cast<gpu_cache::MemoryKind>(arena.kind());
+  to.kind = *kind;
   to.bytes = arena.bytes();
   std::memcpy(to.device_id.data(), arena.device_id().data(), to.device_id.size());
   if (!arena.ipc_handle().empty()) {

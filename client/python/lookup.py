@@ -53,7 +53,7 @@ def lookup(channel, table, layer, ids, by_tokens=False, compressed=False):
         request.tokens.layers.append(layer)
         request.tokens.compressed = compressed
     else:
-        request.layers.add(layer=layer, row_ids=pack(ids))
+        request.ids.layers.add(layer=layer, row_ids=pack(ids))
     (rows,) = store.Lookup(request, timeout=60).layers
     return [rows.rows[begin:begin + rows.row_bytes]
             for begin in range(0, len(rows.rows), rows.row_bytes)]

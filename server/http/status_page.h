@@ -8,18 +8,9 @@
 
 namespace engram {
 
-// One JSON document, in the form of `engramctl stats --json` with more keys:
-//   {"daemon_version", "uptime_seconds", "ready", "nvme_io", "hbm_note", "dram_memory",
-//    "attached_clients", "dram_budget_bytes", "hbm_budget_bytes",
-//    "tables": [{"name", "version", "lookups", "failed_lookups", "prefetched_rows",
-//                "prefetched_used_rows", "prefetched_unused_rows", "prefetched_late_rows",
-//                "skipped_prefetch_rows", "failed_rows", "zero_rows", "lookup_p50_seconds",
-//                "lookup_p99_seconds", "tiers": TIERS,
-//                "layers": [{"layer", "failed_rows", "zero_rows", "tiers": TIERS}]}]}
-// where TIERS is {"hbm": T, "dram": T, "nvme": T} and T is
-//   {"on", "note", "hits", "rows", "bytes", "capacity_bytes", "hit_ratio"};
-// a table's tiers are the sums over its layers (on: any layer's; note: the first one's that has
-// one). hit_ratio as LayerSnapshot::HitRatio. Text that is not UTF-8 has its bad bytes replaced.
+// The engram.v1.StatsResponse of ToStatsMessage as one JSON document, by proto/message_json.h: the
+// form of `engramctl stats --json`. proto/engram/v1/admin.proto says what each key means. Text that
+// is not UTF-8 has its bad bytes replaced.
 std::string StatsJson(const DaemonSnapshot& snapshot);
 
 // Self-contained HTML (nothing is loaded but /stats.json, once a second); it holds the snapshot,

@@ -280,7 +280,7 @@ absl::StatusOr<LoadResult> RunLoadFrom(const RowSource& source, Tables& tables,
       }));
   // A file that was written to meanwhile has been read partly old, partly new.
   ENGRAM_RETURN_IF_ERROR(source.CheckUnchanged());
-  status.phase = "publish";
+  status.phase = LoadPhase::kPublish;
   progress(status);
   ENGRAM_ASSIGN_OR_RETURN(result.record, writer->Publish());
   writer.reset();

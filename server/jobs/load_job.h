@@ -30,13 +30,21 @@ struct LoadParameters {
   bool io_uring = true;  // read ahead through it, where it is not refused
 };
 
+// What a load, or a repair, is doing.
+enum class LoadPhase {
+  kRead,     // rows out of the checkpoint, into chunks
+  kPublish,  // syncs, checks, and the catalog write that makes the version visible
+  kVerify,   // a repair reads chunks back
+  kRepair,   // and writes damaged ones anew
+};
+
 struct LoadStatus {
   uint64_t rows_done = 0;
   uint64_t rows_total = 0;
   uint64_t bytes_done = 0;
   uint64_t bytes_total = 0;
   uint64_t rows_resumed = 0;
-  const char* phase = "read";
+  LoadPhase phase = LoadPhase::kRead;
 };
 
 struct LoadResult {

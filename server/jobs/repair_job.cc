@@ -66,7 +66,7 @@ class Repairer {
 
   absl::StatusOr<RepairResult> Run() {
     ENGRAM_ASSIGN_OR_RETURN(const std::vector<Chunk> damaged, FindDamaged());
-    Begin("repair", damaged);
+    Begin(LoadPhase::kRepair, damaged);
     // Of several the last one first, as Store::RepairChunk asks for.
     for (auto chunk = damaged.rbegin(); chunk != damaged.rend(); ++chunk) {
       ENGRAM_RETURN_IF_ERROR(Explain(RepairOne(*chunk)));
@@ -80,7 +80,7 @@ class Repairer {
   }
 
  private:
-  void Begin(const char* phase, const std::vector<Chunk>& chunks) {
+  void Begin(LoadPhase phase, const std::vector<Chunk>& chunks) {
     status_ = LoadStatus{};
     status_.phase = phase;
     for (const Chunk& chunk : chunks) {
@@ -100,7 +100,7 @@ class Repairer {
 
   absl::StatusOr<std::vector<Chunk>> FindDamaged() {
     const std::vector<Chunk>& chunks = table_.record.chunks;
-    Begin("verify", chunks);
+    Begin(LoadPhase::kVerify, chunks);
     counts_.chunks = chunks.size();
     std::vector<Chunk> damaged;
     for (const Chunk& chunk : chunks) {

@@ -33,7 +33,7 @@ struct RepairResult {
 };
 
 // Blocks. Of the version asked for, or the one that holds this checkpoint; a version that is
-// unfinished is loaded to its end. `progress` as for RunLoad; its phase is "verify", then "repair".
+// unfinished is loaded to its end. `progress` as for RunLoad; its phase is kVerify, then kRepair.
 // NotFound: there is no such table or version. FailedPrecondition: no version holds this
 // checkpoint, or the one asked for is of another shape or, in a damaged chunk, of other rows.
 // DataLoss: what was written anew reads back damaged.

@@ -5,17 +5,20 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engram/v1/admin.grpc.pb.h"
-#include "server/placement/warm_start.h"
-#include "server/placement/dram_setup.h"
+#include "server/http/stats_message.h"
 #include "server/jobs/load_job.h"
 #include "server/jobs/repair_job.h"
 #include "server/jobs/verify_job.h"
+#include "server/placement/dram_setup.h"
+#include "server/placement/warm_start.h"
+#include "server/rpc/table_messages.h"
 #include "server/rpc/wire.h"
 #include "storage/base/status_macros.h"
 
@@ -25,6 +28,20 @@ namespace {
 // Progress more often than this is of no use to anybody.
 constexpr std::chrono::milliseconds kProgressInterval{200};
 
+v1::LoadPhase ToPhase(LoadPhase phase) {
+  switch (phase) {
+    case LoadPhase::kRead:
+      return v1::LOAD_PHASE_READ;
+    case LoadPhase::kPublish:
+      return v1::LOAD_PHASE_PUBLISH;
+    case LoadPhase::kVerify:
+      return v1::LOAD_PHASE_VERIFY;
+    case LoadPhase::kRepair:
+      return v1::LOAD_PHASE_REPAIR;
+  }
+  return v1::LOAD_PHASE_UNSPECIFIED;
+}
+
 v1::LoadProgress ToProgress(const LoadStatus& status) {
   v1::LoadProgress progress;
   progress.set_rows_done(status.rows_done);
@@ -32,7 +49,7 @@ v1::LoadProgress ToProgress(const LoadStatus& status) {
   progress.set_bytes_done(status.bytes_done);
   progress.set_bytes_total(status.bytes_total);
   progress.set_rows_resumed(status.rows_resumed);
-  progress.set_phase(status.phase);
+  progress.set_phase(ToPhase(status.phase));
   return progress;
 }
 
@@ -46,47 +63,6 @@ v1::VerifyProgress ToProgress(const VerifyStatus& status) {
   progress.set_hbm_rows(status.hbm_rows);
   progress.set_bad_rows(status.bad_rows);
   return progress;
-}
-
-v1::TierStats ToTierStats(const LayerSnapshot& layer, TierKind kind) {
-  const TierSnapshot& tier = layer.tiers[static_cast<size_t>(kind)];
-  v1::TierStats out;
-  out.set_on(tier.usage.on);
-  out.set_note(tier.usage.note);
-  out.set_hits(tier.hits);
-  out.set_rows(tier.usage.rows);
-  out.set_bytes(tier.usage.bytes);
-  out.set_capacity_bytes(tier.usage.capacity_bytes);
-  out.set_hit_ratio(layer.HitRatio(kind));
-  out.set_checked_rows(tier.checked_rows);
-  out.set_mismatched_rows(tier.mismatched_rows);
-  out.set_times_forgotten(tier.times_forgotten);
-  out.set_placed_rows(tier.placed_rows);
-  return out;
-}
-
-v1::TableStats ToTableStats(const TableSnapshot& table) {
-  v1::TableStats out;
-  out.set_name(table.name);
-  out.set_version(Raw(table.version));
-  out.set_active(table.version != kActiveVersion);
-  out.set_lookups(table.lookups);
-  out.set_lookup_p50_seconds(table.lookup_seconds.Quantile(0.5));
-  out.set_lookup_p99_seconds(table.lookup_seconds.Quantile(0.99));
-  out.set_prefetched_rows(table.prefetched_rows);
-  out.set_prefetched_used_rows(table.prefetched_used_rows);
-  out.set_prefetched_unused_rows(table.prefetched_unused_rows);
-  out.set_prefetched_late_rows(table.prefetched_late_rows);
-  for (const LayerSnapshot& layer : table.layers) {
-    out.set_failed_rows(out.failed_rows() + layer.failed_rows);
-    out.set_zero_rows(out.zero_rows() + layer.zero_rows);
-    v1::LayerStats& stats = *out.add_layers();
-    stats.set_layer(Raw(layer.layer));
-    *stats.mutable_hbm() = ToTierStats(layer, TierKind::kHbm);
-    *stats.mutable_dram() = ToTierStats(layer, TierKind::kDram);
-    *stats.mutable_nvme() = ToTierStats(layer, TierKind::kNvme);
-  }
-  return out;
 }
 
 absl::Status CheckDirectory(const std::string& directory) {
@@ -107,8 +83,8 @@ absl::Status CheckLoad(const v1::LoadRequest& request) {
                                                  "' is not an absolute path on the daemon's host"));
 }
 
-const char* PhaseOf(const LoadStatus& status) { return status.phase; }
-const char* PhaseOf(const VerifyStatus&) { return "verify"; }
+LoadPhase PhaseOf(const LoadStatus& status) { return status.phase; }
+LoadPhase PhaseOf(const VerifyStatus&) { return LoadPhase::kVerify; }
 
 // Sends progress at most every kProgressInterval, and each new phase at once; false once the caller
 // has gone away.
@@ -121,7 +97,7 @@ class ProgressWriter {
   bool operator()(const Status& status) {
     if (context_->IsCancelled()) return false;
     const auto now = std::chrono::steady_clock::now();
-    const std::string phase = PhaseOf(status);
+    const LoadPhase phase = PhaseOf(status);
     if (now < next_ && phase == phase_) return true;
     next_ = now + kProgressInterval;
     phase_ = phase;
@@ -132,7 +108,7 @@ class ProgressWriter {
   grpc::ServerContext* const context_;
   grpc::ServerWriter<Message>* const writer_;
   std::chrono::steady_clock::time_point next_{};
-  std::string phase_;
+  std::optional<LoadPhase> phase_;  // of the last message
 };
 
 class AdminServiceImpl final : public AdminService, private v1::EngramAdmin::Service {
@@ -249,15 +225,25 @@ class AdminServiceImpl final : public AdminService, private v1::EngramAdmin::Ser
     return ToGrpc(parts_.tables->Activate(request->table(), VersionId{request->version()}));
   }
 
-  grpc::Status Drop(grpc::ServerContext* context, const v1::DropRequest* request,
-                    v1::DropResponse* response) override {
+  grpc::Status DropTable(grpc::ServerContext* context, const v1::DropTableRequest* request,
+                         v1::DropTableResponse* response) override {
     InFlight::Token token;
     if (const absl::Status status = Enter(*context, token); !status.ok()) return ToGrpc(status);
     const absl::StatusOr<std::vector<VersionId>> dropped =
-        parts_.tables->Drop(request->table(), VersionId{request->version()});
+        parts_.tables->Drop(request->table(), kActiveVersion);
     if (!dropped.ok()) return ToGrpc(dropped.status());
     for (const VersionId version : *dropped) response->add_versions(Raw(version));
     return grpc::Status::OK;
+  }
+
+  grpc::Status DropVersion(grpc::ServerContext* context, const v1::DropVersionRequest* request,
+                           v1::DropVersionResponse* /*response*/) override {
+    InFlight::Token token;
+    if (const absl::Status status = Enter(*context, token); !status.ok()) return ToGrpc(status);
+    if (request->version() == 0) {
+      return ToGrpc(absl::InvalidArgumentError("a drop of a version needs one, 1 or more"));
+    }
+    return ToGrpc(parts_.tables->Drop(request->table(), VersionId{request->version()}).status());
   }
 
   grpc::Status Verify(grpc::ServerContext* context, const v1::VerifyRequest* request,
@@ -308,17 +294,7 @@ class AdminServiceImpl final : public AdminService, private v1::EngramAdmin::Ser
                      v1::StatsResponse* response) override {
     InFlight::Token token;
     if (const absl::Status status = Enter(*context, token); !status.ok()) return ToGrpc(status);
-    const DaemonSnapshot snapshot = parts_.snapshot();
-    response->set_daemon_version(snapshot.daemon_version);
-    response->set_uptime_seconds(snapshot.uptime_seconds);
-    response->set_nvme_io(snapshot.nvme_io);
-    response->set_dram_budget_bytes(snapshot.dram_budget_bytes);
-    response->set_hbm_budget_bytes(snapshot.hbm_budget_bytes);
-    response->set_dram_memory(snapshot.dram_memory);
-    response->set_attached_clients(snapshot.attached_clients);
-    for (const TableSnapshot& table : snapshot.tables) {
-      *response->add_tables() = ToTableStats(table);
-    }
+    *response = ToStatsMessage(parts_.snapshot());
     return grpc::Status::OK;
   }
 

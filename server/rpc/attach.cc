@@ -11,6 +11,18 @@
 namespace engram {
 namespace {
 
+v1::ArenaKind ToArenaKind(gpu_cache::MemoryKind kind) {
+  switch (kind) {
+    case gpu_cache::MemoryKind::kHost:
+      return v1::ARENA_KIND_HOST_MEMORY;
+    case gpu_cache::MemoryKind::kCudaVmm:
+      return v1::ARENA_KIND_CUDA_VMM;
+    case gpu_cache::MemoryKind::kCudaIpc:
+      return v1::ARENA_KIND_CUDA_IPC;
+  }
+  return v1::ARENA_KIND_UNSPECIFIED;
+}
+
 void DescribeHbm(const HbmCache& hbm, const OpenTable& table, v1::AttachResponse& answer) {
   answer.set_hbm_note(hbm.note());
   for (const std::unique_ptr<TierStack>& stack : table.layers) {
@@ -23,7 +35,7 @@ void DescribeHbm(const HbmCache& hbm, const OpenTable& table, v1::AttachResponse
     layer.set_row_bytes(stack->spec().row_bytes);
     v1::HbmArena& arena = *answer.mutable_hbm();
     arena.set_layout_version(gpu_cache::kArenaLayoutVersion);
-    arena.set_kind(static_cast<uint32_t>(place->arena.kind));
+    arena.set_kind(ToArenaKind(place->arena.kind));
     arena.set_bytes(place->arena.bytes);
     arena.set_device_id(place->arena.device_id.data(), place->arena.device_id.size());
     if (place->arena.kind == gpu_cache::MemoryKind::kCudaIpc) {

@@ -12,7 +12,9 @@
 #include "server/rpc/call_errors.h"
 #include "server/rpc/call_loop.h"
 #include "server/rpc/drive_seat.h"
+#include "server/rpc/lookup_codec.h"
 #include "server/rpc/stream_call.h"
+#include "server/rpc/table_messages.h"
 #include "server/rpc/wire.h"
 #include "storage/base/status_macros.h"
 

@@ -261,7 +261,7 @@ absl::StatusOr<double> Daemon::Load(const std::string& table, const std::string&
 }
 
 absl::Status Daemon::Drop(const std::string& table) {
-  ENGRAM_RETURN_IF_ERROR(Control({"drop", table}).status());
+  ENGRAM_RETURN_IF_ERROR(Control({"drop", table, "--all"}).status());
   const Clock::time_point end = Clock::now() + kDropPatience;
   while (Clock::now() < end) {
     ENGRAM_RETURN_IF_ERROR(CheckInterrupt());

@@ -97,7 +97,7 @@ class ParamsSuite {
     int64_t held = 0;
     for (const v1::TableStats& table : stats.tables()) {
       for (const v1::LayerStats& layer : table.layers()) {
-        held += static_cast<int64_t>(layer.dram().bytes());
+        held += static_cast<int64_t>(layer.tiers().dram().bytes());
       }
     }
     return held;

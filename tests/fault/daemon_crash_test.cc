@@ -150,7 +150,7 @@ absl::Status DaemonCrashTest::Do(const Operation& operation) {
   absl::Status status;
   if (operation.kind == kLoad) {
     status = LoadVersion(operation.version, [this](const v1::LoadProgress& progress) {
-               if (progress.phase() == "publish") phase_ = kPublish;
+               if (progress.phase() == v1::LOAD_PHASE_PUBLISH) phase_ = kPublish;
              }).status();
   } else if (operation.kind == kActivate) {
     v1::ActivateRequest request;
@@ -162,10 +162,10 @@ absl::Status DaemonCrashTest::Do(const Operation& operation) {
       MutexLock lock(mutex_);
       served_.erase(operation.version);
     }
-    v1::DropRequest request;
+    v1::DropVersionRequest request;
     request.set_table(kTable);
     request.set_version(operation.version);
-    status = admin_->Drop(request).status();
+    status = admin_->DropVersion(request);
   }
   phase_ = kServe;
   if (status.ok()) state_ = After(state_, operation);

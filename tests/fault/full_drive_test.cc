@@ -83,7 +83,7 @@ TEST_F(FullDriveTest, ALoadStopsIsDroppedAndGoesOn) {
   ASSERT_NE(client_, nullptr);
   EXPECT_TRUE(LookupAndCompare(*client_, "small", small, {0, 7, 3999}).ok());
   EXPECT_EQ(Ctl({"activate", "small", "1"}).exit_code, 0);
-  const CommandResult dropped = Ctl({"drop", "large"});
+  const CommandResult dropped = Ctl({"drop", "large", "--all"});
   EXPECT_EQ(dropped.exit_code, 0) << dropped.errors;
   fs::remove(data() + "/rest");
   EXPECT_GT(Free() + 2 * kMiB, before);
@@ -97,8 +97,8 @@ TEST_F(FullDriveTest, ALoadStopsIsDroppedAndGoesOn) {
   std::mt19937_64 random(TestSeed());
   EXPECT_TRUE(LookupAndCompare(*client_, "large", large, RandomIds(random, large, 20000)).ok());
   EXPECT_TRUE(LookupAndCompare(*client_, "small", small, {1, 2, 3}).ok());
-  EXPECT_EQ(Ctl({"drop", "large"}).exit_code, 0);
-  EXPECT_EQ(Ctl({"drop", "small"}).exit_code, 0);
+  EXPECT_EQ(Ctl({"drop", "large", "--all"}).exit_code, 0);
+  EXPECT_EQ(Ctl({"drop", "small", "--all"}).exit_code, 0);
   EXPECT_EQ(daemon_->Terminate(), 0);
 }
 

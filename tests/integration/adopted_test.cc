@@ -49,7 +49,7 @@ class AdoptedTest : public DaemonFixture {
     const auto stats = admin_->Stats();
     EXPECT_TRUE(stats.ok()) << stats.status();
     if (!stats.ok()) return {};
-    return stats->tables(0).layers(layer == 1 ? 0 : 1).dram();
+    return stats->tables(0).layers(layer == 1 ? 0 : 1).tiers().dram();
   }
 
   // Polls; some minutes at most.

@@ -104,7 +104,7 @@ class HbmTest : public DaemonFixture, public ::testing::WithParamInterface<const
   v1::TierStats HbmOf(size_t layer) {
     auto stats = admin_->Stats();
     if (!stats.ok()) throw std::runtime_error(stats.status().ToString());
-    return stats->tables(0).layers(static_cast<int>(layer)).hbm();
+    return stats->tables(0).layers(static_cast<int>(layer)).tiers().hbm();
   }
 
   // Waits until it holds; a minute at most.
@@ -235,10 +235,10 @@ TEST_P(HbmTest, AReaderStaysWithItsVersion) {
     ExpectStep(*new_reader, two, 1, ids, &result);
     return result.hbm_rows > 500;
   }));
-  v1::DropRequest drop;
+  v1::DropVersionRequest drop;
   drop.set_table("t");
   drop.set_version(1);
-  ASSERT_TRUE(admin_->Drop(drop).ok());
+  ASSERT_TRUE(admin_->DropVersion(drop).ok());
   const auto gone = Step(*old_reader, ids);
   EXPECT_EQ(gone.status().code(), absl::StatusCode::kNotFound) << gone.status();
   // What is not there is zeros, and nothing else's rows.
@@ -359,7 +359,7 @@ TEST_F(HbmOffTest, WithoutAGpuTheTierIsOffAndReadersGoOn) {
   ASSERT_TRUE(Load("t", checkpoint.directory).ok());
   const auto stats = admin_->Stats();
   ASSERT_TRUE(stats.ok());
-  const std::string note = stats->tables(0).layers(0).hbm().note();
+  const std::string note = stats->tables(0).layers(0).tiers().hbm().note();
   EXPECT_EQ(note.rfind("off: ", 0), 0u) << note;
   GpuReaderOptions options;
   options.client.target = daemon_->target();

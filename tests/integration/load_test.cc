@@ -151,9 +151,9 @@ TEST_F(LoadTest, KilledAtAnyMomentLoadsAgain) {
     ASSERT_TRUE(verified.ok()) << verified.status();
     EXPECT_EQ(verified->bad_rows(), 0u);
     EXPECT_EQ(verified->rows_done(), checkpoint.TotalRows());
-    v1::DropRequest drop;
+    v1::DropTableRequest drop;
     drop.set_table("t");
-    ASSERT_TRUE(admin_->Drop(drop).ok());
+    ASSERT_TRUE(admin_->DropTable(drop).ok());
     StopDaemon();
   }
 }
@@ -179,7 +179,7 @@ TEST_F(LoadTest, CancelledLoadIsTakenUpWhereItStopped) {
   EXPECT_EQ(list->tables_size(), 0);
   ASSERT_EQ(list->unfinished_size(), 1);
   EXPECT_EQ(list->unfinished(0).name(), "t");
-  EXPECT_EQ(list->unfinished(0).state(), "loading");
+  EXPECT_EQ(list->unfinished(0).state(), v1::TABLE_STATE_LOADING);
   // The daemon may still be winding the first load up; it says so.
   absl::StatusOr<v1::LoadProgress> again;
   for (int i = 0; i < 200; ++i) {

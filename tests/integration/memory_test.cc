@@ -55,8 +55,8 @@ class MemoryTest : public DaemonFixture {
     uint64_t tier = 0;
     uint64_t held = 0;
     for (const v1::LayerStats& layer : stats->tables(0).layers()) {
-      tier += layer.dram().capacity_bytes();
-      held += layer.dram().bytes();
+      tier += layer.tiers().dram().capacity_bytes();
+      held += layer.tiers().dram().bytes();
     }
     EXPECT_LE(tier, kBudget);
     EXPECT_LE(held, tier);

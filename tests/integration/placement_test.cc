@@ -70,7 +70,7 @@ class PlacementTest : public DaemonFixture {
     EXPECT_TRUE(stats.ok()) << stats.status();
     for (const v1::TableStats& table : stats->tables()) {
       for (const v1::LayerStats& one : table.layers()) {
-        if (one.layer() == layer) return one.dram();
+        if (one.layer() == layer) return one.tiers().dram();
       }
     }
     return {};
@@ -154,9 +154,9 @@ TEST_F(PlacementTest, ALoadedProfileIsInDramAtOnceAndAfterAReboot) {
   ExpectHeadInDram(1);
   EXPECT_EQ(Dram(1).placed_rows(), 0u);
 
-  v1::DropRequest drop;
+  v1::DropTableRequest drop;
   drop.set_table(kTable);
-  ASSERT_TRUE(admin_->Drop(drop).ok());
+  ASSERT_TRUE(admin_->DropTable(drop).ok());
   EXPECT_TRUE(HotnessFiles(".live").empty());
 }
 

@@ -45,9 +45,9 @@ TEST_F(ServeTest, LoadRestartLookUpDrop) {
   EXPECT_EQ(again->layers[1].layer, 14);
   EXPECT_EQ(again->layers[0].nvme_rows + again->layers[0].dram_rows, ids.size() - 1);
 
-  v1::DropRequest drop;
+  v1::DropTableRequest drop;
   drop.set_table("deepseek");
-  ASSERT_TRUE(admin_->Drop(drop).ok());
+  ASSERT_TRUE(admin_->DropTable(drop).ok());
   EXPECT_EQ(client_->Describe("deepseek").status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(LookupAndCompare(*client_, "deepseek", checkpoint, {1}).status().code(),
             absl::StatusCode::kNotFound);
@@ -137,10 +137,12 @@ TEST_F(ServeTest, TwoTablesAndTwoVersionsKeepApart) {
   activate.set_version(1);
   ASSERT_TRUE(admin_->Activate(activate).ok());
   EXPECT_TRUE(LookupAndCompare(*client_, "a", a1, ids).ok());
-  v1::DropRequest drop;
+  v1::DropVersionRequest drop;
   drop.set_table("a");
+  // Without a version nothing goes, least of all everything.
+  EXPECT_EQ(admin_->DropVersion(drop).code(), absl::StatusCode::kInvalidArgument);
   drop.set_version(1);
-  ASSERT_TRUE(admin_->Drop(drop).ok());
+  ASSERT_TRUE(admin_->DropVersion(drop).ok());
   EXPECT_EQ(LookupAndCompare(*client_, "a", a1, ids).status().code(), absl::StatusCode::kNotFound);
   EXPECT_TRUE(LookupAndCompare(*client_, "a", a2, ids, 2).ok());
   EXPECT_TRUE(LookupAndCompare(*client_, "b", b, ids).ok());
@@ -179,8 +181,8 @@ TEST_F(ServeTest, ManyClientsAtOnceWithASmallCache) {
   ASSERT_TRUE(stats.ok());
   uint64_t hits = 0;
   for (const v1::LayerStats& layer : stats->tables(0).layers()) {
-    hits += layer.dram().hits() + layer.nvme().hits();
-    EXPECT_LE(layer.dram().capacity_bytes(), uint64_t{1} << 20);
+    hits += layer.tiers().dram().hits() + layer.tiers().nvme().hits();
+    EXPECT_LE(layer.tiers().dram().capacity_bytes(), uint64_t{1} << 20);
   }
   EXPECT_EQ(hits, dram + nvme);
   EXPECT_EQ(stats->tables(0).lookups(), 8u * 40u);

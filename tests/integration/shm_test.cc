@@ -87,7 +87,7 @@ TEST_F(ShmTest, RowsInDramNeedNoDaemon) {
   // And the daemon hears of it.
   auto stats = admin_->Stats();
   ASSERT_TRUE(stats.ok());
-  EXPECT_GE(stats->tables(0).layers(0).dram().hits(), 2u * 499u);
+  EXPECT_GE(stats->tables(0).layers(0).tiers().dram().hits(), 2u * 499u);
 }
 
 TEST_F(ShmTest, TheTransportIsChosenByItselfOrByForce) {
@@ -380,9 +380,9 @@ TEST_F(ShmTest, ASwitchIsSeenByTheNextCall) {
       EXPECT_EQ(answer->version, version);
     }
   }
-  v1::DropRequest drop;
+  v1::DropTableRequest drop;
   drop.set_table("t");
-  ASSERT_TRUE(admin_->Drop(drop).ok());
+  ASSERT_TRUE(admin_->DropTable(drop).ok());
   EXPECT_EQ(SegmentFiles(), std::vector<std::string>());
   EXPECT_EQ(LookupAndCompare(*client, "t", one, ids).status().code(), absl::StatusCode::kNotFound);
 }

@@ -39,10 +39,10 @@ class SwitchTest : public DaemonFixture {
   }
 
   void Drop(uint64_t version) {
-    v1::DropRequest request;
+    v1::DropVersionRequest request;
     request.set_table(kTable);
     request.set_version(version);
-    const absl::Status status = admin_->Drop(request).status();
+    const absl::Status status = admin_->DropVersion(request);
     EXPECT_TRUE(status.ok()) << status;
   }
 

@@ -89,7 +89,7 @@ TEST_F(WireTest, RandomAndTruncatedMessagesNeverKillTheDaemon) {
   std::mt19937_64 random(TestSeed());
   v1::LookupRequest request;
   request.set_table("t");
-  v1::LayerRowIds& layer = *request.add_layers();
+  v1::LayerRowIds& layer = *request.mutable_ids()->add_layers();
   layer.set_layer(1);
   layer.set_row_ids(std::string(4000, '\1'));
   const std::string good = request.SerializeAsString();
@@ -111,7 +111,7 @@ TEST_F(WireTest, AnswersAreMessagesThatGeneratedCodeReads) {
   request.set_want_tiers(true);
   const std::vector<uint32_t> ids = {5, kDeadPosition, 1999};
   for (const int layer : {14, 1}) {
-    v1::LayerRowIds& out = *request.add_layers();
+    v1::LayerRowIds& out = *request.mutable_ids()->add_layers();
     out.set_layer(layer);
     out.set_row_ids(ids.data(), ids.size() * sizeof(uint32_t));
   }
@@ -137,7 +137,7 @@ TEST_F(WireTest, LayersWithoutIdsGiveLayersWithoutRows) {
   auto stub = v1::EngramStore::NewStub(channel_);
   v1::LookupRequest request;
   request.set_table("t");
-  request.add_layers()->set_layer(1);
+  request.mutable_ids()->add_layers()->set_layer(1);
   grpc::ClientContext context;
   v1::LookupResponse answer;
   ASSERT_TRUE(stub->Lookup(&context, request, &answer).ok());
@@ -171,7 +171,7 @@ TEST_F(WireTest, StreamsThatAreCutOffAnywhereLeaveNothingBehind) {
     threads.emplace_back([&store, random = std::mt19937_64(TestSeed() + thread)]() mutable {
       v1::LookupRequest request;
       request.set_table("t");
-      request.add_layers()->set_layer(14);
+      request.mutable_ids()->add_layers()->set_layer(14);
       for (int i = 0; i < kStreams; ++i) {
         grpc::ClientContext context;
         context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
@@ -180,8 +180,8 @@ TEST_F(WireTest, StreamsThatAreCutOffAnywhereLeaveNothingBehind) {
         for (uint64_t id = 1; id <= asked; ++id) {
           request.set_request_id(id);
           // Some with rows, some refused.
-          request.mutable_layers(0)->set_row_ids(std::string(4 * (random() % 500), '\0') +
-                                                 (random() % 8 == 0 ? "x" : ""));
+          request.mutable_ids()->mutable_layers(0)->set_row_ids(
+              std::string(4 * (random() % 500), '\0') + (random() % 8 == 0 ? "x" : ""));
           if (!stream->Write(request)) break;
         }
         v1::StreamLookupResponse answer;

@@ -128,22 +128,28 @@ class ErrorsTest(unittest.TestCase):
                           self.tokens([0] * (8 << 20)))
 
     def test_ids_and_tokens_at_once(self):
-        request = self.client.request(TABLE, {1: [0]})
-        request.tokens.compressed = True
-        self.assert_fails([Code.INVALID_ARGUMENT], ["both row ids and tokens"],
-                          lambda: self.client.stub.Lookup(request, timeout=60))
+        """Generated code sends one of the two; a message by hand may have both."""
+        ids = self.client.request(TABLE, {1: [0]}).SerializeToString()
+        tokens = self.client.pb.LookupRequest(
+            table=TABLE, tokens=self.client.pb.TokenBatch(compressed=True)).SerializeToString()
+        for payload in (ids + tokens, tokens + ids):
+            for method in ("Lookup", "Prefetch"):
+                self.assert_fails([Code.INVALID_ARGUMENT], ["both row ids and tokens"],
+                                  lambda m=method, p=payload: self.client.raw(m, p))
 
     def test_millions_of_empty_layers(self):
         """Two bytes each on the wire; each would be an object of its own."""
         table = b"\x0a" + bytes([len(TABLE)]) + TABLE.encode()
+        # One RowIdBatch with all of them (its length, 16 MiB, as a varint), and one each.
+        at_once = b"\x1a\x80\x80\x80\x08" + b"\x0a\x00" * (8 << 20)
+        in_pieces = b"\x1a\x02\x0a\x00" * (8 << 20)
         for method in ("Lookup", "Prefetch"):
-            self.assert_fails([Code.INVALID_ARGUMENT], [8 << 20, "entries in `layers`"],
-                              lambda m=method: self.client.raw(m, table + b"\x1a\x00" * (8 << 20)))
+            for ids in (at_once, in_pieces):
+                self.assert_fails([Code.INVALID_ARGUMENT], [8 << 20, "entries in `ids.layers`"],
+                                  lambda m=method, i=ids: self.client.raw(m, table + i))
 
     def test_a_refused_request_of_a_stream_is_named(self):
-        pb = self.client.pb
-        wide = pb.LookupRequest(table=TABLE, request_id=70,
-                                layers=[pb.LayerRowIds(layer=layer) for layer in range(1025)])
+        wide = self.client.request(TABLE, {layer: [] for layer in range(1025)}, request_id=70)
         requests = [self.client.request(TABLE, {1: [3]}, request_id=69), wide,
                     self.client.request(TABLE, {1: [4]}, request_id=71)]
         answers = list(self.client.stub.StreamLookup(iter(requests), timeout=60))
@@ -174,16 +180,15 @@ class ErrorsTest(unittest.TestCase):
             lambda: self.client.lookup(TABLE, {1: [0]}, expect_table_digest="0123abcd"))
 
     def test_half_an_id(self):
-        request = self.client.pb.LookupRequest(table=TABLE, layers=[
-            self.client.pb.LayerRowIds(layer=1, row_ids=pack_ids([1, 2])[:-1])])
+        request = self.client.request(TABLE, {1: [1, 2]})
+        request.ids.layers[0].row_ids = pack_ids([1, 2])[:-1]
         self.assert_fails([Code.INVALID_ARGUMENT], [7],
                           lambda: self.client.stub.Lookup(request, timeout=60))
 
     def test_answer_over_the_limit(self):
         # 16 MiB of ids ask for 1.03 GiB of rows.
-        ids = pack_ids([5]) * (4 << 20)
-        request = self.client.pb.LookupRequest(
-            table=TABLE, layers=[self.client.pb.LayerRowIds(layer=1, row_ids=ids)])
+        request = self.client.request(TABLE, {1: []})
+        request.ids.layers[0].row_ids = pack_ids([5]) * (4 << 20)
         self.assert_fails([Code.RESOURCE_EXHAUSTED], [(4 << 20) * 264],
                           lambda: self.client.stub.Lookup(request, timeout=60))
 
@@ -219,7 +224,7 @@ class ErrorsTest(unittest.TestCase):
 
     def test_admin_is_not_served_on_tcp(self):
         host, port = self.daemon.tcp
-        done = self.daemon.run("engramctl", "--server", f"{host}:{port}", "drop", TABLE)
+        done = self.daemon.run("engramctl", "--server", f"{host}:{port}", "drop", TABLE, "--all")
         self.assertEqual(done.returncode, 1, done.stdout)
         self.assertNotEqual(done.stderr, "")
 

@@ -234,7 +234,7 @@ class FamilyCase:
 
     def test_a_prefetch_makes_the_look_up_a_dram_hit(self):
         self.daemon.load("cold", self.directory)
-        self.addCleanup(self.daemon.ctl, "drop", "cold")
+        self.addCleanup(self.daemon.ctl, "drop", "cold", "--all")
         stats = self.table_stats()
         self.assertEqual(stats["name"], "cold")
         sequences = self.sequences()

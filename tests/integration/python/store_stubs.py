@@ -45,9 +45,9 @@ class StoreClient:
 
     def request(self, table, layers, **fields):
         """`layers`: {layer: [row ids]}; −1 is a dead position."""
-        return self.pb.LookupRequest(table=table, layers=[
+        return self.pb.LookupRequest(table=table, ids=self.pb.RowIdBatch(layers=[
             self.pb.LayerRowIds(layer=layer, row_ids=pack_ids(ids))
-            for layer, ids in layers.items()], **fields)
+            for layer, ids in layers.items()]), **fields)
 
     def lookup(self, table, layers, **fields):
         return self.stub.Lookup(self.request(table, layers, **fields), timeout=DEADLINE_SECONDS)

@@ -122,7 +122,7 @@ absl::Status AnswerLookup(const v1::LookupRequest& request, v1::LookupResponse* 
     return absl::FailedPreconditionError("another table");
   }
   response->set_version(request.table() == "t" ? 3 : 5);
-  auto layers = request.layers();
+  auto layers = request.ids().layers();
   if (request.has_tokens()) ENGRAM_RETURN_IF_ERROR(HashTokens(request, &layers));
   for (const v1::LayerRowIds& asked : layers) {
     FillLayer(asked, request.want_tiers(), response->add_layers());
@@ -138,7 +138,7 @@ v1::TableInfo HashedTable(const std::string& name) {
   table.set_name(name);
   table.set_version(5);
   table.set_active(true);
-  table.set_state("published");
+  table.set_state(v1::TABLE_STATE_PUBLISHED);
   table.set_family(spec.family);
   table.set_table_digest("d0");
   table.set_rows(spec.rows());
@@ -149,7 +149,7 @@ v1::TableInfo HashedTable(const std::string& name) {
   addressing->set_base_size(spec.addressing.base_size);
   addressing->set_pad_id(spec.addressing.pad_id);
   addressing->set_compressed_vocab_size(spec.addressing.compressed_vocab_size);
-  addressing->set_hash(HashKindName(spec.addressing.hash));
+  addressing->set_hash(v1::HASH_KIND_XOR_MULTIPLY);
   addressing->set_vocab_size(spec.addressing.vocab_size);
   addressing->set_boundary_id(spec.addressing.boundary_id);
   for (const LayerSpec& from : spec.layers) {
@@ -177,7 +177,7 @@ v1::TableInfo FakeTable() {
   table.set_name("t");
   table.set_version(3);
   table.set_active(true);
-  table.set_state("published");
+  table.set_state(v1::TABLE_STATE_PUBLISHED);
   table.set_family("engram-demo");
   table.set_row_format("u8[8]");
   table.set_checkpoint_digest("c0");
@@ -233,14 +233,18 @@ class FakeAdmin : public v1::EngramAdmin::Service {
   void WaitForCancelled();
   v1::LoadRequest LastLoad();
   v1::VerifyRequest LastVerify();
-  v1::DropRequest LastDrop();
+  v1::DropTableRequest LastDropTable();
+  v1::DropVersionRequest LastDropVersion();
 
   grpc::Status Load(grpc::ServerContext*, const v1::LoadRequest*,
                     grpc::ServerWriter<v1::LoadProgress>*) override;
   grpc::Status List(grpc::ServerContext*, const v1::ListRequest*, v1::ListResponse*) override;
   grpc::Status Activate(grpc::ServerContext*, const v1::ActivateRequest*,
                         v1::ActivateResponse*) override;
-  grpc::Status Drop(grpc::ServerContext*, const v1::DropRequest*, v1::DropResponse*) override;
+  grpc::Status DropTable(grpc::ServerContext*, const v1::DropTableRequest*,
+                         v1::DropTableResponse*) override;
+  grpc::Status DropVersion(grpc::ServerContext*, const v1::DropVersionRequest*,
+                           v1::DropVersionResponse*) override;
   grpc::Status Verify(grpc::ServerContext*, const v1::VerifyRequest*,
                       grpc::ServerWriter<v1::VerifyProgress>*) override;
   grpc::Status Stats(grpc::ServerContext*, const v1::StatsRequest*, v1::StatsResponse*) override;
@@ -254,7 +258,8 @@ class FakeAdmin : public v1::EngramAdmin::Service {
   bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   v1::LoadRequest last_load_ ABSL_GUARDED_BY(mutex_);
   v1::VerifyRequest last_verify_ ABSL_GUARDED_BY(mutex_);
-  v1::DropRequest last_drop_ ABSL_GUARDED_BY(mutex_);
+  v1::DropTableRequest last_drop_table_ ABSL_GUARDED_BY(mutex_);
+  v1::DropVersionRequest last_drop_version_ ABSL_GUARDED_BY(mutex_);
 };
 
 grpc::Status FakeStore::Describe(grpc::ServerContext*, const v1::DescribeRequest* request,
@@ -311,7 +316,7 @@ grpc::Status FakeStore::Prefetch(grpc::ServerContext*, const v1::PrefetchRequest
     last_prefetch_ = *request;
   }
   uint64_t ids = request->tokens().token_ids().size() / 4;
-  for (const v1::LayerRowIds& layer : request->layers()) ids += layer.row_ids().size() / 4;
+  for (const v1::LayerRowIds& layer : request->ids().layers()) ids += layer.row_ids().size() / 4;
   response->set_accepted(ids);
   response->set_skipped(1);
   return grpc::Status::OK;
@@ -342,9 +347,14 @@ v1::VerifyRequest FakeAdmin::LastVerify() {
   return last_verify_;
 }
 
-v1::DropRequest FakeAdmin::LastDrop() {
+v1::DropTableRequest FakeAdmin::LastDropTable() {
   MutexLock lock(mutex_);
-  return last_drop_;
+  return last_drop_table_;
+}
+
+v1::DropVersionRequest FakeAdmin::LastDropVersion() {
+  MutexLock lock(mutex_);
+  return last_drop_version_;
 }
 
 grpc::Status FakeAdmin::Hang(grpc::ServerContext* context) {
@@ -369,7 +379,7 @@ grpc::Status FakeAdmin::Load(grpc::ServerContext* context, const v1::LoadRequest
   progress.set_bytes_total(2000);
   progress.set_rows_done(150);
   progress.set_bytes_done(1000);
-  progress.set_phase("read");
+  progress.set_phase(v1::LOAD_PHASE_READ);
   writer->Write(progress);
   if (request->table() == "hang") return Hang(context);
   progress.set_rows_done(300);
@@ -401,7 +411,7 @@ grpc::Status FakeAdmin::List(grpc::ServerContext*, const v1::ListRequest*,
   unfinished = FakeTable();
   unfinished.set_version(4);
   unfinished.set_active(false);
-  unfinished.set_state("loading");
+  unfinished.set_state(v1::TABLE_STATE_LOADING);
   return grpc::Status::OK;
 }
 
@@ -411,12 +421,19 @@ grpc::Status FakeAdmin::Activate(grpc::ServerContext*, const v1::ActivateRequest
   return {grpc::StatusCode::NOT_FOUND, "no version " + std::to_string(request->version())};
 }
 
-grpc::Status FakeAdmin::Drop(grpc::ServerContext*, const v1::DropRequest* request,
-                             v1::DropResponse* response) {
+grpc::Status FakeAdmin::DropTable(grpc::ServerContext*, const v1::DropTableRequest* request,
+                                  v1::DropTableResponse* response) {
   MutexLock lock(mutex_);
-  last_drop_ = *request;
+  last_drop_table_ = *request;
   response->add_versions(2);
-  if (request->version() == 0) response->add_versions(3);
+  response->add_versions(3);
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeAdmin::DropVersion(grpc::ServerContext*, const v1::DropVersionRequest* request,
+                                    v1::DropVersionResponse*) {
+  MutexLock lock(mutex_);
+  last_drop_version_ = *request;
   return grpc::Status::OK;
 }
 
@@ -455,15 +472,21 @@ grpc::Status FakeAdmin::Stats(grpc::ServerContext*, const v1::StatsRequest*,
   table->set_prefetched_used_rows(21);
   table->set_prefetched_unused_rows(7);
   table->set_prefetched_late_rows(4);
+  v1::TierStats* sum = table->mutable_tiers()->mutable_dram();
+  sum->set_hits(60);
+  sum->set_rows(8);
+  sum->set_hit_ratio(0.6);  // of 60 and 30 served, and 10 failed
+  table->mutable_tiers()->mutable_hbm();
   for (const int layer : {1, 14}) {
     v1::LayerStats* stats = table->add_layers();
     stats->set_layer(layer);
-    stats->mutable_hbm()->set_note("no CUDA device");
-    stats->mutable_dram()->set_on(true);
-    stats->mutable_dram()->set_hits(30);
-    stats->mutable_dram()->set_rows(4);
-    stats->mutable_nvme()->set_on(true);
-    stats->mutable_nvme()->set_hits(15);
+    v1::Tiers* tiers = stats->mutable_tiers();
+    tiers->mutable_hbm()->set_note("no CUDA device");
+    tiers->mutable_dram()->set_on(true);
+    tiers->mutable_dram()->set_hits(30);
+    tiers->mutable_dram()->set_rows(4);
+    tiers->mutable_nvme()->set_on(true);
+    tiers->mutable_nvme()->set_hits(15);
   }
   return grpc::Status::OK;
 }
@@ -516,6 +539,7 @@ void FakeDaemon::WaitForCancelled() { impl_->admin.WaitForCancelled(); }
 v1::LoadRequest FakeDaemon::LastLoad() { return impl_->admin.LastLoad(); }
 v1::VerifyRequest FakeDaemon::LastVerify() { return impl_->admin.LastVerify(); }
 v1::PrefetchRequest FakeDaemon::LastPrefetch() { return impl_->store.LastPrefetch(); }
-v1::DropRequest FakeDaemon::LastDrop() { return impl_->admin.LastDrop(); }
+v1::DropTableRequest FakeDaemon::LastDropTable() { return impl_->admin.LastDropTable(); }
+v1::DropVersionRequest FakeDaemon::LastDropVersion() { return impl_->admin.LastDropVersion(); }
 
 }  // namespace engram::testing

@@ -62,7 +62,8 @@ class FakeDaemon {
   void WaitForCancelled();  // until it has ended
   v1::LoadRequest LastLoad();
   v1::VerifyRequest LastVerify();
-  v1::DropRequest LastDrop();
+  v1::DropTableRequest LastDropTable();
+  v1::DropVersionRequest LastDropVersion();
 
  private:
   struct Impl;

@@ -199,7 +199,7 @@ TEST_F(TokenClientTest, PrefetchesByTokens) {
   ASSERT_TRUE(answer.ok()) << answer.status();
   const v1::PrefetchRequest sent = daemon_.LastPrefetch();
   EXPECT_EQ(sent.expect_table_digest(), "d0");
-  EXPECT_EQ(sent.layers_size(), 0);
+  EXPECT_FALSE(sent.has_ids());
   EXPECT_THAT(sent.tokens().layers(), ::testing::ElementsAre(14));
   EXPECT_EQ(sent.tokens().token_ids().size(), 12u);
   EXPECT_THAT(sent.tokens().lookbacks(), ::testing::ElementsAre(2));

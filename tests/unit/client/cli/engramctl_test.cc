@@ -13,6 +13,7 @@ namespace engram {
 namespace {
 
 using testing::Ctl;
+using testing::CtlOnTerminal;
 using testing::CtlResult;
 using ::testing::EndsWith;
 using testing::FakeDaemon;
@@ -58,6 +59,9 @@ TEST(UsageTest, WrongUsageIsExitStatus2AndOneLine) {
       {"activate", "t", "-1"},
       {"activate", "t", "x"},
       {"drop"},
+      {"drop", "t"},
+      {"drop", "--all"},
+      {"drop", "t", "1", "--all"},
       {"drop", "t", "0"},
       {"verify", "t", "--model", "auto"},
       {"verify", "t", "--tensor", "a"},
@@ -255,9 +259,28 @@ TEST_F(EngramctlTest, ActivateAndDrop) {
   EXPECT_EQ(gone.exit_status, 1);
   EXPECT_EQ(gone.err, "engramctl: no version 4\n");
   EXPECT_EQ(Good({"drop", "t", "2"}), "dropped t version 2\n");
-  EXPECT_EQ(daemon_.LastDrop().version(), 2u);
-  EXPECT_EQ(Good({"drop", "t"}), "dropped t versions 2, 3\n");
-  EXPECT_EQ(GoodJson({"drop", "t"})["versions"], Json::parse("[2,3]"));
+  EXPECT_EQ(daemon_.LastDropVersion().version(), 2u);
+  EXPECT_EQ(GoodJson({"drop", "t", "2"}), Json::parse(R"({"table":"t","versions":[2]})"));
+  EXPECT_EQ(daemon_.LastDropTable().table(), "");
+  EXPECT_EQ(Good({"drop", "t", "--all"}), "dropped t versions 2, 3\n");
+  EXPECT_EQ(daemon_.LastDropTable().table(), "t");
+  EXPECT_EQ(GoodJson({"drop", "t", "--all"}), Json::parse(R"({"table":"t","versions":[2,3]})"));
+}
+
+TEST_F(EngramctlTest, DropOfATableAsksATerminalOnly) {
+  EXPECT_EQ(Run({"drop", "t"}).exit_status, 2);
+  for (const std::string answer : {"\n", "n\n", "yno\n", "Yes\n"}) {
+    const CtlResult kept = CtlOnTerminal({"drop", "t"}, daemon_.target(), answer);
+    EXPECT_EQ(kept.exit_status, 1) << answer;
+    EXPECT_EQ(kept.out, "");
+    EXPECT_THAT(kept.err, HasSubstr("drop every version of table \"t\"? [y/N] "));
+    EXPECT_THAT(kept.err, HasSubstr("nothing is dropped"));
+    EXPECT_EQ(daemon_.LastDropTable().table(), "");
+  }
+  const CtlResult gone = CtlOnTerminal({"drop", "t", "--json"}, daemon_.target(), "y\n");
+  EXPECT_EQ(gone.exit_status, 0) << gone.err;
+  EXPECT_EQ(Json::parse(gone.out, nullptr, false)["versions"], Json::parse("[2,3]"));
+  EXPECT_EQ(daemon_.LastDropTable().table(), "t");
 }
 
 TEST_F(EngramctlTest, Verify) {
@@ -295,7 +318,6 @@ TEST_F(EngramctlTest, StatsSumsLayers) {
   EXPECT_DOUBLE_EQ(table["p50_us"].get<double>(), 125);
   EXPECT_EQ(table["tiers"]["dram"]["hits"], 60);
   EXPECT_EQ(table["tiers"]["dram"]["rows"], 8);
-  // 60 of 60 + 30 served and 10 failed.
   EXPECT_DOUBLE_EQ(table["tiers"]["dram"]["hit_ratio"].get<double>(), 0.6);
   EXPECT_EQ(table["tiers"]["hbm"]["on"], false);
   EXPECT_EQ(table["prefetched_rows"], 40);

@@ -42,12 +42,28 @@ std::vector<char*> Pointers(std::vector<std::string>& texts) {
   return pointers;
 }
 
+std::string MakeDirectory() {
+  std::string directory = ::testing::TempDir() + "engramctl_XXXXXX";
+  if (::mkdtemp(directory.data()) == nullptr) throw std::runtime_error("mkdtemp " + directory);
+  return directory;
+}
+
 }  // namespace
 
 Ctl::Ctl(const std::vector<std::string>& arguments, const std::string& server,
-         const std::string& input) {
-  directory_ = ::testing::TempDir() + "engramctl_XXXXXX";
-  if (::mkdtemp(directory_.data()) == nullptr) throw std::runtime_error("mkdtemp " + directory_);
+         const std::string& input)
+    : directory_(MakeDirectory()) {
+  std::ofstream(directory_ + "/in") << input;
+  Start(arguments, server, directory_ + "/in");
+}
+
+Ctl::Ctl(const std::vector<std::string>& arguments, const std::string& server, const Stdin& in)
+    : directory_(MakeDirectory()) {
+  Start(arguments, server, in.path);
+}
+
+void Ctl::Start(const std::vector<std::string>& arguments, const std::string& server,
+                const std::string& stdin_path) {
   std::vector<std::string> words = {ENGRAM_CTL};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<std::string> variables = Environment(server);
@@ -55,8 +71,7 @@ Ctl::Ctl(const std::vector<std::string>& arguments, const std::string& server,
   posix_spawn_file_actions_t files;
   posix_spawn_file_actions_init(&files);
   const int flags = O_WRONLY | O_CREAT | O_TRUNC;
-  std::ofstream(directory_ + "/in") << input;
-  posix_spawn_file_actions_addopen(&files, 0, (directory_ + "/in").c_str(), O_RDONLY, 0);
+  posix_spawn_file_actions_addopen(&files, 0, stdin_path.c_str(), O_RDONLY | O_NOCTTY, 0);
   posix_spawn_file_actions_addopen(&files, 1, (directory_ + "/out").c_str(), flags, 0600);
   posix_spawn_file_actions_addopen(&files, 2, (directory_ + "/err").c_str(), flags, 0600);
   const int error = posix_spawn(&pid_, ENGRAM_CTL, &files, nullptr, Pointers(words).data(),
@@ -104,6 +119,24 @@ void Ctl::WaitForLines(int lines) {
     if (std::count(text.begin(), text.end(), '\n') >= lines) return;
     std::this_thread::yield();
   }
+}
+
+CtlResult CtlOnTerminal(const std::vector<std::string>& arguments, const std::string& server,
+                        const std::string& typed) {
+  const int terminal = ::posix_openpt(O_RDWR | O_NOCTTY);
+  if (terminal < 0 || ::grantpt(terminal) != 0 || ::unlockpt(terminal) != 0) {
+    throw std::runtime_error("cannot make a terminal");
+  }
+  const char* const path = ::ptsname(terminal);
+  // Open on our side until the end, so that what was typed is not lost before the child reads it.
+  const int held = ::open(path, O_RDWR | O_NOCTTY);
+  const bool written =
+      ::write(terminal, typed.data(), typed.size()) == static_cast<ssize_t>(typed.size());
+  if (held < 0 || !written) throw std::runtime_error("cannot type into the terminal");
+  CtlResult result = Ctl(arguments, server, Ctl::Stdin{path}).Wait();
+  ::close(held);
+  ::close(terminal);
+  return result;
 }
 
 }  // namespace engram::testing

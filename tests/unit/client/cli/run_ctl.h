@@ -20,6 +20,11 @@ class Ctl {
   // Starts it with ENGRAM_SERVER set to `server`, or unset if that is empty, and `input` on stdin.
   Ctl(const std::vector<std::string>& arguments, const std::string& server,
       const std::string& input = "");
+  // Starts it with the file at `stdin_path` as stdin.
+  struct Stdin {
+    std::string path;
+  };
+  Ctl(const std::vector<std::string>& arguments, const std::string& server, const Stdin& in);
   ~Ctl();  // kills it if nobody waited for it
   Ctl(const Ctl&) = delete;
   Ctl& operator=(const Ctl&) = delete;
@@ -32,6 +37,9 @@ class Ctl {
   void WaitForLines(int lines);
 
  private:
+  void Start(const std::vector<std::string>& arguments, const std::string& server,
+             const std::string& stdin_path);
+
   std::string directory_;
   pid_t pid_ = -1;
 };
@@ -40,6 +48,10 @@ inline CtlResult RunCtl(const std::vector<std::string>& arguments, const std::st
                         const std::string& input = "") {
   return Ctl(arguments, server, input).Wait();
 }
+
+// The same with a terminal as stdin, on which `typed` has been typed before it starts.
+CtlResult CtlOnTerminal(const std::vector<std::string>& arguments, const std::string& server,
+                        const std::string& typed);
 
 }  // namespace engram::testing
 

@@ -77,9 +77,13 @@ TEST_F(AdminTest, ListsActivatesDropsAndCounts) {
   EXPECT_TRUE(admin_->Activate(activate).ok());
   activate.set_version(4);
   EXPECT_EQ(admin_->Activate(activate), absl::NotFoundError("no version 4"));
-  const auto drop = admin_->Drop(v1::DropRequest());
+  const auto drop = admin_->DropTable(v1::DropTableRequest());
   ASSERT_TRUE(drop.ok());
   EXPECT_EQ(drop->versions_size(), 2);
+  v1::DropVersionRequest one;
+  one.set_version(3);
+  EXPECT_TRUE(admin_->DropVersion(one).ok());
+  EXPECT_EQ(daemon_.LastDropVersion().version(), 3u);
   const auto stats = admin_->Stats();
   ASSERT_TRUE(stats.ok());
   EXPECT_EQ(stats->daemon_version(), "9.9");

@@ -34,10 +34,10 @@ TEST(RequestEncoderTest, WritesWhatTheGeneratedClassWrites) {
       v1::LookupRequest want;
       want.set_table("deepseek");
       want.set_version(9);
-      v1::LayerRowIds* layer = want.add_layers();
+      v1::LayerRowIds* layer = want.mutable_ids()->add_layers();
       layer->set_layer(id);
       layer->set_row_ids(ids.data(), ids.size() * 4);
-      want.add_layers()->set_layer(99);
+      want.mutable_ids()->add_layers()->set_layer(99);
       want.set_on_row_error(v1::ON_ROW_ERROR_ZERO);
       want.set_want_tiers(count > 0);
       want.set_request_id(7);
@@ -46,7 +46,7 @@ TEST(RequestEncoderTest, WritesWhatTheGeneratedClassWrites) {
 
       v1::PrefetchRequest prefetch;
       prefetch.set_table("deepseek");
-      *prefetch.add_layers() = *layer;
+      *prefetch.mutable_ids()->add_layers() = *layer;
       const PrefetchRequest asked{.table = "deepseek", .layers = {{id, ids}}};
       EXPECT_EQ(Encoded(*RequestEncoder::ForPrefetch(asked)), prefetch.SerializeAsString());
     }

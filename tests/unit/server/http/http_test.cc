@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 
 #include <atomic>
+#include <chrono>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
@@ -38,12 +39,22 @@ DaemonSnapshot MakeSnapshot() {
   table.version = VersionId{4};
   table.lookups = 9;
   table.failed_lookups = 1;
+  table.skipped_prefetch_rows = 7;
+  LatencyHistogram histogram;
+  histogram.Observe(std::chrono::microseconds(1));
+  table.lookup_seconds = histogram.Snapshot();
   for (const int id : {1, 14}) {
     LayerSnapshot layer;
     layer.layer = LayerId{id};
     layer.failed_rows = 1;
     layer.tiers[1].usage = {true, "huge pages", 10, 2640, 4096};
     layer.tiers[1].hits = 6;
+    layer.tiers[1].placed_rows = 5;
+    layer.tiers[1].checked_rows = 4;
+    layer.tiers[1].mismatched_rows = 3;
+    layer.tiers[1].times_forgotten = 2;
+    layer.failed_pages = 11;
+    layer.retried_pages = 12;
     layer.tiers[2].usage = {true, "", 100, 26400, 30000};
     layer.tiers[2].hits = 3;
     table.layers.push_back(layer);
@@ -248,15 +259,27 @@ TEST(StatsJson, SumsLayersIntoTheTable) {
   const auto json = nlohmann::json::parse(StatsJson(MakeSnapshot()));
   EXPECT_EQ(json["daemon_version"], "1.2.3");
   EXPECT_EQ(json["ready"], true);
+  EXPECT_EQ(json["hbm_note"], "no CUDA");
   const auto& table = json["tables"][0];
   EXPECT_EQ(table["name"], "demo");
   EXPECT_EQ(table["version"], 4);
+  EXPECT_EQ(table["active"], true);
   EXPECT_EQ(table["lookups"], 9);
+  EXPECT_EQ(table["failed_lookups"], 1);
+  EXPECT_EQ(table["skipped_prefetch_rows"], 7);
+  EXPECT_DOUBLE_EQ(table["lookup_p99_seconds"].get<double>(), 0.99e-6);
   EXPECT_EQ(table["failed_rows"], 2);
   EXPECT_EQ(table["tiers"]["dram"]["hits"], 12);
   EXPECT_EQ(table["tiers"]["dram"]["rows"], 20);
   EXPECT_EQ(table["tiers"]["dram"]["capacity_bytes"], 8192);
   EXPECT_EQ(table["tiers"]["dram"]["note"], "huge pages");
+  EXPECT_EQ(table["tiers"]["dram"]["placed_rows"], 10);
+  EXPECT_EQ(table["tiers"]["dram"]["checked_rows"], 8);
+  EXPECT_EQ(table["tiers"]["dram"]["mismatched_rows"], 6);
+  EXPECT_EQ(table["tiers"]["dram"]["times_forgotten"], 4);
+  EXPECT_EQ(table["layers"][0]["failed_pages"], 11);
+  EXPECT_EQ(table["layers"][0]["retried_pages"], 12);
+  EXPECT_EQ(table["layers"][0]["failed_rows"], 1);
   EXPECT_EQ(table["tiers"]["hbm"]["on"], false);
   EXPECT_EQ(table["tiers"]["nvme"]["bytes"], 52800);
   EXPECT_DOUBLE_EQ(table["tiers"]["dram"]["hit_ratio"], 0.6);

@@ -78,7 +78,7 @@ class RepairJobTest : public TableFixture {
 
   const std::atomic<bool> cancelled_{false};
   bool proceed_ = true;
-  std::set<std::string> phases_;
+  std::set<LoadPhase> phases_;
   std::string checkpoint_;
   testing::TestCheckpoint source_checkpoint_;
 };
@@ -92,7 +92,7 @@ TEST_F(RepairJobTest, AWholeTableIsReadAndLeftAlone) {
   EXPECT_EQ(result->counts.damaged_chunks, 0u);
   EXPECT_EQ(result->counts.rewritten_rows, 0u);
   EXPECT_THAT(result->counts.problems, IsEmpty());
-  EXPECT_THAT(phases_, ElementsAre("verify"));
+  EXPECT_THAT(phases_, ElementsAre(LoadPhase::kVerify));
   EXPECT_TRUE(result->load.record.active);
 }
 
@@ -120,7 +120,7 @@ TEST_F(RepairJobTest, OnlyTheDamagedChunkIsRewritten) {
   EXPECT_EQ(result->counts.rewritten_rows, rows);
   EXPECT_EQ(result->counts.problems, found.problems);
   EXPECT_EQ(result->load.status.rows_done, rows);
-  EXPECT_THAT(phases_, ElementsAre("repair", "verify"));
+  EXPECT_THAT(phases_, ElementsAre(LoadPhase::kVerify, LoadPhase::kRepair));
   EXPECT_TRUE(fs::exists(good));
   EXPECT_EQ(FileOf(1), good);
   EXPECT_EQ(Verify().bad_rows, 0u);
