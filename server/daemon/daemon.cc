@@ -118,7 +118,7 @@ void Daemon::CreateServices(const Sharing& sharing) {
                                          .sharing = sharing});
   admin_service_ = AdminService::Create({.tables = tables_.get(),
                                          .in_flight = &in_flight_,
-                                         .placer = warm_start_.get(),
+                                         .warm_start = warm_start_.get(),
                                          .hbm = &hbm_,
                                          .stopping = &stopping_,
                                          .snapshot = [this] { return Snapshot(); },

@@ -177,7 +177,7 @@ class AdminServiceImpl final : public AdminService, private v1::EngramAdmin::Ser
                             RunLoad(*parts_.tables, parameters, *parts_.stopping, progress));
     if (!parameters.profile.empty()) {
       const absl::Status status =
-          parts_.placer->TakeProfile(parameters.profile, result.record.spec);
+          parts_.warm_start->TakeProfile(parameters.profile, result.record.spec);
       if (!status.ok()) {
         return absl::Status(
             status.code(), absl::StrCat("the table is loaded, but its profile was not taken over: ",

@@ -28,7 +28,7 @@ class AdminService {
   struct Parts {
     Tables* tables = nullptr;
     InFlight* in_flight = nullptr;
-    WarmStart* placer = nullptr;
+    WarmStart* warm_start = nullptr;
     const HbmCache* hbm = nullptr;
     const std::atomic<bool>* stopping = nullptr;  // loads and checks end soon after it is set
     std::function<DaemonSnapshot()> snapshot;

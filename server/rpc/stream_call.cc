@@ -7,6 +7,7 @@
 
 #include "engram/v1/store.pb.h"
 #include "server/rpc/call_errors.h"
+#include "server/rpc/lookup_codec.h"
 #include "server/rpc/wire.h"
 
 namespace engram {
