@@ -27,16 +27,24 @@ if(ENGRAM_SANITIZE)
   endif()
 endif()
 
-# engram_library(NAME name SRCS a.cc b.cc [DEPS public...] [PRIVATE_DEPS private...])
+# Tests are many sources of much template code that runs once: to optimise it takes longer than to
+# run it. What they test is optimised as the build says.
+set(ENGRAM_TEST_OPTIONS $<$<CONFIG:Release>:-O1>)
+
+# engram_library(NAME name SRCS a.cc b.cc [DEPS public...] [PRIVATE_DEPS private...] [PCH name])
 # One folder's library: target engram_<name>, alias engram::<name>.
 function(engram_library)
-  cmake_parse_arguments(ARG "" "NAME" "SRCS;DEPS;PRIVATE_DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "" "NAME;PCH" "SRCS;DEPS;PRIVATE_DEPS" ${ARGN})
+  if(NOT ARG_PCH)
+    set(ARG_PCH lib)
+  endif()
   add_library(engram_${ARG_NAME} STATIC ${ARG_SRCS})
   add_library(engram::${ARG_NAME} ALIAS engram_${ARG_NAME})
   set_target_properties(engram_${ARG_NAME} PROPERTIES EXPORT_NAME ${ARG_NAME})
   target_compile_options(engram_${ARG_NAME} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${ENGRAM_WARNINGS}>)
   target_link_libraries(engram_${ARG_NAME} PUBLIC ${ARG_DEPS}
     PRIVATE $<BUILD_INTERFACE:engram_options> ${ARG_PRIVATE_DEPS})
+  engram_use_precompiled(engram_${ARG_NAME} ${ARG_PCH})
 endfunction()
 
 # engram_binary(NAME name SRCS main.cc [DEPS ...]): an executable in bin/.
@@ -47,17 +55,23 @@ function(engram_binary)
   target_link_libraries(${ARG_NAME} PRIVATE engram_options ${ARG_DEPS})
 endfunction()
 
-# engram_test(NAME name SRCS x_test.cc [DEPS ...] [LABELS ...] [TIMEOUT s] [ALONE filter] [MAIN])
+# engram_test(NAME name SRCS x_test.cc [DEPS ...] [LABELS ...] [TIMEOUT s] [ALONE filter] [MAIN]
+#             [PCH name])
 # One GoogleTest program a library; each of its cases is a ctest test `name.Suite.Case`, found when
 # ctest runs. Cases that match `filter` run alone. A case that skips itself is reported as skipped.
 # MAIN: the program has a main of its own.
 function(engram_test)
-  cmake_parse_arguments(ARG "MAIN" "NAME;TIMEOUT;ALONE" "SRCS;DEPS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "MAIN" "NAME;TIMEOUT;ALONE;PCH" "SRCS;DEPS;LABELS" ${ARGN})
   set(main GTest::gtest_main)
   if(ARG_MAIN)
     set(main GTest::gtest)
   endif()
   engram_binary(NAME ${ARG_NAME} SRCS ${ARG_SRCS} DEPS ${ARG_DEPS} GTest::gmock ${main})
+  target_compile_options(${ARG_NAME} PRIVATE ${ENGRAM_TEST_OPTIONS})
+  if(NOT ARG_PCH)
+    set(ARG_PCH test)
+  endif()
+  engram_use_precompiled(${ARG_NAME} ${ARG_PCH})
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 300)
   endif()

@@ -50,6 +50,7 @@ ARROWS = {
     ],
     "server/rpc": [
         "server/config",
+        "server/http/stats_message.h",  # what Stats and /stats.json both say
         "server/jobs",
         "server/local",
         "server/lookup",

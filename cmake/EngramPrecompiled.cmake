@@ -1,0 +1,64 @@
+# Precompiled headers: what most sources of a kind include, parsed once a build. Only g++ uses them;
+# the clang build has none, so a source that leaves out an include fails there.
+#
+# engram_library, engram_binary and engram_test take PCH lib, grpc, test or test_grpc.
+set(ENGRAM_PCH OFF)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  set(ENGRAM_PCH ON)
+endif()
+
+set(ENGRAM_PCH_STD <algorithm> <atomic> <chrono> <cstdint> <functional> <map> <memory> <optional>
+  <string> <thread> <utility> <vector>)
+set(ENGRAM_PCH_ABSL <absl/status/status.h> <absl/status/statusor.h> <absl/strings/str_cat.h>
+  <absl/strings/string_view.h> <absl/types/span.h>)
+
+# engram_precompile(NAME name HEADERS ... DEPS ...): the headers are compiled with a target of their
+# own, with the flags of a library or, with PROGRAM, of an executable: g++ wants them alike.
+function(engram_precompile)
+  cmake_parse_arguments(ARG "PROGRAM" "NAME" "HEADERS;DEPS" ${ARGN})
+  set(source ${PROJECT_BINARY_DIR}/pch/${ARG_NAME}.cc)
+  if(ARG_PROGRAM)
+    file(CONFIGURE OUTPUT ${source} CONTENT "int main() { return 0; }\n")
+    add_executable(engram_pch_${ARG_NAME} ${source})
+    target_compile_options(engram_pch_${ARG_NAME} PRIVATE ${ENGRAM_TEST_OPTIONS})
+  else()
+    file(CONFIGURE OUTPUT ${source} CONTENT "static_assert(true);\n")
+    add_library(engram_pch_${ARG_NAME} OBJECT ${source})
+  endif()
+  target_link_libraries(engram_pch_${ARG_NAME} PRIVATE engram_options ${ARG_DEPS})
+  target_precompile_headers(engram_pch_${ARG_NAME} PRIVATE ${ARG_HEADERS})
+endfunction()
+
+# engram_use_precompiled(target name)
+function(engram_use_precompiled target name)
+  if(ENGRAM_PCH AND name)
+    target_precompile_headers(${target} REUSE_FROM engram_pch_${name})
+  endif()
+endfunction()
+
+if(ENGRAM_PCH)
+  engram_precompile(NAME lib HEADERS ${ENGRAM_PCH_STD} ${ENGRAM_PCH_ABSL}
+    DEPS absl::span absl::status absl::statusor absl::strings)
+  if(ENGRAM_TESTS)
+    engram_precompile(NAME test PROGRAM
+      HEADERS ${ENGRAM_PCH_STD} ${ENGRAM_PCH_ABSL} <random> <gmock/gmock.h> <gtest/gtest.h>
+      DEPS absl::span absl::status absl::statusor absl::strings GTest::gmock)
+  endif()
+endif()
+
+# Behind the target engram::proto, which makes some of the headers.
+macro(engram_precompile_grpc)
+  if(ENGRAM_PCH)
+    set(generated <engram/v1/admin.grpc.pb.h> <engram/v1/store.grpc.pb.h> <grpcpp/grpcpp.h>)
+    engram_precompile(NAME grpc
+      HEADERS ${ENGRAM_PCH_STD} ${ENGRAM_PCH_ABSL} ${generated}
+      DEPS engram::proto absl::span absl::status absl::statusor absl::strings)
+    if(ENGRAM_TESTS)
+      engram_precompile(NAME test_grpc PROGRAM
+        HEADERS ${ENGRAM_PCH_STD} ${ENGRAM_PCH_ABSL} <random> <gmock/gmock.h> <gtest/gtest.h>
+          ${generated} <nlohmann/json.hpp>
+        DEPS engram::proto absl::span absl::status absl::statusor absl::strings GTest::gmock
+          nlohmann_json::nlohmann_json)
+    endif()
+  endif()
+endmacro()
