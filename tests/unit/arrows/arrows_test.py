@@ -16,7 +16,12 @@ ARROWS = {
     "storage/checkpoint": ["storage/base", "storage/table"],
     "storage/nvme": ["storage/base", "storage/table"],
     "storage/dram": ["storage/base", "storage/table"],
-    "gpu_cache": ["storage/dram/layout.h"],
+    "storage/profile": ["storage/base", "storage/table"],
+    "gpu_cache": [
+        "storage/dram/layout.h",
+        "storage/dram/row_sizes.h",
+        "storage/dram/seqlock.h",
+    ],
     "server": [
         "proto",
         "storage/base",
@@ -24,6 +29,7 @@ ARROWS = {
         "storage/checkpoint",
         "storage/nvme",
         "storage/dram",
+        "storage/profile",
         "gpu_cache",
     ],
     "client": [
@@ -43,6 +49,7 @@ ARROWS = {
         "storage/base",
         "storage/table",
         "storage/checkpoint",
+        "storage/profile",
         "storage/dram/layout.h",
         "gpu_cache/arena_layout.h",
         "gpu_cache/backend.h",
