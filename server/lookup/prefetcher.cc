@@ -15,9 +15,6 @@ constexpr size_t kBlockRows = 4096;
 // that took the call.
 constexpr size_t kInlineRows = 8192;
 
-// Ids that may wait in tasks, 4 bytes each.
-constexpr uint64_t kMaxQueuedRows = uint64_t{32} << 20;
-
 void KeepEachOnce(std::vector<RowId>& ids) {
   std::sort(ids.begin(), ids.end());
   ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
@@ -25,8 +22,12 @@ void KeepEachOnce(std::vector<RowId>& ids) {
 
 }  // namespace
 
-Prefetcher::Prefetcher(const Tables* tables, int threads, size_t max_queued, LookupLimits limits)
-    : tables_(tables), limits_(limits), executor_(threads, max_queued) {}
+Prefetcher::Prefetcher(const Tables* tables, int threads, size_t max_queued, LookupLimits limits,
+                       uint64_t max_queued_rows)
+    : tables_(tables),
+      limits_(limits),
+      max_queued_rows_(max_queued_rows),
+      executor_(threads, max_queued) {}
 
 absl::StatusOr<Prefetcher::Result> Prefetcher::Prefetch(const LookupQuery& query) {
   ENGRAM_ASSIGN_OR_RETURN(std::shared_ptr<const OpenTable> table,
@@ -55,7 +56,7 @@ bool Prefetcher::Enqueue(std::shared_ptr<const OpenTable> table, TierStack* stac
   if (stopped()) return false;
   const uint64_t rows = ids.size();
   // Relaxed: a bound on memory, and nothing else hangs on it.
-  if (queued_rows_.fetch_add(rows, std::memory_order_relaxed) + rows > kMaxQueuedRows) {
+  if (queued_rows_.fetch_add(rows, std::memory_order_relaxed) + rows > max_queued_rows_) {
     queued_rows_.fetch_sub(rows, std::memory_order_relaxed);
     return false;
   }

@@ -26,8 +26,13 @@ class Prefetcher {
     uint64_t skipped = 0;
   };
 
-  // At most what one look-up may ask for is prefetched by one request.
-  Prefetcher(const Tables* tables, int threads, size_t max_queued, LookupLimits limits = {});
+  // Ids that may wait in tasks, 4 bytes each.
+  static constexpr uint64_t kMaxQueuedRows = uint64_t{32} << 20;
+
+  // At most what one look-up may ask for is prefetched by one request; `max_queued` tasks of
+  // `max_queued_rows` ids in all may wait.
+  Prefetcher(const Tables* tables, int threads, size_t max_queued, LookupLimits limits = {},
+             uint64_t max_queued_rows = kMaxQueuedRows);
   // Fills what is queued, which may take minutes, unless Stop was called.
   ~Prefetcher() = default;
 
@@ -50,6 +55,7 @@ class Prefetcher {
 
   const Tables* const tables_;
   const LookupLimits limits_;
+  const uint64_t max_queued_rows_;
   std::atomic<uint64_t> queued_rows_{0};
   std::atomic<bool> stopped_{false};
   Executor executor_;

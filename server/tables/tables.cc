@@ -263,7 +263,13 @@ void Tables::GiveBack(std::vector<TierStack::ResizedDram> caches) {
   std::erase_if(caches, [](const auto& cache) { return cache.before == nullptr; });
   if (caches.empty()) return;
   segments_->Advance();
-  if (segments_->shared()) std::this_thread::sleep_for(kClientBatch);
+  if (segments_->shared()) {
+    if (options_.await_clients) {
+      options_.await_clients();
+    } else {
+      std::this_thread::sleep_for(kClientBatch);
+    }
+  }
   for (const auto& [before, now] : caches) before->Discard(now.get());
 }
 

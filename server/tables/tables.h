@@ -9,6 +9,7 @@
 #define ENGRAM_SERVER_TABLES_TABLES_H_
 
 #include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -52,6 +53,9 @@ class Tables {
     DramObserver* dram = nullptr;        // told of what becomes of DRAM; outlives the Tables
     HbmObserver* hbm = nullptr;          // told of changes too; outlives the Tables
     WorkPool* gather_helpers = nullptr;  // outlives the Tables; null: batches are gathered alone
+    // Called after the generation has advanced and before shared memory is given back. Null: sleeps
+    // for as long as a client's batch takes. For tests.
+    std::function<void()> await_clients = nullptr;
   };
   // Opens every published version of `store`, which must outlive the Tables. A version that cannot
   // be opened is logged and left out; the others serve.

@@ -20,11 +20,6 @@ namespace {
 // 0 is nobody. Relaxed: only the numbers matter.
 std::atomic<uint32_t> next_stack_id{1};
 
-// Of a cache of which nobody can take a new pointer.
-void WaitForLastReader(const std::shared_ptr<RowCache>& cache) {
-  while (cache.use_count() > 1) std::this_thread::sleep_for(std::chrono::microseconds(200));
-}
-
 }  // namespace
 
 TierStack::TierStack(LayerSpec spec, std::unique_ptr<LayerReader> nvme,
@@ -39,6 +34,14 @@ TierStack::TierStack(LayerSpec spec, std::unique_ptr<LayerReader> nvme,
 std::shared_ptr<RowCache> TierStack::dram() const {
   MutexLock lock(mutex_);
   return dram_;
+}
+
+// Of a cache of which nobody can take a new pointer.
+void TierStack::WaitForLastReader(const std::shared_ptr<RowCache>& cache) {
+  while (cache.use_count() > 1) {
+    waits_.fetch_add(1, std::memory_order_relaxed);
+    std::this_thread::sleep_for(std::chrono::microseconds(200));
+  }
 }
 
 void TierStack::ReadTier(Tier& tier, RowBatch& batch) {
@@ -87,7 +90,10 @@ TierStack::Flights TierStack::FlightsNow() const {
 void TierStack::WaitFor(const Flights& flights) {
   MutexLock lock(flights_mutex_);
   for (const std::shared_ptr<Flight>& flight : flights) {
-    while (!flight->landed) landed_.Wait(flights_mutex_);
+    while (!flight->landed) {
+      waits_.fetch_add(1, std::memory_order_relaxed);
+      landed_.Wait(flights_mutex_);
+    }
   }
 }
 

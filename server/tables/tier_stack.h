@@ -7,6 +7,7 @@
 #define ENGRAM_SERVER_TABLES_TIER_STACK_H_
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -104,6 +105,10 @@ class TierStack {
   // What a client says that it has read by itself, in HBM and in DRAM; a sample of the rows.
   void CountShared(uint64_t hbm_rows, uint64_t dram_rows, absl::Span<const RowId> sample);
 
+  // Counts waits of look-ups for a Fill, and of TakeDram and ResizeDram for a reader. It grows as a
+  // wait begins, so that a test can tell a thread that waits from one that goes on.
+  uint64_t waits() const { return waits_.load(std::memory_order_relaxed); }
+
   std::array<TierSnapshot, kTierCount> Snapshot() const;
   const LayerProbe& probe() const { return *probe_; }
 
@@ -116,6 +121,7 @@ class TierStack {
   using Flights = std::vector<std::shared_ptr<Flight>>;
 
   std::shared_ptr<RowCache> dram() const;
+  void WaitForLastReader(const std::shared_ptr<RowCache>& cache);
   Flights FlightsNow() const;
   void WaitFor(const Flights& flights);
   static std::vector<uint32_t> TakeAwaited(RowBatch& batch, Flights& flights);
@@ -135,6 +141,7 @@ class TierStack {
   const std::unique_ptr<LayerReader> nvme_;
   HbmAccessLog hbm_;
   LayerProbe* const probe_;
+  std::atomic<uint64_t> waits_{0};  // relaxed: only the number matters
   mutable Mutex mutex_;
   std::shared_ptr<RowCache> dram_ ABSL_GUARDED_BY(mutex_);
   std::string dram_note_ ABSL_GUARDED_BY(mutex_);

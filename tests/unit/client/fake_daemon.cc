@@ -20,11 +20,11 @@
 namespace engram::testing {
 namespace {
 
-constexpr uint32_t RowId::kDeadPosition = 0xFFFFFFFFu;
+constexpr uint32_t kDeadPosition = 0xFFFFFFFFu;
 
 // Byte `index` of a row; zero rows are zeros.
 uint8_t RowByte(int32_t layer, uint32_t id, size_t index) {
-  if (id == RowId::kDeadPosition) return 0;
+  if (id == kDeadPosition) return 0;
   return static_cast<uint8_t>(static_cast<uint32_t>(layer) * 31 + id * 7 + index + 1);
 }
 
@@ -40,8 +40,8 @@ void FillLayer(const v1::LayerRowIds& asked, bool want_tiers, v1::LayerRows* lay
   uint64_t served = 0;
   for (const uint32_t id : ids) {
     layer->mutable_rows()->append(RowBytes(asked.layer(), id));
-    if (want_tiers) layer->mutable_tiers()->push_back(id == RowId::kDeadPosition ? '\xFF' : '\x01');
-    if (id != RowId::kDeadPosition) ++served;
+    if (want_tiers) layer->mutable_tiers()->push_back(id == kDeadPosition ? '\xFF' : '\x01');
+    if (id != kDeadPosition) ++served;
   }
   layer->mutable_served()->set_dram(served);
 }

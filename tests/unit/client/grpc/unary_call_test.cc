@@ -70,6 +70,20 @@ class EchoService final : public grpc::CallbackGenericService {
   }
 };
 
+// Counts the attempts that a channel makes.
+class CountingFactory final : public grpc::experimental::ClientInterceptorFactoryInterface {
+ public:
+  explicit CountingFactory(std::atomic<int>* attempts) : attempts_(attempts) {}
+  grpc::experimental::Interceptor* CreateClientInterceptor(
+      grpc::experimental::ClientRpcInfo* /*info*/) override {
+    ++*attempts_;
+    return nullptr;
+  }
+
+ private:
+  std::atomic<int>* const attempts_;
+};
+
 class UnaryCallTest : public testing::Test {
  protected:
   void SetUp() override {
@@ -82,8 +96,10 @@ class UnaryCallTest : public testing::Test {
     builder.RegisterCallbackGenericService(&service_);
     server_ = builder.BuildAndStart();
     ASSERT_NE(server_, nullptr);
-    caller_ = std::make_unique<UnaryCaller>(
-        grpc::CreateChannel(address, grpc::InsecureChannelCredentials()));
+    std::vector<std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>> counting;
+    counting.push_back(std::make_unique<CountingFactory>(&attempts_));
+    caller_ = std::make_unique<UnaryCaller>(grpc::experimental::CreateCustomChannelWithInterceptors(
+        address, grpc::InsecureChannelCredentials(), {}, std::move(counting)));
   }
   void TearDown() override {
     caller_.reset();
@@ -109,6 +125,7 @@ class UnaryCallTest : public testing::Test {
   std::string directory_;
   EchoService service_;
   std::unique_ptr<grpc::Server> server_;
+  std::atomic<int> attempts_{0};
   std::unique_ptr<UnaryCaller> caller_;
 };
 
@@ -136,6 +153,22 @@ TEST_F(UnaryCallTest, EndsWithItsTimeAwakeAndAsleep) {
   }
   EXPECT_EQ(Call(kNever, "x", &answer, std::chrono::milliseconds(-1)).code(),
             absl::StatusCode::kDeadlineExceeded);
+}
+
+// CANCELLED also comes from a daemon that is ending, and is then repeated until the deadline.
+TEST_F(UnaryCallTest, ACallThatItsCallerCancelsIsNotRepeated) {
+  int ends = 0;
+  absl::Status end;
+  caller_->CallAsync(kNever, BufferOf("x"), std::chrono::seconds(10),
+                     [&](const absl::Status& status, grpc::ByteBuffer* /*answer*/) {
+                       ++ends;
+                       end = status;
+                     });
+  EXPECT_EQ(attempts_, 1);
+  caller_.reset();
+  EXPECT_EQ(attempts_, 1);
+  EXPECT_EQ(ends, 1);
+  EXPECT_EQ(end.code(), absl::StatusCode::kCancelled) << end;
 }
 
 TEST_F(UnaryCallTest, ThreadsThatShareACallerGetTheirOwnAnswers) {

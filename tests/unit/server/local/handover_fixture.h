@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -43,8 +44,10 @@ class HandoverFixture : public TableFixture {
 
   void Serve(uint64_t dram_bytes, size_t max_clients = 1024, size_t max_per_user = 256,
              bool writable_dram = false, HbmCache* hbm = nullptr) {
-    auto tables = Tables::Open(
-        store_.get(), {.dram_budget_bytes = dram_bytes, .segments = segments_.get(), .hbm = hbm});
+    auto tables = Tables::Open(store_.get(), {.dram_budget_bytes = dram_bytes,
+                                              .segments = segments_.get(),
+                                              .hbm = hbm,
+                                              .await_clients = await_clients_});
     ASSERT_TRUE(tables.ok()) << tables.status();
     tables_ = *std::move(tables);
     auto server = HandoverServer::Start({.instance = instance_,
@@ -90,6 +93,7 @@ class HandoverFixture : public TableFixture {
   }
 
   const uint64_t instance_ = HandoverServer::NewInstance();
+  std::function<void()> await_clients_;  // what Serve gives the tables
   std::string shm_dir_;
   std::unique_ptr<SegmentStore> segments_;
   std::unique_ptr<HandoverServer> server_;

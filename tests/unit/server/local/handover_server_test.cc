@@ -14,7 +14,9 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <iostream>
+#include <numeric>
 #include <optional>
 #include <random>
 #include <thread>
@@ -165,6 +167,35 @@ TEST_F(HandoverServerTest, RingsLieWithinTheDramBudget) {
   EXPECT_EQ(ended, links.size() - fewer);
 }
 
+// At its first unread answer: the send buffer would hold a few more.
+TEST_F(HandoverServerTest, AClientThatDoesNotReadItsAnswersIsCutOff) {
+  Load("t", 1, 100);
+  Serve(uint64_t{64} << 20);
+  const std::vector<uint64_t> ids = Describe(**tables_->Find("t", kActiveVersion), 1)->segment_ids;
+  const UniqueFd client(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::strncpy(address.sun_path, Path().c_str(), sizeof(address.sun_path) - 1);
+  ASSERT_EQ(::connect(client.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  dram::HandoverRequest request;
+  request.layout_version = dram::kLayoutVersion;
+  ASSERT_EQ(::send(client.get(), &request, sizeof(request), 0), sizeof(request));
+  dram::HandoverReply reply;
+  ASSERT_EQ(::recv(client.get(), &reply, sizeof(reply), MSG_PEEK), sizeof(reply));
+  EXPECT_EQ(server_->clients(), 1u);
+  request.kind = dram::HandoverKind::kSegments;
+  request.count = 1;
+  request.ids[0] = ids[0];
+  ASSERT_EQ(::send(client.get(), &request, sizeof(request), 0), sizeof(request));
+  // The server has one thread: once a later client has its answer, this request is handled.
+  auto later = AttachLink::Connect(Path(), instance_);
+  ASSERT_TRUE(later.ok()) << later.status();
+  EXPECT_EQ(server_->clients(), 1u);
+  ASSERT_EQ(::recv(client.get(), &reply, sizeof(reply), 0), sizeof(reply));
+  EXPECT_EQ(reply.kind, dram::HandoverKind::kHello);
+  EXPECT_EQ(::recv(client.get(), &reply, sizeof(reply), MSG_DONTWAIT), 0) << "a second answer";
+}
+
 TEST_F(HandoverServerTest, WaitsForADescriptorAndDoesNotSpin) {
 #ifdef __SANITIZE_ADDRESS__
   GTEST_SKIP() << "the sanitizer itself looks at objects through a pipe, and calls them bad if it "
@@ -217,6 +248,57 @@ TEST_F(HandoverServerTest, ItsEndIsNoticed) {
   server_.reset();
   while (!(*link)->ended()) std::this_thread::yield();
   EXPECT_FALSE((*link)->Holds(generation));
+}
+
+// Of a complete resident layer a client checks nothing but the generation: without its advance
+// the client takes the zeros of memory given back for rows.
+TEST_F(HandoverServerTest, TheGenerationAdvancesBeforeMemoryIsGivenBack) {
+  constexpr uint32_t kAll = 500;
+  Load("t", 1, kAll);
+  Load("t", 2, kAll);
+  std::vector<uint32_t> ids(kAll);
+  std::iota(ids.begin(), ids.end(), 0u);
+  std::vector<std::byte> rows(ids.size() * kRowBytes);
+  std::vector<uint32_t> missing(ids.size());
+  std::function<void()> check;
+  await_clients_ = [&] { check(); };
+  Serve(uint64_t{64} << 20);
+  auto link = AttachLink::Connect(Path(), instance_);
+  ASSERT_TRUE(link.ok()) << link.status();
+  const std::vector<std::function<void()>> ways = {
+      [&] { ASSERT_TRUE(tables_->Activate("t", VersionId{2}).ok()); },
+      [&] { tables_->GiveUpDram(); }};
+  for (uint64_t version = 1; version <= ways.size(); ++version) {
+    SCOPED_TRACE(version);
+    LookUp(ids);
+    auto layer = AttachedLayer::Map(*link, *Describe(**tables_->Find("t", kActiveVersion), 1));
+    ASSERT_TRUE(layer.ok()) << layer.status();
+    ASSERT_TRUE((*layer)->Complete());
+    const uint64_t generation = segments_->generation();
+    const auto gather = [&] {
+      EXPECT_EQ(
+          (*layer)->Gather(ids, absl::MakeSpan(rows), absl::MakeSpan(missing), /*phase=*/0).missing,
+          0u);
+    };
+    int checks = 0;
+    check = [&] {
+      ++checks;
+      gather();
+      std::vector<std::byte> expected(kRowBytes);
+      for (const uint32_t id : ids) {
+        DeriveRow(1, id, version, absl::MakeSpan(expected));
+        ASSERT_EQ(std::memcmp(expected.data(), &rows[id * kRowBytes], kRowBytes), 0) << id;
+      }
+      EXPECT_FALSE((*link)->Holds(generation)) << "memory is about to go";
+    };
+    gather();
+    EXPECT_TRUE((*link)->Holds(generation));
+    ways[version - 1]();
+    EXPECT_EQ(checks, 1);
+    gather();
+    EXPECT_EQ(rows, std::vector<std::byte>(rows.size())) << "it is given back";
+    EXPECT_FALSE((*link)->Holds(generation));
+  }
 }
 
 TEST_F(HandoverServerTest, NoClientSeesAWrongRowWhileEverythingChanges) {

@@ -3,7 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <numeric>
 #include <thread>
@@ -125,6 +127,8 @@ TEST_F(TierStackTest, ALookUpWaitsForRowsInFlightAndReadsOnlyTheOthers) {
   std::thread look_up([&] { TierStack::ReadRest({{stack_.get(), &answer.batch}}); });
   // The look-up has read what is not in flight, and is left waiting for the rest.
   EXPECT_EQ(drive_->WaitForReads(2)[1], Ids(100, 50));
+  while (stack_->waits() == 0 && drive_->WaitForReads(2).size() == 2) std::this_thread::yield();
+  EXPECT_EQ(drive_->WaitForReads(2).size(), 2u) << "it has read rows in flight itself";
   drive_->Release();
   look_up.join();
   prefetch.join();
@@ -189,6 +193,57 @@ TEST_F(TierStackTest, AStoppedPrefetcherReadsNothingMore) {
   const std::vector<std::vector<RowId>> reads = drive_->WaitForReads(1);
   ASSERT_EQ(reads.size(), 1u);
   EXPECT_EQ(reads[0], Ids(0, 4096));
+}
+
+TEST_F(TierStackTest, APrefetcherCountsOnlyRowsThatWait) {
+  constexpr uint64_t kMaxRows = 1000;
+  Prefetcher prefetcher(nullptr, 1, /*max_queued=*/1, {}, kMaxRows);
+  const auto enqueue = [&](uint32_t first, uint32_t count) {
+    return prefetcher.Enqueue(nullptr, stack_.get(), Ids(first, count));
+  };
+  ASSERT_TRUE(enqueue(0, 100));
+  drive_->WaitForReads(1);  // its only thread is held up
+  for (int i = 0; i < 3; ++i) EXPECT_FALSE(enqueue(1000, kMaxRows + 1)) << "too many rows";
+  const bool taken = enqueue(100, 200);
+  // More than the limit, all in all.
+  for (int i = 0; i < 3; ++i) EXPECT_FALSE(enqueue(1000, kMaxRows - 200)) << "the queue is full";
+  drive_->Release();
+  ASSERT_TRUE(taken);
+  drive_->WaitForReads(2);  // nothing waits any more
+  EXPECT_TRUE(enqueue(1000, kMaxRows));
+}
+
+// The caller gives the memory back at once, so it must not get the cache while somebody reads.
+TEST_F(TierStackTest, TakingDramWaitsForItsLastReader) {
+  // Large enough for several segments, of which a smaller budget keeps some.
+  TierStack stack(LayerSpec{LayerId{1}, 60000, kRowBytes, {}}, std::make_unique<HeldDrive>(),
+                  std::make_unique<HbmAccessLog>("off: its budget is 0"), &probe_.Layer(LayerId{1}));
+  ASSERT_TRUE(
+      stack.InstallDram({.budget_bytes = uint64_t{8} << 20, .segments = segments_.get()}).ok());
+  std::shared_ptr<RowCache> before;
+  const std::vector<std::function<void()>> ways = {[&] {
+                                                     auto resized =
+                                                         stack.ResizeDram(uint64_t{6} << 20);
+                                                     ASSERT_TRUE(resized.ok()) << resized.status();
+                                                     before = std::move(resized->before);
+                                                   },
+                                                   [&] { before = stack.TakeDram(); }};
+  for (const std::function<void()>& way : ways) {
+    std::shared_ptr<const RowCache> reader = stack.SharedDram();
+    const uint64_t waits = stack.waits();
+    std::atomic<bool> returned{false};
+    std::thread taker([&] {
+      way();
+      returned = true;
+    });
+    while (stack.waits() == waits && !returned) std::this_thread::yield();
+    EXPECT_FALSE(returned);
+    reader.reset();
+    taker.join();
+    ASSERT_NE(before, nullptr);
+    EXPECT_EQ(before.use_count(), 1);
+  }
+  EXPECT_FALSE(stack.HasDram());
 }
 
 TEST_F(TierStackTest, RepeatsThatWereNeverReadAreNoZeroRows) {
