@@ -50,6 +50,7 @@ ARROWS = {
         "storage/table",
         "storage/checkpoint",
         "storage/profile",
+        "storage/dram/fit_shape.h",
         "storage/dram/layout.h",
         "gpu_cache/arena_layout.h",
         "gpu_cache/backend.h",
