@@ -217,7 +217,7 @@ TEST_F(TierStackTest, APrefetcherCountsOnlyRowsThatWait) {
 TEST_F(TierStackTest, TakingDramWaitsForItsLastReader) {
   // Large enough for several segments, of which a smaller budget keeps some.
   TierStack stack(LayerSpec{LayerId{1}, 60000, kRowBytes, {}}, std::make_unique<HeldDrive>(),
-                  std::make_unique<HbmAccessLog>("off: its budget is 0"), &probe_.Layer(LayerId{1}));
+                  "off: its budget is 0", &probe_.Layer(LayerId{1}));
   ASSERT_TRUE(
       stack.InstallDram({.budget_bytes = uint64_t{8} << 20, .segments = segments_.get()}).ok());
   std::shared_ptr<RowCache> before;
