@@ -83,7 +83,7 @@ class AttachLink {
   // not allow it.
   absl::StatusOr<std::vector<std::shared_ptr<MappedSegment>>> WritableSegments(
       absl::Span<const uint64_t> ids);
-  // The HBM tier's memory: gpu_cache/backend.h. Unavailable: there is none.
+  // The HBM tier's memory: gpu_cache/arena_export.h. Unavailable: there is none.
   absl::StatusOr<UniqueFd> ArenaFile();
   // Read-only. For a GPU to look at `generation`.
   const dram::ControlPage* control() const { return control_; }
