@@ -8,7 +8,7 @@
 
 namespace engram::gpu_cache {
 
-Status Arena::Create(Backend& backend, uint64_t budget_bytes, MemoryKind kind,
+Status Arena::Create(ArenaBackend& backend, uint64_t budget_bytes, MemoryKind kind,
                      std::unique_ptr<Arena>& out) {
   const uint64_t unit = backend.AllocationUnit();
   const uint64_t bytes = budget_bytes / unit * unit;

@@ -14,8 +14,8 @@
 #include <span>
 #include <vector>
 
+#include "gpu_cache/arena_backend.h"
 #include "gpu_cache/arena_layout.h"
-#include "gpu_cache/backend.h"
 #include "gpu_cache/status.h"
 
 namespace engram::gpu_cache {
@@ -23,8 +23,8 @@ namespace engram::gpu_cache {
 class Arena {
  public:
   // All of `budget_bytes`, down to whole allocation units, header and indices included. kInvalid:
-  // that is less than one unit. Else as Backend::Allocate.
-  static Status Create(Backend& backend, uint64_t budget_bytes, MemoryKind kind,
+  // that is less than one unit. Else as ArenaBackend::Allocate.
+  static Status Create(ArenaBackend& backend, uint64_t budget_bytes, MemoryKind kind,
                        std::unique_ptr<Arena>& out);
 
   const ArenaMemory& memory() const { return *memory_; }
@@ -59,8 +59,8 @@ class Arena {
   // Empties slots, and puts rows[i * row_bytes …] as puts[i]. Readers meanwhile find a row whole or
   // not at all; what they are copying from an emptied slot they look for again. Requires that the
   // layer has a region.
-  Status Replace(uint32_t stack_id, std::span<const uint64_t> emptied, std::span<const WriteSlot> puts,
-                 std::span<const std::byte> rows);
+  Status Replace(uint32_t stack_id, std::span<const uint64_t> emptied,
+                 std::span<const WriteSlot> puts, std::span<const std::byte> rows);
 
   // What lies in these slots, for checking.
   Status Read(uint32_t stack_id, std::span<const uint64_t> slots, std::span<std::byte> rows);

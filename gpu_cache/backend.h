@@ -1,156 +1,24 @@
-// A place where an arena can lie and rows can be gathered: one GPU, or this machine's own memory.
+// A device in which an arena can lie and rows can be gathered: one GPU, or this machine's own
+// memory. It plays both roles, the daemon's (arena_backend.h) and a worker's (gather_backend.h).
 //
-// The daemon allocates the arena in one, and exports it; a worker imports it, registers the
-// daemon's shared memory with its own device, and makes gatherers that run on its own streams.
 // HostBackend does all of that with plain memory and runs gathers on the calling thread: for tests,
 // and for trying the tier out where there is no GPU.
-//
-// No CUDA type appears here: a stream is a cudaStream_t as void*, an address the device's own.
-// Every call that fails says why; a device that was lost or reset gives kUnavailable from then on,
-// and whoever meets that goes on without the tier.
-//
-// Threads: a backend may be used by any; of what it makes each object by one at a time. Calls of
-// the daemon's side return when the work is done; no call waits for another process.
 #ifndef ENGRAM_GPU_CACHE_BACKEND_H_
 #define ENGRAM_GPU_CACHE_BACKEND_H_
 
-#include <array>
-#include <cstddef>
-#include <cstdint>
 #include <memory>
-#include <span>
 #include <string>
 
+#include "gpu_cache/arena_backend.h"
 #include "gpu_cache/gather.h"
+#include "gpu_cache/gather_backend.h"
 #include "gpu_cache/status.h"
 
 namespace engram::gpu_cache {
 
-enum class MemoryKind : uint32_t {
-  kHost = 1,     // a file in memory, sealed so that whoever has its descriptor can only read it
-  kCudaVmm = 2,  // CUDA virtual memory; its descriptor is a handle, mapped read-only by workers
-  kCudaIpc = 3,  // cudaMalloc and an IPC handle: whoever opens it can write
-};
-const char* MemoryKindName(MemoryKind kind);  // "host memory", "CUDA VMM", "CUDA IPC"
-
-inline constexpr size_t kIpcHandleBytes = 64;
-inline constexpr size_t kDeviceIdBytes = 16;
-
-// What another process needs to map an arena, beside the descriptor.
-struct ArenaExport {
-  MemoryKind kind = MemoryKind::kHost;
-  uint64_t bytes = 0;
-  std::array<uint8_t, kDeviceIdBytes> device_id{};    // the GPU's UUID; zeros: none
-  std::array<uint8_t, kIpcHandleBytes> ipc_handle{};  // kCudaIpc
-};
-
-// The daemon's side of an arena's memory. Zeroed when it is made. Offsets and sizes are multiples
-// of 8 unless something else is said, and lie within it.
-class ArenaMemory {
+class Backend : public ArenaBackend, public GatherBackend {
  public:
-  virtual ~ArenaMemory() = default;
-
-  virtual const ArenaExport& description() const = 0;
-  // For other processes; −1 for kCudaIpc. It belongs to the memory.
-  virtual int export_fd() const = 0;
-
-  virtual Status Clear(uint64_t offset, uint64_t bytes) = 0;
-  virtual Status Write(uint64_t offset, std::span<const std::byte> bytes) = 0;
-  // Readers that see this word, or anything written later, see all that was written before; whoever
-  // sees what was written later sees the word too.
-  virtual Status Publish(uint64_t offset, uint64_t word) = 0;
-  // Puts records[i * record_bytes …] at offsets[i], each by whole words: of a record that is not
-  // whole words the last one is filled with zeros.
-  virtual Status Scatter(std::span<const uint64_t> offsets, uint32_t record_bytes,
-                         std::span<const std::byte> records) = 0;
-  // The other way round.
-  virtual Status Collect(std::span<const uint64_t> offsets, uint32_t record_bytes,
-                         std::span<std::byte> records) = 0;
-};
-
-// Memory of another process, mapped for this device for as long as the object lives.
-class MappedMemory {
- public:
-  virtual ~MappedMemory() = default;
-  virtual const std::byte* data() const = 0;  // the device's address
-};
-
-// A worker's gathers of one layer. Enqueue may be called from one thread at a time.
-class Gatherer {
- public:
-  virtual ~Gatherer() = default;
-
-  // From the next launch on `stream` on, rows are read through this. What it points to, and what
-  // the last one pointed to, has to stay until earlier launches are done. Not while a stream
-  // captures. Ordered with the launches of `stream`; others have to be waited for first.
-  // `segments` are the DRAM tier's addresses for the device, `bucket_segments` as for DramView:
-  // both are copied; the pointers to them in `source` are set here.
-  virtual Status SetSource(const Source& source, std::span<const std::byte* const> segments,
-                           std::span<const uint16_t> bucket_segments, void* stream) = 0;
-  // One gather of `count` ids, at most max_rows, at device addresses `ids` and `out`. Only puts it
-  // on the stream; may be captured. kInvalid: more than that, or addresses that are not aligned.
-  virtual Status Enqueue(const uint32_t* ids, uint32_t count, std::byte* out, void* stream) = 0;
-  // Waits until all that is on the stream is done. Not while it captures.
-  virtual Status Wait(void* stream) = 0;
-  // What the last launch that is done reports: to be read when its stream has been waited for.
-  virtual const Report& report() const = 0;
-  virtual std::span<const Miss> missing() const = 0;
-  virtual std::span<const uint32_t> samples() const = 0;  // row ids, some kDeadPosition
-  // Puts rows, as stored and packed, to these positions of `out`, in the gatherer's output format;
-  // on the stream. Returns when `rows` may be used for something else.
-  virtual Status Complete(std::span<const uint32_t> positions, std::span<const std::byte> rows,
-                          std::byte* out, void* stream) = 0;
-};
-
-// Memory of the device, for callers that have none of their own.
-class DeviceBuffer {
- public:
-  virtual ~DeviceBuffer() = default;
-  virtual std::byte* data() const = 0;
-  // Both are done when they return, and within the buffer.
-  virtual Status Upload(uint64_t offset, std::span<const std::byte> bytes) = 0;
-  virtual Status Download(uint64_t offset, std::span<std::byte> bytes) = 0;
-};
-
-// A stream of the device; waits for nothing when it goes.
-class Stream {
- public:
-  virtual ~Stream() = default;
-  virtual void* handle() const = 0;
-};
-
-struct GathererOptions {
-  uint32_t row_bytes = 0;
-  uint32_t max_rows = 0;  // of one launch; 1 to kMaxGatherRows
-  Output output = Output::kRaw;
-  uint32_t sample_every = 0;  // GatherArgs::samples; 0: none
-};
-
-class Backend {
- public:
-  virtual ~Backend() = default;
-
-  virtual std::string name() const = 0;  // "NVIDIA H200", "host memory"
-  // 16 bytes that tell this device from others; zeros for host memory.
-  virtual std::array<uint8_t, kDeviceIdBytes> device_id() const = 0;
-  // Memory that an arena could have now.
-  virtual uint64_t FreeBytes() const = 0;
-  // An arena is a multiple of this.
-  virtual uint64_t AllocationUnit() const = 0;
-
-  // kExhausted: not enough free memory. kUnsupported: memory of this kind is not to be had here.
-  virtual Status Allocate(uint64_t bytes, MemoryKind kind, std::unique_ptr<ArenaMemory>& out) = 0;
-  // Takes no ownership of `fd`. kInvalid: it is not what the description says, or another device's.
-  virtual Status Import(const ArenaExport& arena, int fd, std::unique_ptr<MappedMemory>& out) = 0;
-  // Whether the device can read host memory that this process may not write.
-  virtual bool CanRegisterReadOnly() const = 0;
-  // Lets the device read this process' memory, which stays as long as the object. `read_only`: it
-  // is mapped without write permission.
-  virtual Status Register(std::byte* memory, uint64_t bytes, bool read_only,
-                          std::unique_ptr<MappedMemory>& out) = 0;
-  virtual Status MakeGatherer(const GathererOptions& options, std::unique_ptr<Gatherer>& out) = 0;
-  virtual Status MakeBuffer(uint64_t bytes, std::unique_ptr<DeviceBuffer>& out) = 0;
-  virtual Status MakeStream(std::unique_ptr<Stream>& out) = 0;
+  std::string name() const override = 0;
 };
 
 // `gather` is what a launch calls: tests have the kernels' code run on a processor.
@@ -158,9 +26,6 @@ std::unique_ptr<Backend> HostBackend(void (*gather)(const GatherArgs&) = &Gather
 // Device `ordinal` of those that CUDA shows this process. kUnsupported, with the reason, where
 // there is none, or this build has no CUDA.
 Status OpenCuda(int ordinal, std::unique_ptr<Backend>& out);
-// The device of this UUID.
-Status OpenCudaById(const std::array<uint8_t, kDeviceIdBytes>& device_id,
-                    std::unique_ptr<Backend>& out);
 
 }  // namespace engram::gpu_cache
 

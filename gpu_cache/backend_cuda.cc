@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "gpu_cache/backend.h"
 #include "gpu_cache/cuda_support.h"
 #include "gpu_cache/device.h"
 #include "gpu_cache/driver_memory.h"
@@ -227,7 +228,6 @@ class Cuda final : public Backend {
   }
 
   std::string name() const override { return name_; }
-  std::array<uint8_t, kDeviceIdBytes> device_id() const override { return device_id_; }
   uint64_t FreeBytes() const override {
     size_t free_bytes = 0;
     size_t total_bytes = 0;
@@ -338,24 +338,6 @@ Status OpenCuda(int ordinal, std::unique_ptr<Backend>& out) {
   Status status = cuda->Open();
   if (status.ok()) out = std::move(cuda);
   return status;
-}
-
-Status OpenCudaById(const std::array<uint8_t, kDeviceIdBytes>& device_id,
-                    std::unique_ptr<Backend>& out) {
-  const DeviceReport report = ProbeDevice();
-  if (!report.usable) return {Code::kUnsupported, report.reason};
-  int count = 0;
-  ENGRAM_GPU_RETURN_IF_ERROR(FromCuda("counting GPUs", cudaGetDeviceCount(&count)));
-  for (int ordinal = 0; ordinal < count; ++ordinal) {
-    cudaDeviceProp properties{};
-    if (cudaGetDeviceProperties(&properties, ordinal) != cudaSuccess) continue;
-    if (std::memcmp(properties.uuid.bytes, device_id.data(), kDeviceIdBytes) == 0) {
-      return OpenCuda(ordinal, out);
-    }
-  }
-  return {Code::kUnsupported,
-          "the GPU of the daemon's HBM tier is not among those that CUDA shows this process "
-          "(CUDA_VISIBLE_DEVICES?)"};
 }
 
 }  // namespace engram::gpu_cache

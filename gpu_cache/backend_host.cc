@@ -218,7 +218,6 @@ class Host final : public Backend {
   explicit Host(void (*gather)(const GatherArgs&)) : gather_(gather) {}
 
   std::string name() const override { return "host memory"; }
-  std::array<uint8_t, kDeviceIdBytes> device_id() const override { return {}; }
   uint64_t FreeBytes() const override {
     const long pages = sysconf(_SC_AVPHYS_PAGES);
     return pages < 0 ? 0 : static_cast<uint64_t>(pages) * kPageBytes;

@@ -8,7 +8,7 @@
 #include <memory>
 #include <string>
 
-#include "gpu_cache/backend.h"
+#include "gpu_cache/gather_backend.h"
 #include "gpu_cache/status.h"
 
 namespace engram::gpu_cache {

@@ -1,7 +1,7 @@
 // A layer's DRAM tier as a gather sees it: storage/dram/layout.h read through addresses that the
 // gathering device can use. On a GPU those are of registered host memory, read over PCIe.
 //
-// Does what storage/dram/reader.h does for processors, on the same memory, by the same rules.
+// Finds rows as storage/dram/reader.h does for processors, on the same memory.
 #ifndef ENGRAM_GPU_CACHE_DRAM_VIEW_H_
 #define ENGRAM_GPU_CACHE_DRAM_VIEW_H_
 

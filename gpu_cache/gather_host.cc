@@ -3,27 +3,20 @@
 
 #include "gpu_cache/gather.h"
 #include "gpu_cache/gather_rows.h"
+#include "storage/dram/seqlock.h"
 
 namespace engram::gpu_cache {
 namespace {
 
-// The matches of a line of so many pieces, the first of which is given.
-template <uint32_t kPieces>
-uint32_t Matches(const std::byte* line, WordPair first, uint32_t tag) {
-  uint32_t matches = MatchTags(first, tag);
-  for (uint32_t piece = 1; piece < kPieces; ++piece) {
-    const WordPair pair = LoadPairAcquireOrZeros(line + piece * kPieceBytes);
-    matches |= MatchTags(pair, tag) << (piece * kTagsOfPiece);
-  }
-  return matches;
-}
-
 FoundRow FindInArena(const Source& source, const RegionNow& region, uint32_t row_id) {
   const std::byte* const sector = SectorAt(region, row_id);
   if (sector == nullptr) return {};
-  constexpr uint32_t kPieces = kSectorBytes / kPieceBytes;
-  const uint32_t matches = Matches<kPieces>(sector, LoadPairAcquireOrZeros(sector), TagOf(row_id));
-  return FoundInArena(source, region, row_id, WayOf(matches));
+  uint32_t matches = 0;
+  for (uint32_t piece = 0; piece < kSectorBytes / kPieceBytes; ++piece) {
+    const WordPair pair = LoadPairAcquireOrZeros(sector + piece * kPieceBytes);
+    matches |= MatchTags(pair, TagOf(row_id)) << (piece * kTagsOfPiece);
+  }
+  return FoundInArena(source, region, row_id, dram::FirstWay(matches));
 }
 
 FoundRow FindInDram(const DramView& dram, uint32_t row_id) {
@@ -33,9 +26,9 @@ FoundRow FindInDram(const DramView& dram, uint32_t row_id) {
     return found;
   }
   const std::byte* const set = DramSetOf(dram, row_id);
-  const WordPair first = LoadPairAcquireOrZeros(set);
-  const uint32_t matches = Matches<sizeof(dram::TagLine) / kPieceBytes>(set, first, TagOf(row_id));
-  return FoundInDramSet(dram, set, static_cast<uint32_t>(first.first), DramWayOf(matches));
+  const dram::Probe probe =
+      dram::ProbeSet(*reinterpret_cast<const dram::TagLine*>(set), TagOf(row_id));
+  return FoundInDramSet(dram, set, probe.version, probe.way);
 }
 
 class HostGather {
@@ -70,7 +63,11 @@ class HostGather {
       FenceReads(true);
       SeenAfter seen;
       seen.tag = Load32OrZero(found.tag);
-      StoreRow(source_.row_bytes, args_.output, found.row, out);
+      if (args_.output == Output::kRaw) {
+        dram::CopyRow(found.row, source_.row_bytes, out);
+      } else {
+        StoreRow(source_.row_bytes, args_.output, found.row, out);
+      }
       FenceReads(true);
       seen.epoch = source_.arena == nullptr ? 0 : Load64(&RegionIn(source_)->epoch);
       seen.generation = source_.dram.segments == nullptr ? 0 : Load64(source_.dram.generation);

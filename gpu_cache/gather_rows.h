@@ -1,5 +1,6 @@
 // A gather's work on one row, for kernels and processors alike: find it in the arena, find it in
-// DRAM, copy its words, and tell afterwards whether what was copied is to be believed.
+// DRAM, copy its words, and tell afterwards whether what was copied is to be believed. Probe, copy
+// and validate are those of storage/dram/seqlock.h.
 #ifndef ENGRAM_GPU_CACHE_GATHER_ROWS_H_
 #define ENGRAM_GPU_CACHE_GATHER_ROWS_H_
 
@@ -11,6 +12,7 @@
 #include "gpu_cache/dram_view.h"
 #include "gpu_cache/gather.h"
 #include "gpu_cache/portable.h"
+#include "storage/dram/seqlock.h"
 
 namespace engram::gpu_cache {
 
@@ -73,17 +75,6 @@ ENGRAM_HD uint32_t MatchTags(WordPair piece, uint32_t tag) {
          (static_cast<uint32_t>(piece.second >> 32) == tag ? 8u : 0u);
 }
 
-// The way, by the bits of all pieces, the first piece's lowest; −1: none.
-ENGRAM_HD int WayOf(uint32_t matches) {
-#if defined(__CUDA_ARCH__)
-  return __ffs(static_cast<int>(matches)) - 1;
-#else
-  return __builtin_ffs(static_cast<int>(matches)) - 1;
-#endif
-}
-// The same of a tag line of DRAM, which begins with the version.
-ENGRAM_HD int DramWayOf(uint32_t matches) { return WayOf(matches >> 1); }
-
 // Where a row was found, and what has to be the same after it was copied.
 struct FoundRow {
   const std::byte* row = nullptr;     // null: not found
@@ -107,19 +98,13 @@ ENGRAM_HD FoundRow FoundInArena(const Source& source, const RegionNow& region, u
 ENGRAM_HD FoundRow FoundInDramSet(const DramView& dram, const std::byte* set, uint32_t version,
                                   int way) {
   FoundRow found;
-  if (way < 0 || version % 2 != 0) return found;
+  if (way < 0 || !dram::IsAtRest(version)) return found;
   found.row = DramSlot(dram, set, way);
   found.version = reinterpret_cast<const uint32_t*>(set);
   found.tag = found.version + 1 + way;
   found.seen_version = version;
   return found;
 }
-
-#ifdef ENGRAM_PLANT_RACE
-inline constexpr bool kBelieveAnything = true;  // only in a test that proves that it would notice
-#else
-inline constexpr bool kBelieveAnything = false;
-#endif
 
 // Whether what is known of the DRAM tier is still so.
 ENGRAM_HD bool DramHolds(const DramView& dram) {
@@ -138,17 +123,14 @@ struct SeenAfter {
 // the tag is read again between two looks at the version, which must not have changed.
 ENGRAM_HD bool IsBelieved(const Source& source, const RegionNow& region, const FoundRow& found,
                           uint32_t row_id, const SeenAfter& seen) {
-  if (kBelieveAnything) return true;
+  if (dram::kBelieveAnything) return true;
   if (found.in_hbm) return seen.epoch == region.epoch;
   if (seen.generation != source.dram.attached_generation) return false;
   return found.version == nullptr ||
-         (seen.tag == TagOf(row_id) && Load32(found.version) == found.seen_version);
+         (seen.tag == TagOf(row_id) && dram::IsUnchanged(found.version, found.seen_version));
 }
 
-// Word w of a row, as both tiers store it: whole words, whatever row_bytes is.
-ENGRAM_HD uint64_t RowWord(const std::byte* row, uint32_t word) {
-  return Load64(reinterpret_cast<const uint64_t*>(row) + word);
-}
+using dram::RowWord;
 
 // Stores a word of a row's `row_bytes` bytes at `out`, which may be aligned in any way.
 ENGRAM_HD void StoreWord(std::byte* out, uint32_t row_bytes, uint32_t word, uint64_t value) {

@@ -21,6 +21,8 @@
 
 #include "gpu_cache/gather.h"
 #include "gpu_cache/gather_rows.h"
+#include "storage/dram/row_sizes.h"
+#include "storage/dram/seqlock.h"
 
 namespace engram::gpu_cache {
 
@@ -290,7 +292,8 @@ class WarpGather {
     const LineMatch in_hbm =
         MatchLines<kSectorBytes / kPieceBytes, kRows, false>(lanes_, sector, tag);
     FoundRow found;
-    if (sector != nullptr) found = FoundInArena(source_, region_, id, WayOf(in_hbm.matches));
+    if (sector != nullptr)
+      found = FoundInArena(source_, region_, id, dram::FirstWay(in_hbm.matches));
     const bool missing = pending && found.row == nullptr;
     if (lanes_.Ballot(missing) == 0 || !DramIsOurs()) return found;
     if (source_.dram.resident != 0) {
@@ -301,7 +304,7 @@ class WarpGather {
     const LineMatch in_set =
         MatchLines<sizeof(dram::TagLine) / kPieceBytes, kRows, true>(lanes_, set, tag);
     if (missing) {
-      found = FoundInDramSet(source_.dram, set, in_set.version, DramWayOf(in_set.matches));
+      found = FoundInDramSet(source_.dram, set, in_set.version, dram::WayInLine(in_set.matches));
     }
     return found;
   }
@@ -368,33 +371,27 @@ template <typename Launch>
 auto ChooseWarps(const GatherArgs& args, uint32_t row_bytes, uint32_t warps, Launch launch) {
   const bool one = args.count <= warps;
   const bool few = args.count <= 64 * warps;
-  const auto by_size = [&]<uint32_t kRowBytes, bool kBf16>() {
-    if (one) return launch.template operator()<1, kRowBytes, kBf16>();
-    if (few) return launch.template operator()<8, kRowBytes, kBf16>();
-    return launch.template operator()<16, kRowBytes, kBf16>();
-  };
-  const auto any_size = [&]<bool kBf16>() {
-    if (one) return launch.template operator()<1, 0, kBf16>();
-    return launch.template operator()<8, 0, kBf16>();
-  };
-  // Row sizes of known models (facts of their checkpoints: see storage/checkpoint).
-  if (args.output == Output::kBf16) {
-    return row_bytes == 264 ? by_size.template operator()<264, true>()
-                            : any_size.template operator()<true>();
-  }
-  if (reinterpret_cast<uintptr_t>(args.out) % 8 != 0) return any_size.template operator()<false>();
-  switch (row_bytes) {
-    case 128:
-      return by_size.template operator()<128, false>();
-    case 160:
-      return by_size.template operator()<160, false>();
-    case 264:
-      return by_size.template operator()<264, false>();
-    case 320:
-      return by_size.template operator()<320, false>();
-    default:
-      return any_size.template operator()<false>();
-  }
+  return dram::WithRowBytes(row_bytes, [&]<uint32_t kRowBytes>() {
+    // Words go out whole, and a row's scales are one word.
+    constexpr bool kScaled = QuantisedValues(kRowBytes) > 0 && QuantisedValues(kRowBytes) <= 256;
+    const auto by_count = [&]<uint32_t kKnown, uint32_t kMost, bool kBf16>() {
+      if (one) return launch.template operator()<1, kKnown, kBf16>();
+      if (few) return launch.template operator()<8, kKnown, kBf16>();
+      return launch.template operator()<kMost, kKnown, kBf16>();
+    };
+    if (args.output == Output::kBf16) {
+      if constexpr (kScaled) return by_count.template operator()<kRowBytes, 16, true>();
+      return by_count.template operator()<0, 8, true>();
+    }
+    if constexpr (kRowBytes != 0) {
+      if (reinterpret_cast<uintptr_t>(args.out) % 8 == 0) {
+        // So many rows that their words fit into a thread's registers.
+        constexpr uint32_t kMost = kRowBytes > 320 ? 8 : 16;
+        return by_count.template operator()<kRowBytes, kMost, false>();
+      }
+    }
+    return by_count.template operator()<0, 8, false>();
+  });
 }
 
 }  // namespace engram::gpu_cache

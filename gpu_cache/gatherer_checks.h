@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "gpu_cache/backend.h"
+#include "gpu_cache/gather_backend.h"
 #include "gpu_cache/status.h"
 
 namespace engram::gpu_cache {

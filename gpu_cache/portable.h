@@ -1,11 +1,5 @@
-// What the tier's row logic needs so that the same functions run in a kernel and on a processor:
-// reading memory that somebody else may be writing, and fences.
-//
-// All readers of shared memory here follow one rule (a sequence lock): load a version, load what it
-// covers, fence, load the version again; the same and even, and what was loaded belongs together.
-// Loads are relaxed and of whole words; on a GPU with the scope of the whole system, which also
-// keeps them out of the first-level cache, for the writer may be a kernel of another process (the
-// arena) or a processor on the other side of PCIe (the DRAM tier).
+// What the tier's row logic needs beside storage/dram/seqlock.h so that the same functions run in a
+// kernel and on a processor: predicated loads of memory that somebody else may be writing.
 //
 // A relaxed load is no barrier to the compiler, and none here branches: so that a thread may have
 // many under way. A fence of a GPU waits for the thread's stores too, an acquiring load does not:
@@ -16,13 +10,13 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "storage/dram/seqlock.h"
+
 #if defined(__CUDACC__)
-#define ENGRAM_HD __host__ __device__ __forceinline__
 #define ENGRAM_DEVICE __device__ __forceinline__  // kernels' code, which tests run on a processor
 #define ENGRAM_UNROLL _Pragma("unroll")
 #define ENGRAM_NO_UNROLL _Pragma("unroll 1")
 #else
-#define ENGRAM_HD inline
 #define ENGRAM_DEVICE inline
 #define ENGRAM_UNROLL
 #define ENGRAM_NO_UNROLL
@@ -30,25 +24,10 @@
 
 namespace engram::gpu_cache {
 
-ENGRAM_HD uint64_t Load64(const uint64_t* word) {
-#if defined(__CUDA_ARCH__)
-  uint64_t value;
-  asm volatile("ld.relaxed.sys.global.u64 %0, [%1];" : "=l"(value) : "l"(word));
-  return value;
-#else
-  return __atomic_load_n(word, __ATOMIC_RELAXED);
-#endif
-}
-
-ENGRAM_HD uint32_t Load32(const uint32_t* word) {
-#if defined(__CUDA_ARCH__)
-  uint32_t value;
-  asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(word));
-  return value;
-#else
-  return __atomic_load_n(word, __ATOMIC_RELAXED);
-#endif
-}
+using dram::FenceReads;
+using dram::Load32;
+using dram::Load64;
+using dram::LoadAcquire64;
 
 // 0 for null.
 ENGRAM_HD uint64_t Load64OrZero(const uint64_t* word) {
@@ -120,37 +99,11 @@ ENGRAM_HD WordPair LoadPairAcquireOrZeros(const std::byte* pair) {
 #endif
 }
 
-// What is read after it is at least as new as the word that it gives.
-ENGRAM_HD uint64_t LoadAcquire64(const uint64_t* word) {
-#if defined(__CUDA_ARCH__)
-  uint64_t value;
-  asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(value) : "l"(word) : "memory");
-  return value;
-#else
-  return __atomic_load_n(word, __ATOMIC_ACQUIRE);
-#endif
-}
-
 // The same number, computed from nothing that the compiler knows: what follows from it is computed
 // where it is needed, and not kept in a register for each of many words.
 ENGRAM_HD uint32_t Opaque(uint32_t value) {
   asm volatile("" : "+r"(value));
   return value;
-}
-
-// What is read after it is at least as new as what was read before it. `whole_system`: also of
-// memory that processors write; else only of this GPU's own memory.
-ENGRAM_HD void FenceReads(bool whole_system) {
-#if defined(__CUDA_ARCH__)
-  if (whole_system) {
-    asm volatile("fence.acq_rel.sys;" ::: "memory");
-  } else {
-    asm volatile("fence.acq_rel.gpu;" ::: "memory");
-  }
-#else
-  (void)whole_system;
-  __atomic_thread_fence(__ATOMIC_ACQUIRE);
-#endif
 }
 
 }  // namespace engram::gpu_cache

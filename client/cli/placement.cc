@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "gpu_cache/arena_layout.h"
 #include "storage/base/status_macros.h"
+#include "storage/dram/fit_shape.h"
 #include "storage/dram/layout.h"
 
 namespace engram {

@@ -12,11 +12,12 @@
 #include "client/cli/interrupt.h"
 #include "client/cli/output.h"
 #include "client/cli/progress.h"
-#include "client/cli/row_counter.h"
 #include "client/cli/table_flags.h"
-#include "client/cli/token_files.h"
 #include "client/cli/tokens.h"
+#include "client/grpc/table_description.h"
 #include "storage/base/status_macros.h"
+#include "storage/profile/row_counter.h"
+#include "storage/profile/token_files.h"
 
 namespace engram {
 namespace {
@@ -113,6 +114,7 @@ absl::Status Run(const CommandLine& line, const Flags& flags) {
   ENGRAM_ASSIGN_OR_RETURN(const TableAndMap table, FindTable(line, flags.table, flags.compressed));
   ENGRAM_RETURN_IF_ERROR(CheckTokenMap(table.description, table.token_map, flags.compressed));
   // A config's map comes along where its pad needs it; ids that are compressed do not.
+  ENGRAM_ASSIGN_OR_RETURN(const TableSpec spec, SpecFromDescription(table.description));
   const bool raw = NeedsTokenMap(table.description, flags.compressed);
   absl::StatusOr<CountedRows> counted;
   double seconds = 0;
@@ -124,8 +126,7 @@ absl::Status Run(const CommandLine& line, const Flags& flags) {
         .threads = flags.threads > 0 ? flags.threads : DefaultThreads(),
         .cancelled = &interrupted,
         .on_progress = [&](const CountProgress& so_far) { Report(so_far, progress); }};
-    counted = CountRows(table.description, raw ? table.token_map : std::vector<int32_t>(), files,
-                        options);
+    counted = CountRows(spec, raw ? table.token_map : std::vector<int32_t>(), files, options);
     seconds = progress.seconds();
   }
   ENGRAM_RETURN_IF_ERROR(counted.status());

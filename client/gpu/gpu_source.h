@@ -15,7 +15,7 @@
 
 #include "absl/status/status.h"
 #include "client/local/shm_tables.h"
-#include "gpu_cache/backend.h"
+#include "gpu_cache/gather_backend.h"
 #include "storage/dram/attached.h"
 
 namespace engram {
@@ -25,7 +25,7 @@ absl::Status ToAbsl(const gpu_cache::Status& status);
 class GpuSource {
  public:
   // `backend` and `gatherer` outlive it.
-  GpuSource(gpu_cache::Backend* backend, gpu_cache::Gatherer* gatherer, int32_t layer,
+  GpuSource(gpu_cache::GatherBackend* backend, gpu_cache::Gatherer* gatherer, int32_t layer,
             uint32_t row_bytes)
       : backend_(backend), gatherer_(gatherer), layer_(layer), row_bytes_(row_bytes) {}
 
@@ -55,7 +55,7 @@ class GpuSource {
   absl::Status RegisterReadOnly(const AttachedLayer& layer);
   absl::Status RegisterWritable(const AttachedLayer& layer);
 
-  gpu_cache::Backend* const backend_;
+  gpu_cache::GatherBackend* const backend_;
   gpu_cache::Gatherer* const gatherer_;
   const int32_t layer_;
   const uint32_t row_bytes_;

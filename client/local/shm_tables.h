@@ -15,7 +15,8 @@
 
 #include "absl/status/statusor.h"
 #include "client/grpc/unary_call.h"
-#include "gpu_cache/backend.h"
+#include "gpu_cache/arena_export.h"
+#include "gpu_cache/arena_layout.h"
 #include "storage/base/mutex.h"
 #include "storage/dram/attached.h"
 

@@ -80,27 +80,13 @@ absl::StatusOr<std::shared_ptr<MappedSegment>> MappedSegment::Map(UniqueFd file,
   if (::fstat(file.get(), &found) != 0) return Failed("fstat");
   const auto bytes = static_cast<uint64_t>(found.st_size);
   if (bytes < dram::kHeaderBytes) return Unavailable("a segment is too small");
-  // On a huge-page boundary, or the kernel maps small pages.
-  const uint64_t align = bytes >= dram::kHugePageBytes ? dram::kHugePageBytes : dram::kPageBytes;
-  void* const raw = ::mmap(nullptr, bytes + align, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (raw == MAP_FAILED) return Failed("mmap");
-  auto* begin = static_cast<std::byte*>(raw);
-  const uint64_t head = -reinterpret_cast<uintptr_t>(begin) % align;
-  if (head > 0) ::munmap(begin, head);
-  if (align > head) ::munmap(begin + head + bytes, align - head);
-  begin += head;
-  std::shared_ptr<MappedSegment> segment(new MappedSegment(begin, bytes));
-  const int protection = writable ? PROT_READ | PROT_WRITE : PROT_READ;
-  if (::mmap(begin, bytes, protection, MAP_SHARED | MAP_FIXED, file.get(), 0) == MAP_FAILED) {
-    return Failed("mmap");
-  }
-  (void)::madvise(begin, bytes, MADV_DONTDUMP);
+  AlignedMap map =
+      AlignedMap::Map(file.get(), bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ);
+  if (!map.valid()) return Failed("mmap");
   // So that the first look-ups do not pay for page faults. Of small pages there are too many.
-  if (populate) (void)::madvise(begin, bytes, MADV_POPULATE_READ);
-  return segment;
+  if (populate) (void)::madvise(map.data(), bytes, MADV_POPULATE_READ);
+  return std::shared_ptr<MappedSegment>(new MappedSegment(std::move(map)));
 }
-
-MappedSegment::~MappedSegment() { ::munmap(data_, bytes_); }
 
 absl::StatusOr<std::shared_ptr<AttachLink>> AttachLink::Connect(const std::string& path,
                                                                 uint64_t instance) {

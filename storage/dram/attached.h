@@ -21,10 +21,12 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "storage/base/aligned_map.h"
 #include "storage/base/mutex.h"
 #include "storage/base/unique_fd.h"
 #include "storage/dram/access_ring.h"
@@ -42,17 +44,13 @@ class MappedSegment {
   // `writable`: the descriptor has to be, and nothing is ever written all the same.
   static absl::StatusOr<std::shared_ptr<MappedSegment>> Map(UniqueFd file, bool populate,
                                                             bool writable = false);
-  ~MappedSegment();
-  MappedSegment(const MappedSegment&) = delete;
-  MappedSegment& operator=(const MappedSegment&) = delete;
 
-  std::byte* data() const { return data_; }
-  uint64_t bytes() const { return bytes_; }
+  std::byte* data() const { return map_.data(); }
+  uint64_t bytes() const { return map_.bytes(); }
 
  private:
-  MappedSegment(std::byte* data, uint64_t bytes) : data_(data), bytes_(bytes) {}
-  std::byte* const data_;
-  const uint64_t bytes_;
+  explicit MappedSegment(AlignedMap map) : map_(std::move(map)) {}
+  const AlignedMap map_;
 };
 
 class AttachLink {
@@ -85,7 +83,7 @@ class AttachLink {
   // not allow it.
   absl::StatusOr<std::vector<std::shared_ptr<MappedSegment>>> WritableSegments(
       absl::Span<const uint64_t> ids);
-  // The HBM tier's memory: gpu_cache/backend.h. Unavailable: there is none.
+  // The HBM tier's memory: gpu_cache/arena_export.h. Unavailable: there is none.
   absl::StatusOr<UniqueFd> ArenaFile();
   // Read-only. For a GPU to look at `generation`.
   const dram::ControlPage* control() const { return control_; }
@@ -147,9 +145,9 @@ class AttachedLayer {
     size_t missing = 0;
     uint64_t hits = 0;
   };
-  // Copies the rows of `ids` that are held to out[i * row_bytes …]; kDeadPosition gives zeros. Positions
-  // of the others go to `missing`, which has room for all, ascending. Requires out.size() ==
-  // ids.size() * row_bytes. Counts them for the daemon; one position in several is reported,
+  // Copies the rows of `ids` that are held to out[i * row_bytes …]; kDeadPosition gives zeros.
+  // Positions of the others go to `missing`, which has room for all, ascending. Requires
+  // out.size() == ids.size() * row_bytes. Counts them for the daemon; one position in several is reported,
   // from `phase` on, so callers take turns with it.
   Result Gather(absl::Span<const uint32_t> ids, absl::Span<std::byte> out,
                 absl::Span<uint32_t> missing, uint32_t phase) const;

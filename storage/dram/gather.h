@@ -15,6 +15,8 @@
 
 #include "storage/dram/layout.h"
 #include "storage/dram/reader.h"
+#include "storage/dram/row_sizes.h"
+#include "storage/dram/seqlock.h"
 
 namespace engram::dram {
 
@@ -28,7 +30,7 @@ template <typename AnyView>
 Found ReadOne(const AnyView& view, uint32_t row_id, std::byte* out) {
   for (int attempt = 0; attempt < kReadAttempts; ++attempt) {
     const Found found = view.Find(row_id);
-    if ((found.version & 1) == 0) {
+    if (IsAtRest(found.version)) {
       if (found.row == nullptr) return found;
       view.Copy(found, out);
       if (view.Unchanged(found)) return found;
@@ -70,7 +72,7 @@ size_t GatherFromSets(const View& view, Batch& batch, size_t count, uint32_t* mi
       const Found found =
           ring[step % kFetchAhead];  // a copy: the row may lie anywhere, the ring too
       // Of kDeadPosition an empty way may have been found.
-      const bool at_rest = (found.version & 1) == 0 && batch.id(position) != kDeadPosition;
+      const bool at_rest = IsAtRest(found.version) && batch.id(position) != kDeadPosition;
       if (at_rest && found.row == nullptr) {
         missing[kept++] = position;
       } else {
@@ -142,9 +144,9 @@ size_t Gather(const View& view, Batch& batch, size_t count, uint32_t* missing, b
 }  // namespace gather_internal
 
 // Fills the rows that are held, writes the positions of the others to `missing` in their order, and
-// returns how many those are. kDeadPosition gives a row of zeros, an id that the layer does not have is
-// missing. `complete` is what view.Complete() has said, now or earlier. `missing` has room for
-// `count` entries and may be where the batch reads its positions from.
+// returns how many those are. kDeadPosition gives a row of zeros, an id that the layer does not
+// have is missing. `complete` is what view.Complete() has said, now or earlier. `missing` has room
+// for `count` entries and may be where the batch reads its positions from.
 //
 // Batch is a class with
 //   static constexpr bool kReadsState       whether HitInSet reads the set's state word
@@ -156,19 +158,9 @@ size_t Gather(const View& view, Batch& batch, size_t count, uint32_t* missing, b
 //   void DeadPosition()                                kDeadPosition has been met
 template <typename Batch>
 size_t Gather(const View& view, Batch& batch, size_t count, uint32_t* missing, bool complete) {
-  // Row sizes of known models as constants (facts of their checkpoints: see storage/checkpoint).
-  switch (view.shape().row_bytes) {
-    case 160:
-      return gather_internal::Gather<160>(view, batch, count, missing, complete);
-    case 264:
-      return gather_internal::Gather<264>(view, batch, count, missing, complete);
-    case 320:
-      return gather_internal::Gather<320>(view, batch, count, missing, complete);
-    case 512:
-      return gather_internal::Gather<512>(view, batch, count, missing, complete);
-    default:
-      return gather_internal::Gather<0>(view, batch, count, missing, complete);
-  }
+  return WithRowBytes(view.shape().row_bytes, [&]<uint32_t kRowBytes>() {
+    return gather_internal::Gather<kRowBytes>(view, batch, count, missing, complete);
+  });
 }
 
 }  // namespace engram::dram

@@ -7,7 +7,7 @@
 //   kSegments   → of each id one read-only descriptor, in order
 //   kWritableSegments → the same, writable: for GPUs that read no host memory which their process
 //                 may not write. kRefused unless the operator has chosen so.
-//   kArena      → the HBM tier's memory (gpu_cache/backend.h); kGone if there is none
+//   kArena      → the HBM tier's memory (gpu_cache/arena_export.h); kGone if there is none
 // A client keeps the connection for as long as it uses the memory: its end is how either side
 // learns that the other is gone. Host byte order. Only the standard library.
 #ifndef ENGRAM_STORAGE_DRAM_HANDOVER_H_

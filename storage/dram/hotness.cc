@@ -222,7 +222,7 @@ uint32_t Hotness::TakeGhost(HotLine& line, uint32_t row_id) {
 }
 
 int Hotness::Touch(HotLine& line, TagLine& tags, uint32_t row_id, uint32_t weight) {
-  const int way = View::MatchWay(tags, TagOf(row_id));
+  const int way = MatchWay(tags, TagOf(row_id));
   if (!Counts()) return way;
   Refresh(line);
   if (way < 0) {
@@ -241,7 +241,7 @@ int Hotness::Touch(HotLine& line, TagLine& tags, uint32_t row_id, uint32_t weigh
 
 Decision Hotness::Decide(HotLine& line, TagLine& tags, uint64_t state, uint32_t row_id) {
   if (admission_ == Admission::kPrefetch) return {};
-  const int empty = View::MatchWay(tags, kEmptyTag);
+  const int empty = MatchWay(tags, kEmptyTag);
   if (admission_ == Admission::kAll) return empty >= 0 ? TakeWay(empty, true) : SecondChance(state);
   Refresh(line);
   if (empty >= 0) {
@@ -304,7 +304,7 @@ Decision Hotness::TakeTurn(HotLine& line, TagLine& tags, uint64_t state, uint32_
 }
 
 Decision Hotness::DecidePrefetched(HotLine& line, TagLine& tags, uint64_t state, uint32_t row_id) {
-  const int empty = View::MatchWay(tags, kEmptyTag);
+  const int empty = MatchWay(tags, kEmptyTag);
   Decision decision;
   if (empty >= 0) {
     decision = TakeWay(empty, true);
@@ -331,7 +331,7 @@ Decision Hotness::DecidePrefetched(HotLine& line, TagLine& tags, uint64_t state,
 // The way for a placed row, nothing changed yet.
 Decision Hotness::Place(HotLine& line, TagLine& tags, uint64_t state, uint32_t count) {
   if (admission_ == Admission::kPrefetch) return {};
-  if (const int empty = View::MatchWay(tags, kEmptyTag); empty >= 0) return TakeWay(empty, true);
+  if (const int empty = MatchWay(tags, kEmptyTag); empty >= 0) return TakeWay(empty, true);
   // Prefetched rows will be asked for, or they expire: they are not for us.
   if (admission_ == Admission::kAll || MarksOf(state) == kUsedMask) return {};
   Refresh(line);
@@ -362,7 +362,7 @@ uint32_t Hotness::CountOf(HotLine& line, int way) {
 
 uint32_t Hotness::Estimate(HotLine& line, TagLine& tags, uint32_t row_id) {
   Refresh(line);
-  const int way = View::MatchWay(tags, TagOf(row_id));
+  const int way = MatchWay(tags, TagOf(row_id));
   if (way >= 0) return Load(line.counts[way]);
   const int ghost = FindGhost(line, GhostTag(row_id));
   return ghost >= 0 ? CountOfGhost(Load(line.ghosts[ghost])) : 0;
@@ -370,7 +370,7 @@ uint32_t Hotness::Estimate(HotLine& line, TagLine& tags, uint32_t row_id) {
 
 void Hotness::Recall(HotLine& line, TagLine& tags, uint32_t row_id, uint32_t count) {
   Refresh(line);
-  const int way = View::MatchWay(tags, TagOf(row_id));
+  const int way = MatchWay(tags, TagOf(row_id));
   if (way < 0) {
     Remember(line, row_id, count);
   } else if (Load(line.counts[way]) < count) {

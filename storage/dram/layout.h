@@ -1,6 +1,7 @@
 // The layout of one layer's DRAM tier: which segments it is made of, what lies where in a segment,
 // and how a row id finds its place. FORMAT.md beside this file has the same in pictures. Nothing
-// here allocates or synchronises; reader.h, segment.cc and row_cache.cc do.
+// here allocates or synchronises; reader.h, segment.cc and row_cache.cc do. fit_shape.h makes a layout
+// of a budget.
 //
 // A segment is one stretch of memory, mapped by the daemon and read-only by clients on its host:
 //
@@ -148,53 +149,6 @@ struct LayerShape {
   }
   bool operator==(const LayerShape&) const = default;
 };
-
-// The largest layout within `budget_bytes`, HeapBytes() included: kResident when that holds all
-// rows of the layer, else kCache; without segments when the budget is too small for one set.
-// Segments of large tiers are whole huge pages, some 64 of them, and 1 GiB at most until there are
-// 256: so that a tier can give up a small part, and a client has few to map. Requires row_bytes >
-// 0, layer_rows > 0 and page_bytes a multiple of kPageBytes.
-constexpr LayerShape FitShape(uint64_t budget_bytes, uint32_t row_bytes, uint64_t layer_rows,
-                              uint64_t page_bytes = kPageBytes) {
-  constexpr auto segment_bytes = [](uint64_t bytes) -> uint64_t {
-    uint64_t size = bytes / 64;
-    constexpr uint64_t kLarge = uint64_t{1} << 30;
-    if (size > kLarge) size = bytes / 256 > kLarge ? bytes / 256 : kLarge;
-    return (size + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
-  };
-  LayerShape shape{.mode = Mode::kResident,
-                   .row_bytes = row_bytes,
-                   .layer_rows = layer_rows,
-                   .page_bytes = page_bytes};
-  const uint64_t stride = shape.RowStride();
-  // A bit and a slot a row, behind a header; up to two lines are lost to alignment.
-  uint64_t size = segment_bytes(layer_rows * stride);
-  if (size < page_bytes) size = page_bytes;
-  uint64_t rows = (size - kHeaderBytes - 2 * kLineBytes) * 8 / (8 * stride + 1);
-  if (rows == 0) rows = 1;
-  shape.per_segment = static_cast<uint32_t>(rows < layer_rows ? rows : layer_rows);
-  shape.segments = static_cast<uint32_t>((layer_rows + shape.per_segment - 1) / shape.per_segment);
-  if (shape.segments <= kMaxSegments && shape.TotalBytes() + shape.HeapBytes() <= budget_bytes) {
-    return shape;
-  }
-  shape.mode = Mode::kCache;
-  constexpr uint64_t kBucketBytes = 2 * kBuckets * sizeof(uint16_t);
-  if (budget_bytes >= 2 * kHugePageBytes) budget_bytes -= kBucketBytes;
-  size = segment_bytes(budget_bytes);
-  if (size < page_bytes) size = page_bytes;
-  // So many segments, each as large as it can be: a small tier is one.
-  uint64_t segments = budget_bytes / size > 1 ? budget_bytes / size : 1;
-  if (segments > kMaxSegments) segments = kMaxSegments;
-  const uint64_t unit =
-      budget_bytes / segments >= 16 * kHugePageBytes ? kHugePageBytes : page_bytes;
-  size = budget_bytes / segments / unit * unit;
-  shape.per_segment =
-      size < kHeaderBytes
-          ? 0
-          : static_cast<uint32_t>((size - kHeaderBytes) / (shape.SetBytes() + kLineBytes));
-  shape.segments = shape.per_segment == 0 ? 0 : static_cast<uint32_t>(segments);
-  return shape;
-}
 
 inline constexpr uint64_t kSegmentMagic = 0x474553'4D415247'4Eull;  // "NGRAMSEG"
 inline constexpr size_t kMaxDigest = 127;

@@ -1,6 +1,5 @@
 // The read side of a layer's DRAM tier: find a row, copy it, and check that nobody changed its set
-// meanwhile (a sequence lock; Boehm, "Can seqlocks get along with programming language memory
-// models?", MSPC 2012). A resident row never changes once its bit is set, so nothing is checked.
+// meanwhile (seqlock.h). A resident row never changes once its bit is set, so nothing is checked.
 //
 // View borrows segments laid out as layout.h says. Any number of threads may read while others
 // write; a reader never waits and never writes, except for a used-bit where MarkUsed is called.
@@ -21,31 +20,11 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <utility>
 #include <vector>
 
 #include "storage/dram/layout.h"
-
-#if defined(__SANITIZE_THREAD__)
-#define ENGRAM_DRAM_TSAN 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define ENGRAM_DRAM_TSAN 1
-#endif
-#endif
-
-// Vector loads of shared words. The C++ memory model has no vector atomics, but on x86-64 every
-// aligned 8-byte part of a vector load is read whole and loads are not reordered with loads, which
-// is all that relaxed word loads promise; being volatile assembly keeps the compiler from
-// splitting, repeating or dropping them, and the fences keep it from moving them. (Not a volatile
-// __m256i_u: g++ 12 forgets that such a one may be unaligned, and a row seldom lies on 32 bytes.)
-// With word loads a gather of 264-byte rows is 1.6 times slower. ThreadSanitizer builds and other
-// processors use the word loads.
-#if defined(__AVX2__) && !defined(ENGRAM_DRAM_TSAN) && !defined(ENGRAM_DRAM_SCALAR)
-#include <immintrin.h>
-#define ENGRAM_DRAM_VECTOR 1
-#endif
+#include "storage/dram/seqlock.h"
 
 namespace engram::dram {
 
@@ -85,8 +64,8 @@ class View {
   }
   bool resident() const { return resident_; }
 
-  // Requires row_id != kDeadPosition. A set that a writer has gives an odd version, and its row means
-  // nothing. In kResident a row that the layer does not have is not held.
+  // Requires row_id != kDeadPosition. A set that a writer has gives an odd version, and its row
+  // means nothing. In kResident a row that the layer does not have is not held.
   Found Find(uint32_t row_id) const {
     if (!resident_) return FindInSet(SetOf(row_id), TagOf(row_id));
     Found found;
@@ -118,10 +97,8 @@ class View {
     return set + slots_offset_ + static_cast<uint64_t>(way) * stride_;
   }
   Found FindInSet(std::byte* set, uint32_t tag) const {
-    // Acquire: what is read of the set from here on is at least as new as this version.
-    const uint32_t version = Word(line(set).version).load(std::memory_order_acquire);
-    const int way = MatchWay(line(set), tag);
-    return {set, way < 0 ? nullptr : SlotIn(set, way), version, way};
+    const Probe probe = ProbeSet(line(set), tag);
+    return {set, probe.way < 0 ? nullptr : SlotIn(set, probe.way), probe.version, probe.way};
   }
 
   // Of kResident; require row_id < shape().layer_rows.
@@ -167,52 +144,17 @@ class View {
     for (uint64_t i = 0; i < lines; ++i) __builtin_prefetch(begin + i * kLineBytes, 0, 2);
   }
 
-  // Copies the row's bytes to `out`, any alignment. Requires found.row. `kRowBytes` is
-  // shape().row_bytes where the caller knows it while it is compiled, which makes gathers a sixth
-  // faster; else 0.
+  // Copies the row's bytes to `out`, any alignment. Requires found.row. `kRowBytes` as for CopyRow.
   template <uint32_t kRowBytes = 0>
   __attribute__((always_inline)) void Copy(const Found& found, std::byte* out) const {
-    auto* source = reinterpret_cast<uint64_t*>(found.row);
-    uint64_t left = kRowBytes == 0 ? shape_.row_bytes : kRowBytes;
-#ifdef ENGRAM_DRAM_VECTOR
-    // Four at a time: with fewer instructions a row the core sees more rows at once.
-    for (; left >= 128; left -= 128, source += 16, out += 128) {
-      const __m256i a = LoadShared(source);
-      const __m256i b = LoadShared(source + 4);
-      const __m256i c = LoadShared(source + 8);
-      const __m256i d = LoadShared(source + 12);
-      auto* to = reinterpret_cast<__m256i_u*>(out);
-      _mm256_storeu_si256(to + 0, a);
-      _mm256_storeu_si256(to + 1, b);
-      _mm256_storeu_si256(to + 2, c);
-      _mm256_storeu_si256(to + 3, d);
-    }
-    for (; left >= 32; left -= 32, source += 4, out += 32) {
-      _mm256_storeu_si256(reinterpret_cast<__m256i_u*>(out), LoadShared(source));
-    }
-#endif
-    for (; left >= 8; left -= 8, ++source, out += 8) {
-      const uint64_t word = Word(*source).load(std::memory_order_relaxed);
-      std::memcpy(out, &word, 8);
-    }
-    if (left > 0) {  // the slot is whole words, the row is not
-      const uint64_t word = Word(*source).load(std::memory_order_relaxed);
-      std::memcpy(out, &word, left);
-    }
+    CopyRow<kRowBytes>(found.row, shape_.row_bytes, out);
   }
 
   // Whether all that was read since Find belongs to one state of the set.
   bool Unchanged(const Found& found) const {
     if (resident_) return true;
-#ifdef ENGRAM_PLANT_RACE
-    return (found.version & 1) == 0;  // only in a test that proves that it would notice
-#else
-    // Acquire fence: a word stored by a later writer was stored after that writer's release fence,
-    // hence after its odd version, which the load below then sees.
-    std::atomic_thread_fence(std::memory_order_acquire);
-    return (found.version & 1) == 0 &&
-           Word(line(found.set).version).load(std::memory_order_relaxed) == found.version;
-#endif
+    FenceReads();
+    return IsUnchanged(&line(found.set).version, found.version);
   }
 
   // kCache only: sets the row's used-bit and takes its prefetch mark, and returns whether it had
@@ -233,37 +175,7 @@ class View {
     return (Word(state(found.set)).load(std::memory_order_relaxed) & mark) != 0;
   }
 
-  // The way that holds `tag`, or −1.
-  static int MatchWay(TagLine& line, uint32_t tag) {
-#ifdef ENGRAM_DRAM_VECTOR
-    const auto* words = reinterpret_cast<const uint64_t*>(&line);
-    const __m256i wanted = _mm256_set1_epi32(static_cast<int>(tag));
-    const __m256i low = _mm256_cmpeq_epi32(LoadShared(words), wanted);
-    const __m256i high = _mm256_cmpeq_epi32(LoadShared(words + 4), wanted);
-    const uint32_t mask = static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(low))) |
-                          static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(high))) << 8;
-    const uint32_t ways = mask >> 1;  // lane 0 is the version
-    return ways == 0 ? -1 : __builtin_ctz(ways);
-#else
-    for (uint32_t way = 0; way < kWays; ++way) {
-      if (Word(line.tags[way]).load(std::memory_order_relaxed) == tag) {
-        return static_cast<int>(way);
-      }
-    }
-    return -1;
-#endif
-  }
-
  private:
-#ifdef ENGRAM_DRAM_VECTOR
-  // 32 bytes from 8-byte aligned memory that others may be writing.
-  static __m256i LoadShared(const uint64_t* words) {
-    __m256i value;
-    asm volatile("vmovdqu %1, %0" : "=x"(value) : "m"(*reinterpret_cast<const __m256i_u*>(words)));
-    return value;
-  }
-#endif
-
   template <typename T>
   static std::atomic_ref<T> Word(T& word) {
     return std::atomic_ref<T>(word);

@@ -42,17 +42,6 @@ constexpr char kSegmentPrefix[] = "segment-";
 
 std::string ErrorText(int error) { return std::strerror(error); }
 
-// Address space for `bytes` at a multiple of `align`, not to be read or written yet.
-std::byte* Reserve(uint64_t bytes, uint64_t align) {
-  void* raw = ::mmap(nullptr, bytes + align, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (raw == MAP_FAILED) return nullptr;
-  auto* begin = static_cast<std::byte*>(raw);
-  const uint64_t head = -reinterpret_cast<uintptr_t>(begin) % align;
-  if (head > 0) ::munmap(begin, head);
-  if (align > head) ::munmap(begin + head + bytes, align - head);
-  return begin + head;
-}
-
 bool SameLayer(const SegmentHeader& a, const SegmentHeader& b) {
   return a.row_bytes == b.row_bytes && a.layer == b.layer && a.layer_rows == b.layer_rows &&
          a.page_bytes == b.page_bytes &&
@@ -61,43 +50,27 @@ bool SameLayer(const SegmentHeader& a, const SegmentHeader& b) {
 
 }  // namespace
 
-Segment::~Segment() {
-  if (data_ != nullptr) ::munmap(data_, bytes_);
-}
-
 absl::Status Segment::Map(int fd, uint64_t bytes) {
-  const uint64_t align = bytes >= kHugePageBytes ? kHugePageBytes : dram::kPageBytes;
-  std::byte* const place = Reserve(bytes, align);
-  if (place == nullptr) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("cannot map ", bytes, " bytes for the DRAM tier: ", ErrorText(errno)));
-  }
-  const int kind = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
-  data_ = place;
-  bytes_ = bytes;
-  if (::mmap(place, bytes, PROT_READ | PROT_WRITE, kind | MAP_FIXED, fd, 0) == MAP_FAILED) {
-    return absl::ResourceExhaustedError(absl::StrCat("cannot map ", bytes,
-                                                     " bytes for the DRAM tier: ", ErrorText(errno),
-                                                     "; lower the dram budget"));
-  }
-  // A core dump of the daemon must not be as large as its cache. Refusal does no harm.
-  (void)::madvise(data_, bytes_, MADV_DONTDUMP);
-  return absl::OkStatus();
+  map_ = AlignedMap::Map(fd, bytes, PROT_READ | PROT_WRITE);
+  if (map_.valid()) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat("cannot map ", bytes,
+                                                   " bytes for the DRAM tier: ", ErrorText(errno),
+                                                   "; lower the dram budget"));
 }
 
 // Anonymous memory gets huge pages as it is touched, where the administrator allows it. A tmpfs
 // gives none by default, but MADV_COLLAPSE makes one of any 2 MiB that have a page: so the first
 // page of each is allocated before, and the rest of what could not be collapsed afterwards.
 void Segment::AskForHugePages(int fd) {
-  const uint64_t whole = bytes_ / kHugePageBytes * kHugePageBytes;
-  if (whole == 0 || ::madvise(data_, whole, MADV_HUGEPAGE) != 0) return;
+  const uint64_t whole = bytes() / kHugePageBytes * kHugePageBytes;
+  if (whole == 0 || ::madvise(data(), whole, MADV_HUGEPAGE) != 0) return;
   if (fd < 0) {
     huge_bytes_ = whole;
     return;
   }
   for (uint64_t at = 0; at < whole; at += kHugePageBytes) {
     if (::fallocate(fd, 0, static_cast<off_t>(at), dram::kPageBytes) != 0) return;
-    if (::madvise(data_ + at, kHugePageBytes, MADV_COLLAPSE) != 0) return;
+    if (::madvise(data() + at, kHugePageBytes, MADV_COLLAPSE) != 0) return;
     huge_bytes_ += kHugePageBytes;
   }
 }
@@ -106,8 +79,8 @@ void Segment::Discard() {
   if (name_.empty()) return;
   ::unlinkat(directory_fd_, name_.c_str(), 0);
   // Clients that have it mapped would keep the memory for as long as they like.
-  if (::madvise(data_, bytes_, MADV_REMOVE) != 0) {
-    ENGRAM_LOG(kWarning) << "a DRAM segment of " << FormatSize(bytes_)
+  if (::madvise(data(), bytes(), MADV_REMOVE) != 0) {
+    ENGRAM_LOG(kWarning) << "a DRAM segment of " << FormatSize(bytes())
                          << " is given back only when its last client lets go of it: "
                          << ErrorText(errno);
   }
@@ -312,7 +285,7 @@ absl::StatusOr<std::shared_ptr<Segment>> SegmentStore::Create(SegmentHeader head
   absl::Status status = segment->Map(file.get(), bytes);
   // Before anything of it is allocated.
   if (status.ok() && !nodes_.empty()) {
-    PreferNode(segment->data_, bytes, nodes_[segment->id_ % nodes_.size()]);
+    PreferNode(segment->data(), bytes, nodes_[segment->id_ % nodes_.size()]);
   }
   if (status.ok() && !huge_file_system_) segment->AskForHugePages(file.get());
   if (huge_file_system_) segment->huge_bytes_ = bytes;
@@ -333,8 +306,8 @@ absl::StatusOr<std::shared_ptr<Segment>> SegmentStore::Create(SegmentHeader head
   header.magic = dram::kSegmentMagic;
   header.layout_version = dram::kLayoutVersion;
   header.checksum = dram::HeaderChecksum(header);
-  *reinterpret_cast<SegmentHeader*>(segment->data_) = header;
-  if (!nodes_.empty()) segment->node_ = NodeOf(segment->data_);
+  *reinterpret_cast<SegmentHeader*>(segment->data()) = header;
+  if (!nodes_.empty()) segment->node_ = NodeOf(segment->data());
   MutexLock lock(mutex_);
   by_id_[segment->id_] = segment;
   return segment;
@@ -377,9 +350,9 @@ std::shared_ptr<Segment> SegmentStore::OpenLeftover(const std::string& file) {
   }
   segment->name_ = file;
   // A file that was cut short would have holes, or kill its readers.
-  if (uint64_t{static_cast<uint64_t>(found.st_blocks)} * 512 < segment->bytes_) return nullptr;
-  segment->huge_bytes_ = huge_file_system_ ? segment->bytes_ : 0;
-  if (!nodes_.empty()) segment->node_ = NodeOf(segment->data_);
+  if (uint64_t{static_cast<uint64_t>(found.st_blocks)} * 512 < segment->bytes()) return nullptr;
+  segment->huge_bytes_ = huge_file_system_ ? segment->bytes() : 0;
+  if (!nodes_.empty()) segment->node_ = NodeOf(segment->data());
   return segment;
 }
 

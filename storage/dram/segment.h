@@ -24,6 +24,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
+#include "storage/base/aligned_map.h"
 #include "storage/base/mutex.h"
 #include "storage/base/unique_fd.h"
 #include "storage/dram/control.h"
@@ -33,16 +34,15 @@ namespace engram {
 
 class Segment {
  public:
-  // Unmaps. The file of a named segment stays, for the next daemon.
-  ~Segment();
+  // Unmaps when it goes. The file of a named segment stays, for the next daemon.
   Segment(const Segment&) = delete;
   Segment& operator=(const Segment&) = delete;
 
   // On a huge-page boundary where it is that large. It begins with a dram::SegmentHeader.
-  std::byte* data() const { return data_; }
-  uint64_t bytes() const { return bytes_; }
+  std::byte* data() const { return map_.data(); }
+  uint64_t bytes() const { return map_.bytes(); }
   const dram::SegmentHeader& header() const {
-    return *reinterpret_cast<const dram::SegmentHeader*>(data_);
+    return *reinterpret_cast<const dram::SegmentHeader*>(data());
   }
   // Of this store, never used again: names the segment towards clients.
   uint64_t id() const { return id_; }
@@ -63,8 +63,7 @@ class Segment {
   absl::Status Map(int fd, uint64_t bytes);
   void AskForHugePages(int fd);
 
-  std::byte* data_ = nullptr;
-  uint64_t bytes_ = 0;
+  AlignedMap map_;
   uint64_t id_ = 0;
   uint64_t huge_bytes_ = 0;
   int node_ = -1;

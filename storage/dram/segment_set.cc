@@ -1,3 +1,4 @@
+#include "storage/dram/fit_shape.h"
 #include "storage/dram/segment_set.h"
 
 #include <algorithm>

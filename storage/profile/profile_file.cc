@@ -14,19 +14,21 @@
 #include "absl/strings/str_cat.h"
 #include "storage/base/status_macros.h"
 #include "storage/base/unique_fd.h"
+#include "storage/profile/profile_format.h"
 #include "storage/table/addressing.h"
 #include "storage/table/digest.h"
-#include "storage/profile/row_profile_format.h"
-#include "storage/table/spec.h"
 
 namespace engram {
 namespace {
 
 using profile_format::CheckFirstBytes;
-using profile_format::CheckProfile;
+using profile_format::CheckLayerOutline;
+using profile_format::CheckOutline;
+using profile_format::CheckRepeats;
 using profile_format::kDigestLength;
 using profile_format::kFingerprintLength;
 using profile_format::kFirstBytes;
+using profile_format::kLayersOffset;
 using profile_format::kMaxFamilyLength;
 using profile_format::kMinBytes;
 using profile_format::kTokenMapDigestLength;
@@ -40,6 +42,17 @@ constexpr uint64_t kPieceRows = kPieceBytes / sizeof(uint32_t);
 
 absl::Status Damaged() {
   return absl::DataLossError("a profile whose parts do not add up to its size");
+}
+
+// `status` of a rule, as an error of the file's.
+absl::Status Impossible(const absl::Status& status) {
+  if (status.ok()) return status;
+  return absl::DataLossError(absl::StrCat("an impossible profile: ", status.message()));
+}
+
+absl::Status InFile(const absl::Status& status, const std::string& path) {
+  if (status.ok() || absl::IsUnavailable(status)) return status;
+  return absl::Status(status.code(), absl::StrCat(path, ": ", status.message()));
 }
 
 absl::Status FromErrno(const char* doing, const std::string& path) {
@@ -157,8 +170,8 @@ absl::StatusOr<LayerProfile> ProfileFile::ScanLayer(Stream& in, uint64_t& classe
     ENGRAM_ASSIGN_OR_RETURN(const auto classes, in.Take<uint32_t>());
     if (classes > in.left() / sizeof(CountClass)) return Damaged();
     if (classes > classes_left) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          "a profile of more than ", kMaxStreamedClasses, " different frequencies of rows"));
+      return absl::FailedPreconditionError(
+          absl::StrCat("a profile of more than ", kMaxClasses, " different frequencies of rows"));
     }
     classes_left -= classes;
     OrderProfile& profile = layer.orders.emplace_back();
@@ -169,6 +182,7 @@ absl::StatusOr<LayerProfile> ProfileFile::ScanLayer(Stream& in, uint64_t& classe
       ENGRAM_ASSIGN_OR_RETURN(each.rows, in.Take<uint64_t>());
     }
   }
+  ENGRAM_RETURN_IF_ERROR(Impossible(CheckLayerOutline(layer)));
   head.offset = in.offset();
   if (head.rows > in.left() / sizeof(uint32_t)) return Damaged();
   HeadWalk walk(layer);
@@ -189,7 +203,7 @@ absl::Status ProfileFile::ScanAll(uint64_t bytes) {
     return absl::DataLossError(absl::StrCat("a profile of only ", bytes, " bytes"));
   }
   uint32_t layers = 0;
-  std::memcpy(&layers, first.data() + 12, sizeof layers);
+  std::memcpy(&layers, first.data() + kLayersOffset, sizeof layers);
   if (layers > kMaxLayers) return Damaged();
   Stream in(source_, bytes);
   ENGRAM_RETURN_IF_ERROR(in.TakeText(kFirstBytes).status());
@@ -203,16 +217,14 @@ absl::Status ProfileFile::ScanAll(uint64_t bytes) {
   ENGRAM_ASSIGN_OR_RETURN(const auto family, in.Take<uint32_t>());
   if (family > kMaxFamilyLength) return Damaged();
   ENGRAM_ASSIGN_OR_RETURN(outline_.family, in.TakeText(family));
-  uint64_t classes_left = kMaxStreamedClasses;
+  uint64_t classes_left = kMaxClasses;
   for (uint32_t i = 0; i < layers; ++i) {
     ENGRAM_ASSIGN_OR_RETURN(LayerProfile layer, ScanLayer(in, classes_left));
     outline_.layers.push_back(std::move(layer));
   }
   if (in.left() > 0) return Damaged();
   ENGRAM_RETURN_IF_ERROR(in.CheckDigest());
-  const absl::Status status = CheckProfile(outline_);
-  if (status.ok()) return status;
-  return absl::DataLossError(absl::StrCat("an impossible profile: ", status.message()));
+  return Impossible(CheckOutline(outline_));
 }
 
 absl::StatusOr<ProfileFile> ProfileFile::Scan(uint64_t bytes, Source source) {
@@ -243,8 +255,8 @@ absl::StatusOr<ProfileFile> ProfileFile::Open(const std::string& path) {
     return done;
   };
   auto file = Scan(static_cast<uint64_t>(info.st_size), read);
-  if (file.ok() || absl::IsUnavailable(file.status())) return file;
-  return absl::Status(file.status().code(), absl::StrCat(path, ": ", file.status().message()));
+  if (!file.ok()) return InFile(file.status(), path);
+  return file;
 }
 
 absl::Status ProfileFile::VisitHead(size_t layer,
@@ -265,6 +277,36 @@ absl::Status ProfileFile::VisitHead(size_t layer,
     }
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<RowProfile> ProfileFile::ReadAll() const {
+  RowProfile profile = outline_;
+  for (size_t i = 0; i < profile.layers.size(); ++i) {
+    LayerProfile& layer = profile.layers[i];
+    layer.head.reserve(head_rows(i));
+    ENGRAM_RETURN_IF_ERROR(VisitHead(i, [&](const HotRow& row) {
+      layer.head.push_back(row);
+      return absl::OkStatus();
+    }));
+    ENGRAM_RETURN_IF_ERROR(Impossible(CheckRepeats(layer)));
+  }
+  return profile;
+}
+
+absl::StatusOr<RowProfile> RowProfile::Parse(absl::string_view bytes) {
+  const auto read = [bytes](uint64_t offset, absl::Span<char> out) -> absl::StatusOr<size_t> {
+    const size_t from = std::min<uint64_t>(offset, bytes.size());
+    return bytes.copy(out.data(), out.size(), from);
+  };
+  ENGRAM_ASSIGN_OR_RETURN(const ProfileFile file, ProfileFile::Scan(bytes.size(), read));
+  return file.ReadAll();
+}
+
+absl::StatusOr<RowProfile> RowProfile::Read(const std::string& path) {
+  ENGRAM_ASSIGN_OR_RETURN(const ProfileFile file, ProfileFile::Open(path));
+  auto profile = file.ReadAll();
+  if (!profile.ok()) return InFile(profile.status(), path);
+  return profile;
 }
 
 }  // namespace engram

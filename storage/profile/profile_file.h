@@ -1,5 +1,5 @@
-// ProfileFile: a profile's file (PROFILE_FORMAT.md) read in pieces. RowProfile::Read holds all of
-// it, some four times its bytes; the daemon, whose memory belongs to the tier, reads it this way.
+// ProfileFile: the one reader of a profile's file (FORMAT.md), a piece at a time. The daemon, whose
+// memory belongs to the tier, visits the heads; RowProfile::Read collects them.
 //
 // Const methods may be called by any number of threads if the source can.
 #ifndef ENGRAM_STORAGE_PROFILE_PROFILE_FILE_H_
@@ -18,25 +18,27 @@
 
 namespace engram {
 
-// Of all layers together; a billion tokens have some ten thousand an order. Bounds the memory.
-inline constexpr uint64_t kMaxStreamedClasses = uint64_t{1} << 21;
-
 class ProfileFile {
  public:
   // Fills `out` with the bytes from `offset` on and returns how many there were: fewer only at the
   // end.
   using Source = std::function<absl::StatusOr<size_t>(uint64_t offset, absl::Span<char> out)>;
 
-  // Reads the whole file once, with its digest and every rule of row_profile.h but one: whether a
-  // row stands twice in a head. Errors of RowProfile::Read, with the path; FailedPrecondition too
-  // for more than kMaxStreamedClasses. Takes less than 200 MiB whatever the file is. The file stays
-  // open as long as the object.
-  static absl::StatusOr<ProfileFile> Open(const std::string& path);
-  // The same from `bytes` bytes that lie elsewhere.
+  // Reads `bytes` bytes once, with their digest and every rule of row_profile.h but one: whether a
+  // row stands twice in a head. Takes less than 200 MiB whatever the bytes are; bytes that no
+  // profile can begin with are refused before the others are read.
+  //   DataLoss: they are no whole profile
+  //   FailedPrecondition: a format of another release, or more than kMaxClasses
+  //   the source's own errors
   static absl::StatusOr<ProfileFile> Scan(uint64_t bytes, Source source);
+  // The same of a file, which stays open as long as the object. Errors of Scan, with the path;
+  // NotFound, or Unavailable with errno; InvalidArgument if it is no regular file.
+  static absl::StatusOr<ProfileFile> Open(const std::string& path);
 
   // All but the heads, which are empty here.
   const RowProfile& outline() const { return outline_; }
+  // The outline with its heads, each row once. DataLoss for a row that stands twice.
+  absl::StatusOr<RowProfile> ReadAll() const;
   uint64_t head_rows(size_t layer) const { return heads_[layer].rows; }
 
   // Reports the head of outline().layers[layer], most frequent first; `visit` may end it by an

@@ -1,5 +1,5 @@
 // RowProfile: how often the rows of a table are asked for, counted over some text; what rows are
-// placed by and hit ratios are predicted from. PROFILE_FORMAT.md has its file, byte by byte.
+// placed by and hit ratios are predicted from. FORMAT.md has its file, byte by byte.
 //
 // A layer's profile has its most frequent rows by name (the head), and of all rows that were asked
 // for how many there are of each frequency. A profile belongs to an addressing, not to one version
@@ -25,6 +25,9 @@ namespace engram {
 inline constexpr uint64_t kMaxRowCount = std::numeric_limits<uint32_t>::max();
 // Larger files are neither written nor read: 2^30 rows by name, more than any tier has room for.
 inline constexpr uint64_t kMaxProfileBytes = uint64_t{5} << 30;
+// Frequencies of all orders and layers together; bounds the reader's memory. A billion tokens have
+// some ten thousand an order.
+inline constexpr uint64_t kMaxClasses = uint64_t{1} << 21;
 
 // `rows` rows were asked for `count` times each.
 struct CountClass {
@@ -93,16 +96,17 @@ struct RowProfile {
   // The file's bytes. InvalidArgument, naming layer and value, for a profile that breaks what is
   // said above, or that would be larger than kMaxProfileBytes.
   absl::StatusOr<std::string> Serialize() const;
-  // DataLoss if the bytes are no whole profile; FailedPrecondition for a format of another release.
-  // Allocates some four times bytes.size() at most, whatever the bytes say.
+  // What ProfileFile::Scan reads, with its heads. Errors of Scan; DataLoss too for a row that
+  // stands twice in a head. Allocates some three times bytes.size() at most, whatever the bytes
+  // say.
   static absl::StatusOr<RowProfile> Parse(absl::string_view bytes);
 
   // Makes or replaces the file at once: after a crash it is the old one or the new one, whole. What
   // is left of a write that was killed is named PATH.new.PID. Errors of Serialize; Unavailable with
   // path and errno. Blocks on the drive.
   absl::Status Write(const std::string& path) const;
-  // Errors of Parse, with the path; NotFound, or Unavailable with errno; InvalidArgument if it is
-  // no regular file. A file that no profile can be is refused before it is read.
+  // The same of a file, which it never holds beside the profile. Errors of ProfileFile::Open and
+  // Parse, with the path.
   static absl::StatusOr<RowProfile> Read(const std::string& path);
 
   bool operator==(const RowProfile&) const = default;

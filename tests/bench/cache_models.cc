@@ -43,7 +43,7 @@ class DramModel final : public Policy {
 
   bool Lookup(uint32_t row_id) override {
     const uint32_t set = SetOf(row_id, static_cast<uint32_t>(tags_.size()));
-    const int way = dram::View::MatchWay(tags_[set], dram::TagOf(row_id));
+    const int way = dram::MatchWay(tags_[set], dram::TagOf(row_id));
     if (way < 0) return false;
     states_[set] |= uint64_t{1} << way;
     if (sampled_ == 1 || random_() % sampled_ == 0) {

@@ -1,3 +1,4 @@
+#include "storage/dram/fit_shape.h"
 #include "tests/bench/row_cache_model.h"
 
 #include <algorithm>

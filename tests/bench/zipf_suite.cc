@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "storage/base/status_macros.h"
 #include "storage/dram/access_ring.h"
+#include "storage/dram/fit_shape.h"
 #include "storage/dram/layout.h"
 #include "tests/bench/cache_models.h"
 #include "tests/bench/hbm_zipf.h"

@@ -1,7 +1,7 @@
-// A profile's file: what parses must serialise to the same bytes again. A fuzzer cannot guess a
-// digest, so its bytes are also tried with the size and the digest that they should have. The
-// reader in pieces must see the same, and refuse what the other refuses, but for rows that stand
-// twice, which it cannot know.
+// A profile's file: what is read must be written as the same bytes again. A fuzzer cannot guess a
+// digest, so its bytes are also tried with the size and the digest that they should have. A visit
+// of the heads must see what the whole profile has, and refuse what it refuses, but for rows that
+// stand twice, which only the whole one shows.
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
@@ -11,9 +11,9 @@
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
 #include "absl/strings/string_view.h"
-#include "storage/table/digest.h"
 #include "storage/profile/profile_file.h"
 #include "storage/profile/row_profile.h"
+#include "storage/table/digest.h"
 
 namespace {
 

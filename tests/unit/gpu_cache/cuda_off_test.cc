@@ -11,7 +11,6 @@ TEST(CudaTest, ThisBuildSaysThatItHasNoCuda) {
   const Status status = OpenCuda(0, backend);
   EXPECT_EQ(status.code(), Code::kUnsupported);
   EXPECT_NE(status.message().find("CUDA compiler"), std::string::npos) << status.message();
-  EXPECT_EQ(OpenCudaById({}, backend).code(), Code::kUnsupported);
 }
 
 TEST(GpuTest, NeedsACudaBuild) { GTEST_SKIP() << "made without a CUDA compiler"; }

@@ -2,7 +2,6 @@
 #ifndef ENGRAM_TESTS_UNIT_GPU_CACHE_WRAPPED_BACKEND_H_
 #define ENGRAM_TESTS_UNIT_GPU_CACHE_WRAPPED_BACKEND_H_
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -15,7 +14,6 @@ namespace engram::gpu_cache {
 class WrappedBackend : public Backend {
  public:
   std::string name() const override { return "a device of the test"; }
-  std::array<uint8_t, kDeviceIdBytes> device_id() const override { return {}; }
   uint64_t FreeBytes() const override { return host_->FreeBytes(); }
   uint64_t AllocationUnit() const override { return host_->AllocationUnit(); }
   Status Allocate(uint64_t bytes, MemoryKind kind, std::unique_ptr<ArenaMemory>& out) override {

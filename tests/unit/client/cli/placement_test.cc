@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "gpu_cache/arena_layout.h"
+#include "storage/dram/fit_shape.h"
 #include "storage/dram/layout.h"
 #include "tests/test_seed.h"
 #include "tests/unit/storage/table/model_specs.h"

@@ -30,7 +30,7 @@ class OneSet {
   // As a look-up does for a row that is held.
   void Hit(uint32_t row_id, uint32_t weight = 1) {
     const int way = hotness_.Touch(line_, tags_, row_id, weight);
-    ASSERT_EQ(way, View::MatchWay(tags_, TagOf(row_id)));
+    ASSERT_EQ(way, MatchWay(tags_, TagOf(row_id)));
     if (way < 0) return;
     state_ |= uint64_t{1} << way;
     state_ &= ~(uint64_t{1} << (kPrefetchedShift + way));
@@ -46,7 +46,7 @@ class OneSet {
     }
   }
 
-  bool Holds(uint32_t row_id) { return View::MatchWay(tags_, TagOf(row_id)) >= 0; }
+  bool Holds(uint32_t row_id) { return MatchWay(tags_, TagOf(row_id)) >= 0; }
   uint32_t Count(uint32_t row_id) { return hotness_.Estimate(line_, tags_, row_id); }
   uint32_t Held() {
     uint32_t held = 0;
@@ -320,7 +320,7 @@ TEST(HotnessTest, ThreadsTouchAndDecideAtOnce) {
         Set& set = sets[SetOf(HashRowId(id), kSets)];
         if (hotness.Touch(set.line, set.tags, id, 2) >= 0) continue;
         if (set.taken.exchange(true, std::memory_order_acquire)) continue;
-        if (View::MatchWay(set.tags, TagOf(id)) < 0) {
+        if (MatchWay(set.tags, TagOf(id)) < 0) {
           const bool prefetched = random() % 16 == 0;
           const Decision decision =
               prefetched ? hotness.DecidePrefetched(set.line, set.tags, set.state, id)
@@ -341,7 +341,7 @@ TEST(HotnessTest, ThreadsTouchAndDecideAtOnce) {
   uint32_t held = 0;
   for (uint32_t id = 0; id < kHot; ++id) {
     Set& set = sets[SetOf(HashRowId(id), kSets)];
-    held += View::MatchWay(set.tags, TagOf(id)) >= 0;
+    held += MatchWay(set.tags, TagOf(id)) >= 0;
   }
   EXPECT_GE(held, kHot * 8 / 10);
 }

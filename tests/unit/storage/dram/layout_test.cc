@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "storage/dram/fit_shape.h"
 #include "storage/dram/reader.h"
 #include "tests/test_seed.h"
 
@@ -54,6 +55,69 @@ TEST(FitShape, IsResidentAsSoonAsAllRowsFit) {
   EXPECT_LT(least, rows * 264 * 102 / 100);
   EXPECT_EQ(FitShape(least, 264, rows).mode, Mode::kResident);
   EXPECT_EQ(FitShape(least - 1, 264, rows).mode, Mode::kCache);
+}
+
+// TotalBytes() and HeapBytes() where no number runs over.
+unsigned __int128 WideTotal(const LayerShape& shape) {
+  if (shape.segments == 0) return 0;
+  const uint64_t stride = (uint64_t{shape.row_bytes} + 7) / 8 * 8;
+  const bool resident = shape.mode == Mode::kResident;
+  unsigned __int128 total = shape.HeapBytes();
+  for (const uint32_t segment : {uint32_t{0}, shape.segments - 1}) {
+    unsigned __int128 bytes = shape.RowsOffset();
+    bytes += static_cast<unsigned __int128>(shape.UnitsOf(segment)) *
+             (resident ? stride : shape.SetBytes());
+    bytes = (bytes + shape.page_bytes - 1) / shape.page_bytes * shape.page_bytes;
+    total += bytes * (segment == 0 ? shape.segments - 1 : 1);
+    if (shape.segments == 1) return total + bytes;
+  }
+  return total;
+}
+
+TEST(FitShape, NoBudgetAndNoLayerOverflows) {
+  constexpr uint64_t kMost = ~uint64_t{0};
+  constexpr uint64_t kMostRows = 0xFFFFFFFFull;
+  std::mt19937_64 random(TestSeed());
+  const auto any = [&](uint64_t most) {
+    return random() % 4 == 0 ? most : random() >> random() % 64;
+  };
+  for (int round = 0; round < 20000; ++round) {
+    const uint64_t budget = any(kMost);
+    const auto row_bytes = static_cast<uint32_t>(1 + any(kMostRows - 1) % kMostRows);
+    const uint64_t rows = 1 + any(kMost - 1) % kMost;
+    const uint64_t page = random() % 3 == 0   ? kGiB
+                          : random() % 2 == 0 ? kHugePageBytes
+                                              : kPageBytes;
+    SCOPED_TRACE(testing::Message() << budget << " " << row_bytes << " " << rows << " " << page);
+    const LayerShape shape = FitShape(budget, row_bytes, rows, page);
+    ASSERT_EQ(shape.row_bytes, row_bytes);
+    ASSERT_EQ(shape.layer_rows, rows);
+    ASSERT_LE(shape.segments, kMaxSegments);
+    ASSERT_TRUE(WideTotal(shape) <= budget);
+    if (shape.segments == 0) continue;
+    ASSERT_GT(shape.per_segment, 0u);
+    if (shape.mode == Mode::kCache) continue;
+    ASSERT_LE(rows, kMostRows);
+    ASSERT_GE(uint64_t{shape.per_segment} * shape.segments, rows);
+    ASSERT_LT(uint64_t{shape.per_segment} * (shape.segments - 1), rows);
+  }
+}
+
+TEST(FitShape, AbsurdBudgetsAreUsed) {
+  constexpr uint64_t kMost = ~uint64_t{0};
+  // Every row id there is, of any size whose bytes are a number.
+  EXPECT_EQ(FitShape(kMost, 264, 0xFFFFFFFF).mode, Mode::kResident);
+  EXPECT_EQ(FitShape(kMost, 264, 0xFFFFFFFF).Slots(), 0xFFFFFFFFu);
+  // More rows than ids: 2^61 × 8 bytes are 2^64, and none of that is a layout.
+  const LayerShape shape = FitShape(kMost, 8, uint64_t{1} << 61);
+  EXPECT_EQ(shape.mode, Mode::kCache);
+  EXPECT_EQ(shape.per_segment, 0xFFFFFFFFu);
+  // Small layers are resident in one segment.
+  EXPECT_EQ(FitShape(kMost, 1, 1).TotalBytes(), FitShape(kMiB, 1, 1).TotalBytes());
+  EXPECT_EQ(FitShape(kMost, 8, 7).segments, 1u);
+  // Whole pages, however large they are.
+  EXPECT_EQ(FitShape(3 * kGiB / 2, 264, 0xFFFFFFFF, kGiB).TotalBytes(), kGiB);
+  EXPECT_EQ(FitShape(kGiB / 2, 264, 0xFFFFFFFF, kGiB).segments, 0u);
 }
 
 // Memory of zeros under a view, with one segment after the other.

@@ -1,5 +1,5 @@
 // Counts of rows against a plain map: several families, few and many ranges, one and more threads.
-#include "client/cli/row_counter.h"
+#include "storage/profile/row_counter.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -16,7 +16,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "client/grpc/table_description.h"
 #include "storage/table/ngram_hasher.h"
 #include "storage/table/token_map.h"
 #include "tests/test_seed.h"
@@ -156,8 +155,8 @@ TEST(RowCounterTest, CountsAsAMapDoesInAnyMemoryOnAnyThreads) {
     const TokenFiles opened = files.Open();
     uint64_t live = 0;
     for (const Tokens& tokens : contents) {
-      live += tokens.size() -
-              static_cast<uint64_t>(std::count(tokens.begin(), tokens.end(), NgramHasher::kDeadPosition));
+      live += tokens.size() - static_cast<uint64_t>(std::count(tokens.begin(), tokens.end(),
+                                                               NgramHasher::kDeadPosition));
     }
     for (const uint64_t head : {uint64_t{0}, uint64_t{1000}, uint64_t{1} << 24}) {
       std::vector<LayerProfile> plain;
@@ -166,7 +165,7 @@ TEST(RowCounterTest, CountsAsAMapDoesInAnyMemoryOnAnyThreads) {
       }
       // The least memory that is allowed is in the error for less.
       CountOptions options{.memory_bytes = 1, .head_rows = head, .threads = 1};
-      const auto refused = CountRows(DescriptionFromSpec(spec), {}, opened, options);
+      const auto refused = CountRows(spec, {}, opened, options);
       ASSERT_TRUE(absl::IsInvalidArgument(refused.status())) << refused.status();
       const std::string why(refused.status().message());
       const uint64_t least = std::stoull(why.substr(why.find("counters need ") + 14));
@@ -174,7 +173,7 @@ TEST(RowCounterTest, CountsAsAMapDoesInAnyMemoryOnAnyThreads) {
         for (const size_t threads : {1, 3}) {
           options.memory_bytes = memory;
           options.threads = threads;
-          const auto counted = CountRows(DescriptionFromSpec(spec), {}, opened, options);
+          const auto counted = CountRows(spec, {}, opened, options);
           ASSERT_TRUE(counted.ok()) << counted.status();
           EXPECT_EQ(counted->profile.layers, plain) << head << " " << memory << " " << threads;
           EXPECT_EQ(counted->profile.tokens, live);
@@ -195,8 +194,7 @@ TEST(RowCounterTest, CountersRunOverIntoTheirCarries) {
   const std::vector<Tokens> contents = {Tokens(65'536 * 3 + 5, 7), Tokens(65'536, 7),
                                         Tokens(70'000, 9)};
   const Files files(contents);
-  const auto counted =
-      CountRows(DescriptionFromSpec(spec), {}, files.Open(), {.head_rows = 1000, .threads = 2});
+  const auto counted = CountRows(spec, {}, files.Open(), {.head_rows = 1000, .threads = 2});
   ASSERT_TRUE(counted.ok()) << counted.status();
   for (size_t i = 0; i < spec.layers.size(); ++i) {
     const auto plain = PlainCounts(spec, spec.layers[i], contents);
@@ -214,17 +212,17 @@ TEST(RowCounterTest, RawIdsGoThroughTheMap) {
   spec.token_map_digest = TokenMap::Create(map)->digest();
   const Files raw({{0, 1, 2, 3, 4, -1, 2, 2}}), compressed({{0, 1, 0, 2, 1, -1, 0, 0}});
   const CountOptions options{.head_rows = 1000};
-  const auto of_raw = CountRows(DescriptionFromSpec(spec), map, raw.Open(), options);
-  const auto of_compressed = CountRows(DescriptionFromSpec(spec), {}, compressed.Open(), options);
+  const auto of_raw = CountRows(spec, map, raw.Open(), options);
+  const auto of_compressed = CountRows(spec, {}, compressed.Open(), options);
   ASSERT_TRUE(of_raw.ok()) << of_raw.status();
   ASSERT_TRUE(of_compressed.ok()) << of_compressed.status();
   EXPECT_EQ(of_raw->profile.layers, of_compressed->profile.layers);
   EXPECT_EQ(of_raw->profile.token_map_digest, spec.token_map_digest);
   EXPECT_EQ(of_compressed->profile.token_map_digest, "");
   // 4 is a raw id, but no compressed one.
-  ExpectStatus(CountRows(DescriptionFromSpec(spec), {}, raw.Open(), options).status(),
+  ExpectStatus(CountRows(spec, {}, raw.Open(), options).status(),
                absl::StatusCode::kInvalidArgument, "token id 3 at byte 12 (token 3)");
-  ExpectStatus(CountRows(DescriptionFromSpec(spec), {0, 1}, raw.Open(), options).status(),
+  ExpectStatus(CountRows(spec, {0, 1}, raw.Open(), options).status(),
                absl::StatusCode::kFailedPrecondition, "token map");
 }
 
@@ -234,12 +232,11 @@ TEST(RowCounterTest, WrongTokensAreNamedOnAnyThread) {
   tokens[9'001] = 248'320;
   const Files files({{1, 2}, tokens});
   for (const size_t threads : {1, 4}) {
-    ExpectStatus(
-        CountRows(DescriptionFromSpec(spec), {}, files.Open(), {.threads = threads}).status(),
-        absl::StatusCode::kInvalidArgument,
-        files.paths()[1] +
-            ": token id 248320 at byte 36004 (token 9001) is not one of this "
-            "model's: 0 to 248319, or 4294967295");
+    ExpectStatus(CountRows(spec, {}, files.Open(), {.threads = threads}).status(),
+                 absl::StatusCode::kInvalidArgument,
+                 files.paths()[1] +
+                     ": token id 248320 at byte 36004 (token 9001) is not one of this "
+                     "model's: 0 to 248319, or 4294967295");
   }
 }
 
@@ -253,8 +250,8 @@ TEST(RowCounterTest, EndsWhenItIsCancelled) {
     EXPECT_EQ(progress.ids_total, 100'000u);
     if (++reports == 3) cancelled = true;
   };
-  ExpectStatus(CountRows(DescriptionFromSpec(spec), {}, files.Open(), options).status(),
-               absl::StatusCode::kCancelled, "nothing was written");
+  ExpectStatus(CountRows(spec, {}, files.Open(), options).status(), absl::StatusCode::kCancelled,
+               "nothing was written");
   EXPECT_EQ(reports, 3u);
 }
 

@@ -6,8 +6,8 @@
 // threads share out a range, so that no counter belongs to two: each reads all tokens, hashes them
 // (half a nanosecond a row) and leaves out the rows of the others. Counting a row waits for memory
 // some ten times longer than that, so few threads lose little by it, and nothing has to be locked.
-#ifndef ENGRAM_CLIENT_CLI_ROW_COUNTER_H_
-#define ENGRAM_CLIENT_CLI_ROW_COUNTER_H_
+#ifndef ENGRAM_STORAGE_PROFILE_ROW_COUNTER_H_
+#define ENGRAM_STORAGE_PROFILE_ROW_COUNTER_H_
 
 #include <atomic>
 #include <cstdint>
@@ -15,9 +15,9 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "client/cli/token_files.h"
-#include "client/client.h"
 #include "storage/profile/row_profile.h"
+#include "storage/profile/token_files.h"
+#include "storage/table/spec.h"
 
 namespace engram {
 
@@ -42,14 +42,14 @@ struct CountedRows {
   uint64_t ranges = 0;
 };
 
-// `table` as the daemon or a config describes it. `token_map`: the table's, for files of raw ids
-// that it compresses; empty for others. Errors of RowHasher::Create and TokenFiles::Read;
-// InvalidArgument if the memory is too small, naming what is needed; Cancelled; OutOfRange for a
-// row that is asked for more than kMaxRowCount times.
-absl::StatusOr<CountedRows> CountRows(const TableDescription& table,
-                                      const std::vector<int32_t>& token_map,
+// `token_map`: the table's, for files of raw ids that it compresses; empty for others.
+// FailedPrecondition if the table's rows are addressed by id only, or if the map is not the table's
+// (by its digest). InvalidArgument if the map is none, or if the memory is too small, naming what
+// is needed. Errors of NgramHasher::Create and TokenFiles::Read; Cancelled; OutOfRange for a row
+// that is asked for more than kMaxRowCount times.
+absl::StatusOr<CountedRows> CountRows(const TableSpec& spec, const std::vector<int32_t>& token_map,
                                       const TokenFiles& files, const CountOptions& options);
 
 }  // namespace engram
 
-#endif  // ENGRAM_CLIENT_CLI_ROW_COUNTER_H_
+#endif  // ENGRAM_STORAGE_PROFILE_ROW_COUNTER_H_

@@ -3,8 +3,8 @@
 // A file is one sequence; its first tokens have nothing before them. 0xFFFFFFFF (−1) is a dead
 // position, which gets no rows and ends n-grams, so it also separates documents within a file.
 // Immutable once opened; any number of threads may read, each for itself.
-#ifndef ENGRAM_CLIENT_CLI_TOKEN_FILES_H_
-#define ENGRAM_CLIENT_CLI_TOKEN_FILES_H_
+#ifndef ENGRAM_STORAGE_PROFILE_TOKEN_FILES_H_
+#define ENGRAM_STORAGE_PROFILE_TOKEN_FILES_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -61,4 +61,4 @@ class TokenFiles {
 
 }  // namespace engram
 
-#endif  // ENGRAM_CLIENT_CLI_TOKEN_FILES_H_
+#endif  // ENGRAM_STORAGE_PROFILE_TOKEN_FILES_H_

@@ -1,4 +1,4 @@
-#include "client/cli/row_counter.h"
+#include "storage/profile/row_counter.h"
 
 #include <algorithm>
 #include <cstring>
@@ -10,12 +10,11 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
-#include "client/row_hasher.h"
-#include "client/grpc/table_description.h"
 #include "storage/base/direct_memory.h"
 #include "storage/base/size.h"
 #include "storage/base/status_macros.h"
 #include "storage/table/ngram_hasher.h"
+#include "storage/table/token_map.h"
 
 namespace engram {
 namespace {
@@ -54,16 +53,16 @@ class RangeCounter {
   }
 
   // Row ids of `positions`, `columns` each, of which only those of the range are counted.
-  void Add(absl::Span<const uint32_t> ids, size_t columns) {
+  void Add(absl::Span<const RowId> ids, size_t columns) {
     const size_t positions = ids.size() / columns;
     for (size_t p = 0; p < positions; ++p) {
-      const uint32_t* later = &ids[std::min(p + kPrefetchPositions, positions - 1) * columns];
-      const uint32_t* now = &ids[p * columns];
+      const RowId* later = &ids[std::min(p + kPrefetchPositions, positions - 1) * columns];
+      const RowId* now = &ids[p * columns];
       for (size_t c = first_column_; c < last_column_; ++c) {
-        if (const uint64_t at = later[c] - range_.begin; at < range_.rows()) {
+        if (const uint64_t at = Raw(later[c]) - range_.begin; at < range_.rows()) {
           __builtin_prefetch(counters_ + at, 1);
         }
-        const uint64_t at = now[c] - range_.begin;
+        const uint64_t at = Raw(now[c]) - range_.begin;
         if (at < range_.rows() && ++counters_[at] == 0) ++carries_[at];
       }
     }
@@ -223,23 +222,22 @@ uint64_t KeptBytes(const TableSpec& spec, uint64_t head_rows) {
 // Counts one layer after the other.
 class TableCounter {
  public:
-  TableCounter(const TableSpec& spec, const RowHasher& hasher, const TokenFiles& files,
-               TokenCheck check, const CountOptions& options)
-      : spec_(spec), hasher_(hasher), files_(files), check_(check), options_(options) {}
+  TableCounter(const TableSpec& spec, const TokenFiles& files, TokenCheck check,
+               const CountOptions& options)
+      : spec_(spec), files_(files), check_(check), options_(options) {}
 
   absl::StatusOr<CountedRows> Count();
 
  private:
   absl::StatusOr<LayerProfile> CountLayer(const LayerSpec& layer);
   // One thread's part of a range. The first counts positions and reports progress.
-  absl::Status CountPart(const LayerSpec& layer, RangeCounter& counter, bool first);
-  absl::Status CountRange(const LayerSpec& layer, std::vector<RangeCounter>& parts);
+  absl::Status CountPart(const NgramHasher& hasher, RangeCounter& counter, bool first);
+  absl::Status CountRange(const NgramHasher& hasher, std::vector<RangeCounter>& parts);
   uint64_t RangesOf(const LayerSpec& layer) const {
     return (HashedRows(layer) + rows_at_once_ - 1) / rows_at_once_;
   }
 
   const TableSpec& spec_;
-  const RowHasher& hasher_;
   const TokenFiles& files_;
   const TokenCheck check_;
   const CountOptions& options_;
@@ -282,9 +280,9 @@ absl::StatusOr<CountedRows> TableCounter::Count() {
   return counted;
 }
 
-absl::Status TableCounter::CountPart(const LayerSpec& layer, RangeCounter& counter, bool first) {
-  const size_t columns = layer.columns.size();
-  std::vector<uint32_t> rows(kBlockPositions * columns);
+absl::Status TableCounter::CountPart(const NgramHasher& hasher, RangeCounter& counter, bool first) {
+  const size_t columns = hasher.columns();
+  std::vector<RowId> rows(kBlockPositions * columns);
   const auto add = [&](absl::Span<const int32_t> ids, size_t context) -> absl::Status {
     if (options_.cancelled != nullptr && options_.cancelled->load(std::memory_order_relaxed)) {
       return absl::CancelledError("interrupted; nothing was written");
@@ -292,30 +290,27 @@ absl::Status TableCounter::CountPart(const LayerSpec& layer, RangeCounter& count
     if (failed_.load(std::memory_order_relaxed)) return absl::AbortedError("another thread failed");
     for (size_t begin = context; begin < ids.size(); begin += kBlockPositions) {
       const size_t positions = std::min(kBlockPositions, ids.size() - begin);
-      const auto lookback = static_cast<uint32_t>(std::min(begin, hasher_.lookback()));
-      const TokenBatch batch = {.token_ids = ids.subspan(begin - lookback, lookback + positions),
-                                .lengths = {},
-                                .lookbacks = absl::MakeConstSpan(&lookback, 1),
-                                .compressed = true};
+      const size_t lookback = std::min(begin, hasher.lookback());
       const auto out = absl::MakeSpan(rows).first(positions * columns);
-      ENGRAM_RETURN_IF_ERROR(hasher_.Hash(Raw(layer.id), batch, out));
+      // The files' ids were checked as they were read.
+      hasher.Hash({ids.subspan(begin - lookback, lookback + positions), lookback}, out);
       counter.Add(out, columns);
     }
     if (!first) return absl::OkStatus();
     const auto live = ids.subspan(context);
-    positions_ +=
-        live.size() - static_cast<uint64_t>(std::count(live.begin(), live.end(), NgramHasher::kDeadPosition));
+    positions_ += live.size() - static_cast<uint64_t>(std::count(live.begin(), live.end(),
+                                                                 NgramHasher::kDeadPosition));
     progress_.ids_read += live.size();
     if (options_.on_progress) options_.on_progress(progress_);
     return absl::OkStatus();
   };
-  return files_.Read(check_, hasher_.lookback(), add);
+  return files_.Read(check_, hasher.lookback(), add);
 }
 
-absl::Status TableCounter::CountRange(const LayerSpec& layer, std::vector<RangeCounter>& parts) {
+absl::Status TableCounter::CountRange(const NgramHasher& hasher, std::vector<RangeCounter>& parts) {
   std::vector<absl::Status> results(parts.size());
   const auto work = [&](size_t part) {
-    results[part] = CountPart(layer, parts[part], part == 0);
+    results[part] = CountPart(hasher, parts[part], part == 0);
     if (!results[part].ok()) failed_.store(true, std::memory_order_relaxed);
   };
   std::vector<std::thread> threads;
@@ -331,6 +326,7 @@ absl::Status TableCounter::CountRange(const LayerSpec& layer, std::vector<RangeC
 }
 
 absl::StatusOr<LayerProfile> TableCounter::CountLayer(const LayerSpec& layer) {
+  ENGRAM_ASSIGN_OR_RETURN(const NgramHasher hasher, NgramHasher::Create(spec_.addressing, layer));
   LayerTally tally(layer, options_.head_rows);
   const uint64_t all = HashedRows(layer);
   const uint64_t ranges = RangesOf(layer);
@@ -348,7 +344,7 @@ absl::StatusOr<LayerProfile> TableCounter::CountLayer(const LayerSpec& layer) {
                          reinterpret_cast<Counter*>(counters_.get()) + (part.begin - begin));
     }
     positions_ = 0;
-    ENGRAM_RETURN_IF_ERROR(CountRange(layer, parts));
+    ENGRAM_RETURN_IF_ERROR(CountRange(hasher, parts));
     for (const RangeCounter& part : parts) {
       ENGRAM_RETURN_IF_ERROR(
           part.ForEach([&](uint64_t id, uint64_t count) { return tally.Add(id, count); }));
@@ -357,19 +353,35 @@ absl::StatusOr<LayerProfile> TableCounter::CountLayer(const LayerSpec& layer) {
   return std::move(tally).Profile();
 }
 
+absl::Status CheckMap(const TableSpec& spec, const std::vector<int32_t>& token_map) {
+  ENGRAM_ASSIGN_OR_RETURN(const TokenMap map, TokenMap::Create(token_map));
+  const auto compressed_size = static_cast<int64_t>(map.compressed_size());
+  if (map.digest() == spec.token_map_digest &&
+      compressed_size == spec.addressing.compressed_vocab_size) {
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(absl::StrCat(
+      "the token map's digest is ", map.digest(), " and it has ", compressed_size,
+      " compressed ids; the table's digest is ",
+      spec.token_map_digest.empty() ? "none" : spec.token_map_digest, " and it hashes ",
+      spec.addressing.compressed_vocab_size, "; take the map that belongs to the table"));
+}
+
 }  // namespace
 
-absl::StatusOr<CountedRows> CountRows(const TableDescription& table,
-                                      const std::vector<int32_t>& token_map,
+absl::StatusOr<CountedRows> CountRows(const TableSpec& spec, const std::vector<int32_t>& token_map,
                                       const TokenFiles& files, const CountOptions& options) {
-  ENGRAM_ASSIGN_OR_RETURN(const RowHasher hasher, RowHasher::Create(table, token_map));
-  ENGRAM_ASSIGN_OR_RETURN(const TableSpec spec, SpecFromDescription(table));
+  if (spec.addressing.hash == HashKind::kNone) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "table \"", spec.name, "\" has no n-gram hash: its rows are addressed by row id only"));
+  }
+  if (!token_map.empty()) ENGRAM_RETURN_IF_ERROR(CheckMap(spec, token_map));
   const TokenCheck check = {
       .limit = static_cast<uint32_t>(token_map.empty()
                                          ? static_cast<uint64_t>(spec.addressing.hashed_ids())
                                          : token_map.size()),
       .map = token_map};
-  auto counted = TableCounter(spec, hasher, files, check, options).Count();
+  auto counted = TableCounter(spec, files, check, options).Count();
   ENGRAM_RETURN_IF_ERROR(counted.status());
   for (const LayerProfile& layer : counted->profile.layers) {
     const uint64_t accesses = Accesses(layer.Classes());

@@ -1,4 +1,4 @@
-#include "client/cli/token_files.h"
+#include "storage/profile/token_files.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
