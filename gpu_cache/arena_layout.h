@@ -39,8 +39,8 @@ inline constexpr uint64_t kArenaHeaderBytes = 4096;
 inline constexpr uint32_t kMaxRegions = 63;
 inline constexpr uint64_t kRegionAlignment = 256;
 
-using dram::kEmptyTag;
 using dram::kDeadPosition;
+using dram::kEmptyTag;
 using dram::TagOf;
 
 // One layer's share of the arena.

@@ -12,8 +12,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "client/grpc/admin.h"
 #include "client/client.h"
+#include "client/grpc/admin.h"
 
 namespace CLI {
 class App;

@@ -14,8 +14,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/grpc/channel.h"
-#include "client/grpc/message.h"
 #include "client/grpc/lookup_codec.h"
+#include "client/grpc/message.h"
 #include "client/grpc/request_encoder.h"
 #include "client/grpc/stream_watch.h"
 #include "client/grpc/wire_status.h"

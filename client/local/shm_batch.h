@@ -17,8 +17,8 @@
 
 #include "absl/types/span.h"
 #include "client/client.h"
-#include "client/row_hasher.h"
 #include "client/local/shm_tables.h"
+#include "client/row_hasher.h"
 
 namespace engram {
 

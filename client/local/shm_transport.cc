@@ -9,10 +9,10 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "client/row_hasher.h"
 #include "client/local/shm_batch.h"
 #include "client/local/shm_stream.h"
 #include "client/local/shm_tables.h"
+#include "client/row_hasher.h"
 #include "storage/base/mutex.h"
 #include "storage/base/status_macros.h"
 

@@ -1,5 +1,5 @@
-#include "storage/dram/fit_shape.h"
 #include "storage/dram/segment_set.h"
+#include "storage/dram/fit_shape.h"
 
 #include <algorithm>
 #include <atomic>

@@ -1,5 +1,5 @@
-#include "storage/dram/fit_shape.h"
 #include "tests/bench/row_cache_model.h"
+#include "storage/dram/fit_shape.h"
 
 #include <algorithm>
 #include <cstring>

@@ -117,7 +117,8 @@ absl::Span<const uint32_t> TraceFiles::Rows(size_t block) {
   rows_.clear();
   if (tokens_ == nullptr) {
     for (const int32_t id : all.subspan(first, count)) {
-      if (static_cast<uint32_t>(id) != Raw(RowId::kDeadPosition)) rows_.push_back(static_cast<uint32_t>(id));
+      if (static_cast<uint32_t>(id) != Raw(RowId::kDeadPosition))
+        rows_.push_back(static_cast<uint32_t>(id));
     }
     return rows_;
   }

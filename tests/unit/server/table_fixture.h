@@ -59,8 +59,8 @@ class TableFixture : public ::testing::Test {
 
   void OpenTables(uint64_t dram_budget_bytes, DramObserver* dram = nullptr,
                   HbmObserver* hbm = nullptr) {
-    auto tables = Tables::Open(
-        store_.get(), {.dram_budget_bytes = dram_budget_bytes, .dram = dram, .hbm = hbm});
+    auto tables = Tables::Open(store_.get(),
+                               {.dram_budget_bytes = dram_budget_bytes, .dram = dram, .hbm = hbm});
     ASSERT_TRUE(tables.ok()) << tables.status();
     tables_ = *std::move(tables);
   }

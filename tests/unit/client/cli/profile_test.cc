@@ -12,8 +12,8 @@
 #include <string>
 #include <vector>
 
-#include "storage/table/ngram_hasher.h"
 #include "storage/profile/row_profile.h"
+#include "storage/table/ngram_hasher.h"
 #include "tests/unit/client/cli/run_ctl.h"
 #include "tests/unit/client/fake_daemon.h"
 

@@ -50,9 +50,9 @@ class GpuSourceTest : public HandoverFixture {
   void Begin(bool writable_dram, uint64_t hbm_bytes = 0) {
     Load("t", 1, kRows);
     hbm_ = std::make_unique<HbmCache>(HbmCache::Options{.budget_bytes = hbm_bytes,
-                                                          .memory = HbmCache::Memory::kHost,
-                                                          .refresh = std::chrono::milliseconds(20),
-                                                          .round = std::chrono::milliseconds(1)});
+                                                        .memory = HbmCache::Memory::kHost,
+                                                        .refresh = std::chrono::milliseconds(20),
+                                                        .round = std::chrono::milliseconds(1)});
     writable_dram_ = writable_dram;
     Serve(uint64_t{2} << 20, 1024, 256, writable_dram, hbm_.get());
     hbm_->Start(tables_.get());

@@ -15,8 +15,8 @@
 
 #include "server/placement/profile_import.h"
 #include "server/placement/row_filler.h"
-#include "tests/unit/storage/profile/profile_testing.h"
 #include "tests/unit/server/table_fixture.h"
+#include "tests/unit/storage/profile/profile_testing.h"
 
 namespace engram {
 namespace {

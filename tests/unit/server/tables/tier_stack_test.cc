@@ -78,9 +78,9 @@ class TierStackTest : public ::testing::Test {
   TierStackTest() {
     auto drive = std::make_unique<HeldDrive>();
     drive_ = drive.get();
-    stack_ = std::make_unique<TierStack>(
-        LayerSpec{LayerId{1}, kRows, kRowBytes, {}}, std::move(drive),
-        "off: its budget is 0", &probe_.Layer(LayerId{1}));
+    stack_ =
+        std::make_unique<TierStack>(LayerSpec{LayerId{1}, kRows, kRowBytes, {}}, std::move(drive),
+                                    "off: its budget is 0", &probe_.Layer(LayerId{1}));
     EXPECT_TRUE(
         stack_->InstallDram({.budget_bytes = uint64_t{1} << 20, .segments = segments_.get()}).ok());
   }
