@@ -86,8 +86,9 @@ class CheckpointDir {
 // It notices another config, layout, tensor or set of shards, and any ordinary write to a shard
 // (which changes the time). It does not notice rows changed by something that puts size and time
 // back (of which a load that is taken up, or made once more, notices most: BulkWriter::CheckResumed
-// and server/jobs/load_job.cc), nor bits that rot on the drive. A copy that does not keep times (`cp`
-// without `-p`) counts as another checkpoint; another directory, owner or index file does not.
+// and server/jobs/load_job.cc), nor bits that rot on the drive. A copy that does not keep times
+// (`cp` without `-p`) counts as another checkpoint; another directory, owner or index file does
+// not.
 //
 // `also` is what else makes the rows or their addressing: the digest of a token map, the names of
 // tensors that the operator chose. Where there is nothing of the kind the digest is as without it.

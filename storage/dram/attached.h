@@ -147,8 +147,8 @@ class AttachedLayer {
   };
   // Copies the rows of `ids` that are held to out[i * row_bytes …]; kDeadPosition gives zeros.
   // Positions of the others go to `missing`, which has room for all, ascending. Requires
-  // out.size() == ids.size() * row_bytes. Counts them for the daemon; one position in several is reported,
-  // from `phase` on, so callers take turns with it.
+  // out.size() == ids.size() * row_bytes. Counts them for the daemon; one position in several is
+  // reported, from `phase` on, so callers take turns with it.
   Result Gather(absl::Span<const uint32_t> ids, absl::Span<std::byte> out,
                 absl::Span<uint32_t> missing, uint32_t phase) const;
   // Adds a look-up that needed nothing but DRAM.

@@ -1,7 +1,7 @@
 // The layout of one layer's DRAM tier: which segments it is made of, what lies where in a segment,
 // and how a row id finds its place. FORMAT.md beside this file has the same in pictures. Nothing
-// here allocates or synchronises; reader.h, segment.cc and row_cache.cc do. fit_shape.h makes a layout
-// of a budget.
+// here allocates or synchronises; reader.h, segment.cc and row_cache.cc do. fit_shape.h makes a
+// layout of a budget.
 //
 // A segment is one stretch of memory, mapped by the daemon and read-only by clients on its host:
 //

@@ -61,9 +61,9 @@ class RowCache final : public Tier {
   TierUsage Usage() const override;
 
   enum class Source { kLookup, kPrefetch };
-  // Takes copies of rows that were not held: rows[i * row_bytes …] is the row of ids[i]. RowId::kDeadPosition
-  // ids and rows already held are passed over, and so are those that admission keeps out. May evict
-  // others of the same set. Of kLookup each row counts as one access.
+  // Takes copies of rows that were not held: rows[i * row_bytes …] is the row of ids[i].
+  // RowId::kDeadPosition ids and rows already held are passed over, and so are those that admission
+  // keeps out. May evict others of the same set. Of kLookup each row counts as one access.
   void Offer(absl::Span<const RowId> ids, absl::Span<const std::byte> rows,
              Source source = Source::kLookup);
 

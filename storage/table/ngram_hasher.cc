@@ -314,7 +314,8 @@ NgramHasher::Rep::Window NgramHasher::Rep::PlainWindow(const TokenSpan& tokens,
   for (int32_t back = 0; back < max_ngram_size; ++back) {
     const bool outside = static_cast<size_t>(back) > position;
     const int32_t found = outside ? NgramHasher::kDeadPosition : tokens.ids[position - back];
-    blocked = blocked || outside || found == NgramHasher::kDeadPosition || (back > 0 && found == boundary);
+    blocked = blocked || outside || found == NgramHasher::kDeadPosition ||
+              (back > 0 && found == boundary);
     window[back] = static_cast<uint64_t>(blocked ? pad : found);
   }
   return window;

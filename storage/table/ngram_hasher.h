@@ -10,8 +10,8 @@
 //   kPolynomial   (t0 + Σ td · (vocab_size^d mod M)) mod M,  d = 1 … n − 1
 //
 // and the row id is that plus the rows of the columns before. At a dead position (−1: an image's
-// place, say) every column gives kDeadPosition. That dead tokens end an n-gram is DeepSeek-V4.1's rule;
-// the other families' own code knows none, and gets the same.
+// place, say) every column gives kDeadPosition. That dead tokens end an n-gram is DeepSeek-V4.1's
+// rule; the other families' own code knows none, and gets the same.
 //
 // A table's columns are few, so all constants are made once; nothing is divided afterwards.
 // Immutable; safe from any thread. It allocates in Create only.
@@ -59,7 +59,8 @@ class NgramHasher {
   // rows, and the sums of a polynomial stay below 2^53. Otherwise it is HashPlain.
   bool vectorized() const;
 
-  // InvalidArgument, naming value and index, unless every id is kDeadPosition or one that is hashed.
+  // InvalidArgument, naming value and index, unless every id is kDeadPosition or one that is
+  // hashed.
   absl::Status Check(absl::Span<const int32_t> ids) const;
 
   // Fills `out`, positions() × columns() row ids, position by position, in column order. Requires

@@ -194,7 +194,8 @@ TEST(RowCacheTest, HelpersGatherLargeBatchesLikeOneThread) {
     std::vector<RowId> ids(count);
     std::vector<uint32_t> expected;
     for (uint32_t i = 0; i < count; ++i) {
-      ids[i] = random() % 50 == 0 ? RowId::kDeadPosition : RowId{static_cast<uint32_t>(random() % kRows)};
+      ids[i] = random() % 50 == 0 ? RowId::kDeadPosition
+                                  : RowId{static_cast<uint32_t>(random() % kRows)};
       if (ids[i] != RowId::kDeadPosition && Raw(ids[i]) % 3 == 0) expected.push_back(i);
     }
     EXPECT_EQ(ReadAndCheck(**cache, ids, 264), expected);
@@ -208,7 +209,8 @@ TEST(RowCacheTest, RandomOperationsAgreeWithTheirSource) {
   for (int round = 0; round < 2000; ++round) {
     std::vector<RowId> ids(1 + random() % 100);
     for (RowId& id : ids) {
-      id = random() % 50 == 0 ? RowId::kDeadPosition : RowId{static_cast<uint32_t>(random() % 8000)};
+      id =
+          random() % 50 == 0 ? RowId::kDeadPosition : RowId{static_cast<uint32_t>(random() % 8000)};
     }
     for (const uint32_t position : ReadAndCheck(**cache, ids, 40)) {
       OfferRow(**cache, ids[position], 40);

@@ -37,7 +37,8 @@ class RowBatchTest : public ::testing::Test {
 };
 
 TEST_F(RowBatchTest, ZeroesDeadPositionsAndMissesTheRest) {
-  const RowBatch batch = Make({RowId{7}, RowId::kDeadPosition, RowId{0}, RowId::kDeadPosition, RowId{7}});
+  const RowBatch batch =
+      Make({RowId{7}, RowId::kDeadPosition, RowId{0}, RowId::kDeadPosition, RowId{7}});
   EXPECT_THAT(batch.missing(), ElementsAre(0, 2, 4));
   EXPECT_TRUE(RowIs(0, kDirty));
   EXPECT_TRUE(RowIs(1, std::byte{0}));
@@ -53,8 +54,8 @@ TEST_F(RowBatchTest, ZeroesDeadPositionsAndMissesTheRest) {
 
 TEST_F(RowBatchTest, RepeatsAreFilledFromTheFirst) {
   for (const bool wants_tiers : {true, false}) {
-    RowBatch batch =
-        Make({RowId{7}, RowId{8}, RowId{7}, RowId::kDeadPosition, RowId{9}, RowId{8}, RowId{7}, RowId::kDeadPosition});
+    RowBatch batch = Make({RowId{7}, RowId{8}, RowId{7}, RowId::kDeadPosition, RowId{9}, RowId{8},
+                           RowId{7}, RowId::kDeadPosition});
     if (!wants_tiers) batch = RowBatch(ids_, kRowBytes, absl::MakeSpan(out_));
     batch.SetRepeatsAside();
     EXPECT_THAT(batch.missing(), ElementsAre(0, 1, 4));
