@@ -119,7 +119,7 @@ ENGRAM_HD int FirstWay(uint32_t ways) {
 #if defined(__CUDA_ARCH__)
   return __ffs(static_cast<int>(ways)) - 1;
 #else
-  return __builtin_ffs(static_cast<int>(ways)) - 1;
+  return ways == 0 ? -1 : __builtin_ctz(ways);
 #endif
 }
 // The way by the bits of a tag line's words that match, the first word's lowest. That one is the
