@@ -13,7 +13,9 @@ endif()
 # Every target of the project runs on any x86-64-v3 machine; wider vectors are
 # chosen at run time, file by file.
 add_library(engram_options INTERFACE)
-target_compile_options(engram_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-march=x86-64-v3>)
+# -pthread everywhere: some packages ask for it, and what shares a precompiled header needs the same.
+target_compile_options(engram_options INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-march=x86-64-v3 -pthread>)
 target_include_directories(engram_options INTERFACE $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>)
 if(ENGRAM_SANITIZE)
   target_compile_options(engram_options INTERFACE

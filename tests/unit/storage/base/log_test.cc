@@ -3,6 +3,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -23,9 +24,9 @@ TEST(Log, WritesOneStampedLine) {
   const std::string text = ::testing::internal::GetCapturedStderr();
   const std::vector<std::string> lines = absl::StrSplit(text, '\n');
   ASSERT_EQ(lines.size(), 4u);
-  EXPECT_THAT(lines[0], ::testing::MatchesRegex(std::string(kStamp) + "I table x has 48 rows"));
-  EXPECT_THAT(lines[1], ::testing::MatchesRegex(std::string(kStamp) + "W w"));
-  EXPECT_THAT(lines[2], ::testing::MatchesRegex(std::string(kStamp) + "E e"));
+  EXPECT_THAT(lines[0], ::testing::MatchesRegex(absl::StrCat(kStamp, "I table x has 48 rows")));
+  EXPECT_THAT(lines[1], ::testing::MatchesRegex(absl::StrCat(kStamp, "W w")));
+  EXPECT_THAT(lines[2], ::testing::MatchesRegex(absl::StrCat(kStamp, "E e")));
   EXPECT_EQ(lines[3], "");
 }
 
