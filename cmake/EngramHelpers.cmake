@@ -29,9 +29,9 @@ if(ENGRAM_SANITIZE)
   endif()
 endif()
 
-# Tests are many sources of much template code that runs once: to optimise it takes longer than to
-# run it. What they test is optimised as the build says.
-set(ENGRAM_TEST_OPTIONS $<$<CONFIG:Release>:-O1>)
+# Tests and commands are many sources of much template code that runs once: to optimise it takes
+# longer than to run it. The libraries that they use are optimised as the build says.
+set(ENGRAM_COLD_OPTIONS $<$<CONFIG:Release>:-O1>)
 
 # engram_library(NAME name SRCS a.cc b.cc [DEPS public...] [PRIVATE_DEPS private...] [PCH name])
 # One folder's library: target engram_<name>, alias engram::<name>.
@@ -49,12 +49,13 @@ function(engram_library)
   engram_use_precompiled(engram_${ARG_NAME} ${ARG_PCH})
 endfunction()
 
-# engram_binary(NAME name SRCS main.cc [DEPS ...]): an executable in bin/.
+# engram_binary(NAME name SRCS main.cc [DEPS ...] [PCH name]): an executable in bin/.
 function(engram_binary)
-  cmake_parse_arguments(ARG "" "NAME" "SRCS;DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "" "NAME;PCH" "SRCS;DEPS" ${ARGN})
   add_executable(${ARG_NAME} ${ARG_SRCS})
   target_compile_options(${ARG_NAME} PRIVATE ${ENGRAM_WARNINGS})
   target_link_libraries(${ARG_NAME} PRIVATE engram_options ${ARG_DEPS})
+  engram_use_precompiled(${ARG_NAME} "${ARG_PCH}")
 endfunction()
 
 # engram_test(NAME name SRCS x_test.cc [DEPS ...] [LABELS unit] [TIMEOUT s] [ALONE filter] [MAIN]
@@ -69,7 +70,7 @@ function(engram_test)
     set(main GTest::gtest)
   endif()
   engram_binary(NAME ${ARG_NAME} SRCS ${ARG_SRCS} DEPS ${ARG_DEPS} GTest::gmock ${main})
-  target_compile_options(${ARG_NAME} PRIVATE ${ENGRAM_TEST_OPTIONS})
+  target_compile_options(${ARG_NAME} PRIVATE ${ENGRAM_COLD_OPTIONS})
   if(NOT ARG_PCH)
     set(ARG_PCH test)
   endif()

@@ -1,7 +1,8 @@
 # Precompiled headers: what most sources of a kind include, parsed once a build. Only g++ uses them;
 # the clang build has none, so a source that leaves out an include fails there.
 #
-# engram_library, engram_binary and engram_test take PCH lib, grpc, test or test_grpc.
+# engram_library, engram_binary and engram_test take PCH NAME: lib, grpc and cli for libraries, program
+# for executables, test and test_grpc for tests.
 set(ENGRAM_PCH OFF)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   set(ENGRAM_PCH ON)
@@ -12,19 +13,19 @@ set(ENGRAM_PCH_STD <algorithm> <atomic> <chrono> <cstdint> <functional> <map> <m
 set(ENGRAM_PCH_ABSL <absl/status/status.h> <absl/status/statusor.h> <absl/strings/str_cat.h>
   <absl/strings/string_view.h> <absl/types/span.h>)
 
-# engram_precompile(NAME name HEADERS ... DEPS ...): the headers are compiled with a target of their
+# engram_precompile(NAME name HEADERS ... DEPS ... [OPTIONS ...]): the headers are compiled with a target of their
 # own, with the flags of a library or, with PROGRAM, of an executable: g++ wants them alike.
 function(engram_precompile)
-  cmake_parse_arguments(ARG "PROGRAM" "NAME" "HEADERS;DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "PROGRAM" "NAME" "HEADERS;DEPS;OPTIONS" ${ARGN})
   set(source ${PROJECT_BINARY_DIR}/pch/${ARG_NAME}.cc)
   if(ARG_PROGRAM)
     file(CONFIGURE OUTPUT ${source} CONTENT "int main() { return 0; }\n")
     add_executable(engram_pch_${ARG_NAME} ${source})
-    target_compile_options(engram_pch_${ARG_NAME} PRIVATE ${ENGRAM_TEST_OPTIONS})
   else()
     file(CONFIGURE OUTPUT ${source} CONTENT "static_assert(true);\n")
     add_library(engram_pch_${ARG_NAME} OBJECT ${source})
   endif()
+  target_compile_options(engram_pch_${ARG_NAME} PRIVATE ${ARG_OPTIONS})
   target_link_libraries(engram_pch_${ARG_NAME} PRIVATE engram_options ${ARG_DEPS})
   target_precompile_headers(engram_pch_${ARG_NAME} PRIVATE ${ARG_HEADERS})
 endfunction()
@@ -40,7 +41,7 @@ if(ENGRAM_PCH)
   engram_precompile(NAME lib HEADERS ${ENGRAM_PCH_STD} ${ENGRAM_PCH_ABSL}
     DEPS absl::span absl::status absl::statusor absl::strings)
   if(ENGRAM_TESTS)
-    engram_precompile(NAME test PROGRAM
+    engram_precompile(NAME test PROGRAM OPTIONS ${ENGRAM_COLD_OPTIONS}
       HEADERS ${ENGRAM_PCH_STD} ${ENGRAM_PCH_ABSL} <random> <gmock/gmock.h> <gtest/gtest.h>
       DEPS absl::span absl::status absl::statusor absl::strings GTest::gmock)
   endif()
@@ -53,8 +54,16 @@ macro(engram_precompile_grpc)
     engram_precompile(NAME grpc
       HEADERS ${ENGRAM_PCH_STD} ${ENGRAM_PCH_ABSL} ${generated}
       DEPS engram::proto absl::span absl::status absl::statusor absl::strings)
+    engram_precompile(NAME cli OPTIONS ${ENGRAM_COLD_OPTIONS}
+      HEADERS ${ENGRAM_PCH_STD} ${ENGRAM_PCH_ABSL} ${generated} <CLI/CLI.hpp> <nlohmann/json.hpp>
+      DEPS engram::proto absl::span absl::status absl::statusor absl::strings CLI11::CLI11
+        nlohmann_json::nlohmann_json)
+    engram_precompile(NAME program PROGRAM
+      HEADERS ${ENGRAM_PCH_STD} ${ENGRAM_PCH_ABSL} <random> <CLI/CLI.hpp> <nlohmann/json.hpp>
+      DEPS absl::span absl::status absl::statusor absl::strings CLI11::CLI11
+        nlohmann_json::nlohmann_json)
     if(ENGRAM_TESTS)
-      engram_precompile(NAME test_grpc PROGRAM
+      engram_precompile(NAME test_grpc PROGRAM OPTIONS ${ENGRAM_COLD_OPTIONS}
         HEADERS ${ENGRAM_PCH_STD} ${ENGRAM_PCH_ABSL} <random> <gmock/gmock.h> <gtest/gtest.h>
           ${generated} <nlohmann/json.hpp>
         DEPS engram::proto absl::span absl::status absl::statusor absl::strings GTest::gmock
