@@ -36,9 +36,9 @@ class Arena {
     uint64_t layer_rows = 0;
     uint64_t weight = 1;  // it gets this part of all weights
   };
-  // Shares the arena out to these layers, at most kMaxRegions. Who is not among them loses its
-  // region, and readers find nothing there from then on; who gets what it has keeps its rows; all
-  // others begin empty. A layer that gets less than a sector gets none.
+  // Repartitions the arena among these layers, at most kMaxRegions. Layers that are absent are
+  // evicted: readers find nothing there from then on. Unchanged ones keep their rows, all others
+  // restart empty. A layer that gets less than a sector gets none.
   Status ShareOut(std::span<const LayerShare> layers);
 
   struct RegionState {

@@ -2,7 +2,7 @@
 // worker's role is gather_backend.h; backend.h opens devices that play both.
 //
 // Every call that fails says why; a device that was lost or reset gives kUnavailable from then on,
-// and whoever meets that goes on without the tier.
+// and the daemon goes on without the tier.
 //
 // Threads: a backend may be used by any, an arena's memory by one at a time. Calls return when the
 // work is done; none waits for another process.
@@ -20,8 +20,8 @@
 
 namespace engram::gpu_cache {
 
-// An arena's memory. Zeroed when it is made. Offsets and sizes are multiples
-// of 8 unless something else is said, and lie within it.
+// An arena's memory. Zeroed when it is made. Offsets and sizes are multiples of 8 unless something
+// else is said, and lie within it.
 class ArenaMemory {
  public:
   virtual ~ArenaMemory() = default;
@@ -32,8 +32,7 @@ class ArenaMemory {
 
   virtual Status Clear(uint64_t offset, uint64_t bytes) = 0;
   virtual Status Write(uint64_t offset, std::span<const std::byte> bytes) = 0;
-  // Readers that see this word, or anything written later, see all that was written before; whoever
-  // sees what was written later sees the word too.
+  // Release store followed by a release fence: nothing written later is seen before the word.
   virtual Status Publish(uint64_t offset, uint64_t word) = 0;
   // Puts records[i * record_bytes …] at offsets[i], each by whole words: of a record that is not
   // whole words the last one is filled with zeros.

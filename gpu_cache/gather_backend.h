@@ -4,7 +4,7 @@
 //
 // No CUDA type appears here: a stream is a cudaStream_t as void*, an address the device's own.
 // Every call that fails says why; a device that was lost or reset gives kUnavailable from then on,
-// and whoever meets that goes on without the tier.
+// and the worker goes on without the tier.
 //
 // Threads: a backend may be used by any; of what it makes each object by one at a time. No call
 // waits for another process.

@@ -8,6 +8,7 @@
 #include "server/http/status_page_html.h"
 
 namespace engram {
+
 const char kStatusPagePolicy[] =
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "

@@ -71,8 +71,8 @@ class HbmAdmission {
   const uint64_t layer_rows_;
   std::vector<Line> lines_;
   uint64_t wanted_rows_ = 0;
-  uint64_t random_ =
-      0;  // state of a generator: admission is randomised, so that no caller can steer it
+  // State of a generator: admission is randomised, so that no caller can steer it.
+  uint64_t random_ = 0;
 };
 
 }  // namespace engram

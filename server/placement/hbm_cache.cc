@@ -171,7 +171,7 @@ void HbmCache::Run() {
       changed = std::exchange(changed_, false);
     }
     if (changed) Repartition();
-    if (!failed_.ok()) TurnOff();
+    if (!failed_.ok()) return TurnOff();
     const auto now = std::chrono::steady_clock::now();
     const bool due = now >= next_refresh;
     if (due) next_refresh = now + options_.refresh;
@@ -191,7 +191,7 @@ void HbmCache::Run() {
       busy = busy || layer.refreshing;
       if (stop_ || !failed_.ok()) break;
     }
-    if (!failed_.ok()) TurnOff();
+    if (!failed_.ok()) return TurnOff();
   }
 }
 

@@ -156,8 +156,8 @@ class BidiCall final {
   Event written_{this, &BidiCall::WriteDone};
   Event finished_{this, &BidiCall::FinishDone};
   std::atomic<State> state_{State::kOpen};
-  // References: the end, the finish, and each operation under way. Acquire and release: who drops
-  // the last one has seen what all others did.
+  // References: the end, the finish, and each operation under way. Acquire and release: the
+  // thread that drops the last one sees what all others did.
   std::atomic<int> refs_{2};
   grpc::ServerContext context_;
   Stream stream_;

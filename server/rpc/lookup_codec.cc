@@ -22,7 +22,7 @@ using google::protobuf::io::CodedInputStream;
 using google::protobuf::io::CodedOutputStream;
 using google::protobuf::io::StringOutputStream;
 
-constexpr uint32_t Bytes(int field) {
+constexpr uint32_t BytesTag(int field) {
   return WireFormatLite::MakeTag(field, WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
 }
 
@@ -30,7 +30,7 @@ constexpr uint32_t Bytes(int field) {
 void AppendHeader(int field, size_t length, std::string& out) {
   StringOutputStream stream(&out);
   CodedOutputStream coded(&stream);
-  coded.WriteTag(Bytes(field));
+  coded.WriteTag(BytesTag(field));
   coded.WriteVarint64(length);
 }
 
@@ -109,7 +109,7 @@ bool CountLayerEntries(CodedInputStream& in, size_t& entries) {
   if (!in.ReadVarintSizeAsInt(&size)) return false;
   const CodedInputStream::Limit limit = in.PushLimit(size);
   while (const uint32_t tag = in.ReadTag()) {
-    entries += tag == Bytes(v1::RowIdBatch::kLayersFieldNumber);
+    entries += tag == BytesTag(v1::RowIdBatch::kLayersFieldNumber);
     if (!WireFormatLite::SkipField(&in, tag)) return false;
   }
   const bool whole = in.BytesUntilLimit() == 0;
@@ -135,9 +135,9 @@ absl::Status CheckLayerEntries(const grpc::ByteBuffer& buffer, uint64_t* request
   bool by_tokens = false;
   bool ok = true;
   while (const uint32_t tag = ok ? in.ReadTag() : 0) {
-    by_ids = by_ids || tag == Bytes(kIds);
-    by_tokens = by_tokens || tag == Bytes(kTokens);
-    if (tag == Bytes(kIds)) {
+    by_ids = by_ids || tag == BytesTag(kIds);
+    by_tokens = by_tokens || tag == BytesTag(kTokens);
+    if (tag == BytesTag(kIds)) {
       ok = CountLayerEntries(in, entries);
     } else {
       ok = tag == kRequestIdTag && request_id != nullptr ? in.ReadVarint64(request_id)

@@ -22,7 +22,7 @@ namespace engram {
 // InvalidArgument if a LookupRequest or PrefetchRequest has more entries in `ids.layers` than any
 // table has layers, or both `ids` and `tokens`. Looked at before it is decoded: each entry would
 // become an object, and an empty one takes two bytes of a message but fifty of memory; and of the
-// alternatives the generated class would keep the last one without a word.
+// alternatives the generated class would silently keep the last one.
 // `request_id`, if given, receives a LookupRequest's, so that the refusal of one of a stream's
 // requests is not taken for another's.
 absl::Status CheckLayerEntries(const grpc::ByteBuffer& buffer, uint64_t* request_id = nullptr);

@@ -69,8 +69,8 @@ class StreamCall final : public BidiCall::Reactor {
   void Send(grpc::ByteBuffer answer);
   void StartNextRead() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool CanWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Once, when the stream has come to its end: the status that the caller, having let go of the
-  // lock, passes to Finish.
+  // The status to finish with, once, when the stream has come to its end. The caller releases the
+  // lock and passes it to Finish.
   std::optional<grpc::Status> TryEnd() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const Parts parts_;

@@ -126,8 +126,8 @@ void DramShares::Install(TierStack& stack, const Share& share) {
   shares_[&stack] = share.bytes;
 }
 
-// Advances the generation, so that clients let go of the memory of these caches, and discards it
-// but for what the resized ones keep.
+// Advances the generation, so that clients release the memory of these caches, and discards it but
+// for what the resized ones keep.
 void DramShares::GiveBack(std::vector<TierStack::ResizedDram> caches) {
   std::erase_if(caches, [](const auto& cache) { return cache.before == nullptr; });
   if (caches.empty()) return;

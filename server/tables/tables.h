@@ -69,10 +69,11 @@ class Tables {
   // Called after a load has published `published`. NotFound: it has been dropped since.
   absl::Status Add(const TableRecord& published);
   absl::Status Activate(absl::string_view name, VersionId version);
-  // Returns the versions dropped. Waits, up to 10 s, until look-ups under way have left them.
-  // A version whose record cannot be read is dropped only if it is named. NotFound.
-  // FailedPrecondition: one of them is being loaded or repaired; none is dropped. Should one fail
-  // later all the same, the error names those that are dropped by then.
+  // Drops a version; kActiveVersion: all of the table. Returns the versions dropped. Waits, up to
+  // 10 s, until look-ups under way have left them. A version whose record cannot be read is dropped
+  // only if it is named. NotFound. FailedPrecondition: one of them is being loaded or repaired;
+  // none is dropped. Should one fail later all the same, the error names those that are dropped by
+  // then.
   absl::StatusOr<std::vector<VersionId>> Drop(absl::string_view name, VersionId version);
 
   std::vector<TableSnapshot> Snapshot() const;

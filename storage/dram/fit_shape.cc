@@ -24,7 +24,7 @@ std::optional<uint64_t> Sum(uint64_t a, uint64_t b) {
   return result;
 }
 
-// How large a segment of a tier of `bytes` bytes is to be: whole huge pages, 2^57 bytes at most.
+// The size wanted of the segments of a tier of `bytes` bytes: whole huge pages, 2^57 bytes at most.
 uint64_t SegmentBytesFor(uint64_t bytes) {
   uint64_t size = bytes / 64;
   if (size > kLargeSegment) size = std::max(bytes / 256, kLargeSegment);

@@ -1,5 +1,4 @@
 #include "storage/dram/segment_set.h"
-#include "storage/dram/fit_shape.h"
 
 #include <algorithm>
 #include <atomic>
@@ -11,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "storage/base/log.h"
 #include "storage/base/status_macros.h"
+#include "storage/dram/fit_shape.h"
 #include "storage/dram/reader.h"
 
 namespace engram {

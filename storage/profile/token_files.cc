@@ -11,13 +11,14 @@
 
 #include "absl/strings/str_cat.h"
 #include "storage/base/status_macros.h"
+#include "storage/table/ngram_hasher.h"
 
 namespace engram {
 namespace {
 
 static_assert(std::endian::native == std::endian::little);
 
-constexpr uint32_t kDead = 0xFFFFFFFFu;
+constexpr auto kDeadPosition = static_cast<uint32_t>(NgramHasher::kDeadPosition);
 constexpr size_t kIdBytes = sizeof(uint32_t);
 
 absl::Status FromErrno(const char* doing, const std::string& path) {
@@ -99,11 +100,11 @@ absl::Status TokenFiles::ReadFile(const File& file, const TokenCheck& check, siz
     if (got < want) return Changed(file.path);
     for (size_t i = 0; i < got; ++i) {
       const uint32_t id = raw[i];
-      if (id >= check.limit && id != kDead) {
+      if (id >= check.limit && id != kDeadPosition) {
         return NoSuchToken(file.path, begin + i, id, check.limit);
       }
       ids[context + i] =
-          id == kDead || check.map.empty() ? static_cast<int32_t>(id) : check.map[id];
+          id == kDeadPosition || check.map.empty() ? static_cast<int32_t>(id) : check.map[id];
     }
     ENGRAM_RETURN_IF_ERROR(each(absl::MakeConstSpan(ids).first(context + got), context));
     const size_t kept = std::min(lookback, context + got);

@@ -313,6 +313,22 @@ TEST_F(HbmCacheTest, ALostDeviceTurnsItOffAndNothingElse) {
   EXPECT_FALSE(Usage("more", 1, 0).on);
 }
 
+TEST_F(HbmCacheTest, ADeviceLostAtARepartitionIsReportedOnce) {
+  Load("table", 1, 500);
+  Open(kMiB, 0);
+  ASSERT_TRUE(
+      Comes([&] { return Usage("table", 1, 0).rows == 500 && Usage("table", 1, 1).rows == 507; }));
+  ::testing::internal::CaptureStderr();
+  faults_.lost = true;
+  Load("more", 1, 100);
+  EXPECT_TRUE(Comes([&] { return cache_->note().find("reset") != std::string::npos; }));
+  cache_->Stop();
+  const std::string log = ::testing::internal::GetCapturedStderr();
+  const size_t reported = log.find("the HBM tier is off");
+  ASSERT_NE(reported, std::string::npos) << log;
+  EXPECT_EQ(log.find("the HBM tier is off", reported + 1), std::string::npos) << log;
+}
+
 TEST_F(HbmCacheTest, VerifyFindsAByteThatDiffers) {
   Load("small", 1, 500);
   faults_.flip_records = 1;
