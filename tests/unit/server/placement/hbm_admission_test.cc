@@ -36,7 +36,7 @@ std::set<uint32_t> WantedRows(const HbmAdmission& choice, uint32_t sectors) {
   return rows;
 }
 
-TEST(HbmChoiceTest, BeginsEmptyAndTakesWhatComes) {
+TEST(HbmAdmissionTest, BeginsEmptyAndTakesWhatComes) {
   HbmAdmission choice(Sectors(16), kLayerRows);
   EXPECT_EQ(choice.wanted_rows(), 0u);
   choice.Access(5);
@@ -48,7 +48,7 @@ TEST(HbmChoiceTest, BeginsEmptyAndTakesWhatComes) {
   EXPECT_EQ(choice.CountOf(6), 0u);
 }
 
-TEST(HbmChoiceTest, NothingIsWantedThatTheLayerHasNot) {
+TEST(HbmAdmissionTest, NothingIsWantedThatTheLayerHasNot) {
   HbmAdmission choice(Sectors(4), 100);
   choice.Access(100);
   choice.Access(gpu_cache::kDeadPosition);
@@ -56,7 +56,7 @@ TEST(HbmChoiceTest, NothingIsWantedThatTheLayerHasNot) {
   EXPECT_EQ(choice.wanted_rows(), 0u);
 }
 
-TEST(HbmChoiceTest, OfSeedsTheHighestCountsStay) {
+TEST(HbmAdmissionTest, OfSeedsTheHighestCountsStay) {
   HbmAdmission choice(Sectors(1), kLayerRows);
   for (uint32_t id = 0; id < 100; ++id) choice.Seed(id, 1 + id * 2);
   const std::set<uint32_t> wanted = WantedRows(choice, 1);
@@ -65,7 +65,7 @@ TEST(HbmChoiceTest, OfSeedsTheHighestCountsStay) {
   for (const uint32_t id : wanted) EXPECT_GE(id, 80u);
 }
 
-TEST(HbmChoiceTest, ARowThatComesOftenTakesThePlaceOfOneThatDoesNot) {
+TEST(HbmAdmissionTest, ARowThatComesOftenTakesThePlaceOfOneThatDoesNot) {
   HbmAdmission choice(Sectors(1), kLayerRows);
   for (uint32_t id = 0; id < kWays; ++id) choice.Seed(id, 1);
   for (int i = 0; i < 50; ++i) choice.Access(500);
@@ -74,7 +74,7 @@ TEST(HbmChoiceTest, ARowThatComesOftenTakesThePlaceOfOneThatDoesNot) {
 }
 
 // A scan of as many rows that come once as there are accesses to rows that come again.
-TEST(HbmChoiceTest, RowsThatComeOnceStayOut) {
+TEST(HbmAdmissionTest, RowsThatComeOnceStayOut) {
   std::mt19937_64 random(TestSeed());
   constexpr uint32_t kSectors = 100;
   HbmAdmission choice(Sectors(kSectors), kLayerRows);
@@ -91,7 +91,7 @@ TEST(HbmChoiceTest, RowsThatComeOnceStayOut) {
   std::cout << hot << " of 600 hot rows are wanted, and " << scanned << " of the scan\n";
 }
 
-TEST(HbmChoiceTest, ALayerThatFitsIsWantedWhole) {
+TEST(HbmAdmissionTest, ALayerThatFitsIsWantedWhole) {
   const RegionShape shape = gpu_cache::FitRegion(1 << 20, 64, 1003);
   ASSERT_TRUE(shape.direct);
   HbmAdmission choice(shape, 1003);
@@ -109,7 +109,7 @@ TEST(HbmChoiceTest, ALayerThatFitsIsWantedWhole) {
 }
 
 // Under Zipf's law, beside the best static set of as many rows.
-TEST(HbmChoiceTest, ServesNearlyWhatTheBestSetDoes) {
+TEST(HbmAdmissionTest, ServesNearlyWhatTheBestSetDoes) {
   std::mt19937_64 random(TestSeed());
   constexpr uint32_t kRows = 200000;
   constexpr uint32_t kSectors = 1000;  // 8,000 rows
