@@ -1,5 +1,6 @@
 # Precompiled headers: what most sources of a kind include, parsed once a build. Only g++ uses them;
-# the clang build has none, so a source that leaves out an include fails there.
+# the clang build has none, so of what it builds (all but tests and what needs gRPC) a source that
+# leaves out an include fails there.
 #
 # engram_library, engram_binary and engram_test take PCH lib, grpc, test or test_grpc.
 set(ENGRAM_PCH OFF)
