@@ -21,6 +21,9 @@ function(engram_precompile)
   if(ARG_PROGRAM)
     file(CONFIGURE OUTPUT ${source} CONTENT "int main() { return 0; }\n")
     add_executable(engram_pch_${ARG_NAME} ${source})
+    # Nothing to run: it stays out of bin/.
+    set_target_properties(engram_pch_${ARG_NAME} PROPERTIES
+      RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/pch)
     target_compile_options(engram_pch_${ARG_NAME} PRIVATE ${ENGRAM_TEST_OPTIONS})
   else()
     file(CONFIGURE OUTPUT ${source} CONTENT "static_assert(true);\n")
