@@ -57,7 +57,7 @@ function(engram_binary)
   target_link_libraries(${ARG_NAME} PRIVATE engram_options ${ARG_DEPS})
 endfunction()
 
-# engram_test(NAME name SRCS x_test.cc [DEPS ...] [LABELS ...] [TIMEOUT s] [ALONE filter] [MAIN]
+# engram_test(NAME name SRCS x_test.cc [DEPS ...] [LABELS unit] [TIMEOUT s] [ALONE filter] [MAIN]
 #             [PCH name])
 # One GoogleTest program a library; each of its cases is a ctest test `name.Suite.Case`, found when
 # ctest runs. Cases that match `filter` run alone. A case that skips itself is reported as skipped.
@@ -76,6 +76,9 @@ function(engram_test)
   engram_use_precompiled(${ARG_NAME} ${ARG_PCH})
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 300)
+  endif()
+  if(NOT ARG_LABELS)
+    set(ARG_LABELS unit)
   endif()
   set(properties TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}"
     SKIP_REGULAR_EXPRESSION "\\[  SKIPPED \\]")
