@@ -86,12 +86,12 @@ function(engram_test)
   set(rest "*")
   if(ARG_ALONE)
     set(rest "-${ARG_ALONE}")
-    gtest_discover_tests(${ARG_NAME} DISCOVERY_MODE PRE_TEST NO_PRETTY_VALUES
+    gtest_discover_tests(${ARG_NAME} DISCOVERY_MODE PRE_TEST NO_PRETTY_VALUES DISCOVERY_TIMEOUT 60
       TEST_PREFIX ${ARG_NAME}.
       TEST_FILTER "${ARG_ALONE}" PROPERTIES ${properties} RUN_SERIAL ON)
   endif()
   if(NOT rest STREQUAL "-*")
-    gtest_discover_tests(${ARG_NAME} DISCOVERY_MODE PRE_TEST NO_PRETTY_VALUES
+    gtest_discover_tests(${ARG_NAME} DISCOVERY_MODE PRE_TEST NO_PRETTY_VALUES DISCOVERY_TIMEOUT 60
       TEST_PREFIX ${ARG_NAME}.
       TEST_FILTER "${rest}" PROPERTIES ${properties})
   endif()

@@ -1,8 +1,9 @@
 # Precompiled headers: what most sources of a kind include, parsed once a build. Only g++ uses them;
-# the clang build has none, so a source that leaves out an include fails there.
+# the clang build has none, so of what it builds (all but tests and what needs gRPC) a source that
+# leaves out an include fails there.
 #
-# engram_library, engram_binary and engram_test take PCH NAME: lib, grpc and cli for libraries, program
-# for executables, test and test_grpc for tests.
+# engram_library, engram_binary and engram_test take PCH NAME: lib, grpc and cli for libraries,
+# program for executables, test and test_grpc for tests.
 set(ENGRAM_PCH OFF)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   set(ENGRAM_PCH ON)
@@ -21,6 +22,9 @@ function(engram_precompile)
   if(ARG_PROGRAM)
     file(CONFIGURE OUTPUT ${source} CONTENT "int main() { return 0; }\n")
     add_executable(engram_pch_${ARG_NAME} ${source})
+    # Nothing to run: it stays out of bin/.
+    set_target_properties(engram_pch_${ARG_NAME} PROPERTIES
+      RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/pch)
   else()
     file(CONFIGURE OUTPUT ${source} CONTENT "static_assert(true);\n")
     add_library(engram_pch_${ARG_NAME} OBJECT ${source})

@@ -24,9 +24,10 @@ struct Flags {
 };
 
 // Neither a version nor --all: a person may be asked, a script has forgotten something.
-void Settle(const Flags& flags) {
+void RequireScope(const Flags& flags) {
   if (flags.version != 0 || flags.all || ::isatty(STDIN_FILENO) != 0) return;
-  throw CLI::RequiredError("VERSION, or --all to drop every version of the table:");
+  throw CLI::RequiredError("drop needs VERSION, or --all for every version of the table",
+                           CLI::ExitCodes::RequiredError);
 }
 
 // Asks on stderr, for stdout carries results only.
@@ -58,7 +59,7 @@ absl::StatusOr<std::vector<uint64_t>> DropOne(AdminClient& admin, const Flags& f
 
 absl::Status Run(const CommandLine& line, const Flags& flags) {
   if (flags.version == 0 && !Confirmed(flags)) {
-    return absl::AbortedError("nothing is dropped: the answer was not \"y\"");
+    return absl::AbortedError("nothing is dropped: the answer was neither \"y\" nor \"yes\"");
   }
   const std::atomic<bool>& interrupted = CatchInterrupts();
   ENGRAM_ASSIGN_OR_RETURN(const auto admin, ConnectAdmin(line));
@@ -89,10 +90,10 @@ void AddDropCommand(CommandLine& line) {
       command->add_option("VERSION", flags->version, "the version")->check(CheckVersion);
   command
       ->add_flag("--all", flags->all,
-                 "every version, published or not; without it and without VERSION a terminal is "
-                 "asked")
+                 "every version, published or not (default: asks on a terminal, where VERSION is "
+                 "missing)")
       ->excludes(version);
-  command->parse_complete_callback([flags] { Settle(*flags); });
+  command->parse_complete_callback([flags] { RequireScope(*flags); });
 }
 
 }  // namespace engram

@@ -63,7 +63,7 @@ void AddDaemon(const DaemonSnapshot& snapshot, Families& families) {
                       "Always 1; the label is how the NVMe tier reads, or what it fell back to.", 1,
                       {{"mode", snapshot.nvme_io.substr(0, snapshot.nvme_io.find(';'))}});
   }
-  families.AddGauge("engram_dram_budget_bytes", "Configured budget of the DRAM tier.",
+  families.AddGauge("engram_dram_budget_bytes", "Budget of the DRAM tier now.",
                     static_cast<double>(snapshot.dram_budget_bytes));
   families.AddGauge("engram_dram_attached_clients",
                     "Clients on this host that read the DRAM tier themselves.",

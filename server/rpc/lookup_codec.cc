@@ -154,6 +154,13 @@ absl::Status CheckLayerEntries(const grpc::ByteBuffer& buffer, uint64_t* request
                                                  kMaxLayers, " that a table may have"));
 }
 
+absl::Status CheckPolicy(const v1::LookupRequest& request) {
+  if (v1::OnRowError_IsValid(request.on_row_error())) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("on_row_error is ", static_cast<int>(request.on_row_error()),
+                   ", which this daemon does not know: send ON_ROW_ERROR_FAIL or _ZERO"));
+}
+
 LookupQuery ToQuery(const v1::LookupRequest& request) {
   LookupQuery query = RowsAsked(request);
   query.fail_on_row_error = request.on_row_error() != v1::ON_ROW_ERROR_ZERO;

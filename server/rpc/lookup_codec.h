@@ -27,6 +27,9 @@ namespace engram {
 // requests is not taken for another's.
 absl::Status CheckLayerEntries(const grpc::ByteBuffer& buffer, uint64_t* request_id = nullptr);
 
+// InvalidArgument if `on_row_error` is a value that this daemon does not know.
+absl::Status CheckPolicy(const v1::LookupRequest& request);
+
 // Borrow from `request`.
 LookupQuery ToQuery(const v1::LookupRequest& request);
 LookupQuery ToQuery(const v1::PrefetchRequest& request);

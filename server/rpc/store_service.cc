@@ -105,6 +105,7 @@ class StoreServiceImpl final : public StoreService, private BaseService {
     v1::LookupRequest request;
     ENGRAM_RETURN_IF_ERROR(CheckLayerEntries(call.request()));
     if (!Decode(call.request(), request)) return UnreadableError("LookupRequest");
+    ENGRAM_RETURN_IF_ERROR(CheckPolicy(request));
     ENGRAM_ASSIGN_OR_RETURN(
         std::unique_ptr<engram::Lookup> started,
         engram::Lookup::Start(*parts_.tables, *parts_.pool, parts_.limits, ToQuery(request)));

@@ -178,6 +178,10 @@ bool StreamCall::Process(grpc::ByteBuffer buffer) {
     return true;
   }
   const uint64_t request_id = request.request_id();
+  if (const absl::Status policy = CheckPolicy(request); !policy.ok()) {
+    Send(EncodeStreamError(policy, request_id));
+    return true;
+  }
   absl::StatusOr<std::unique_ptr<Lookup>> started =
       Lookup::Start(*parts_.tables, *parts_.pool, parts_.limits, ToQuery(request));
   if (!started.ok()) {

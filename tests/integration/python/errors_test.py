@@ -159,6 +159,14 @@ class ErrorsTest(unittest.TestCase):
         self.assertIn("1025 entries", answers[1].message)
         self.assertEqual(answers[2].layer.rows, self.layers[1].row(4))
 
+    def test_a_policy_that_is_not_known(self):
+        request = self.client.request(TABLE, {1: [0]}, request_id=5, on_row_error=77)
+        self.assert_fails([Code.INVALID_ARGUMENT], ["on_row_error is 77"],
+                          lambda: self.client.stub.Lookup(request, timeout=60))
+        (answer,) = self.client.stub.StreamLookup(iter([request]), timeout=60)
+        self.assertEqual((answer.request_id, answer.code, answer.last),
+                         (5, Code.INVALID_ARGUMENT.value[0], True))
+
     def test_largest_id(self):
         self.assert_fails([Code.INVALID_ARGUMENT], [0xFFFFFFFE],
                           lambda: self.client.lookup(TABLE, {1: [0xFFFFFFFE]}))

@@ -131,8 +131,8 @@ const FileDescriptor* Read(const std::string& folder, const std::string& name,
                            google::protobuf::DescriptorPool& pool) {
   const std::string set = absl::StrCat(::testing::TempDir(), "wire_lint_", ::getpid(), ".set");
   const std::string command =
-      absl::StrCat(ENGRAM_PROTOC " --include_imports --include_source_info --proto_path=", folder,
-                   " --descriptor_set_out=", set, " ", name);
+      absl::StrCat("'" ENGRAM_PROTOC "' --include_imports --include_source_info --proto_path='",
+                   folder, "' --descriptor_set_out='", set, "' ", name);
   const int status = std::system(command.c_str());
   EXPECT_EQ(status, 0) << command;
   std::ifstream bytes(set, std::ios::binary);

@@ -77,6 +77,20 @@ TEST(CheckLayerEntries, LeavesWhatIsNoMessageToDecode) {
   EXPECT_FALSE(Decode(Bytes(good.substr(0, good.size() - 1)), request));
 }
 
+TEST(CheckPolicy, RefusesAValueThatIsNotKnown) {
+  v1::LookupRequest request;
+  for (const v1::OnRowError known :
+       {v1::ON_ROW_ERROR_UNSPECIFIED, v1::ON_ROW_ERROR_FAIL, v1::ON_ROW_ERROR_ZERO}) {
+    request.set_on_row_error(known);
+    EXPECT_TRUE(CheckPolicy(request).ok()) << known;
+  }
+  v1::LookupRequest newer;
+  ASSERT_TRUE(newer.ParseFromString(std::string("\x28\x4d", 2)));  // field 5, 77
+  const absl::Status status = CheckPolicy(newer);
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("on_row_error is 77"));
+}
+
 TEST(ToQuery, TakesIdsOrTokens) {
   const v1::LookupRequest by_ids = WithLayers(2);
   const LookupQuery ids = ToQuery(by_ids);
