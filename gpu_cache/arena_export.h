@@ -10,9 +10,9 @@
 namespace engram::gpu_cache {
 
 enum class MemoryKind : uint32_t {
-  kHost = 1,     // a file in memory, sealed so that whoever has its descriptor can only read it
+  kHost = 1,     // a file in memory, sealed: its descriptor gives read access only
   kCudaVmm = 2,  // CUDA virtual memory; its descriptor is a handle, mapped read-only by workers
-  kCudaIpc = 3,  // cudaMalloc and an IPC handle: whoever opens it can write
+  kCudaIpc = 3,  // cudaMalloc and an IPC handle: every importer can write
 };
 const char* MemoryKindName(MemoryKind kind);  // "host memory", "CUDA VMM", "CUDA IPC"
 

@@ -43,7 +43,7 @@
 // aligned 8-byte part of a vector load is read whole and loads are not reordered with loads, which
 // is all that relaxed word loads promise; being volatile assembly keeps the compiler from
 // splitting, repeating or dropping them, and the fences keep it from moving them. (Not a volatile
-// __m256i_u: g++ 12 forgets that such a one may be unaligned, and a row seldom lies on 32 bytes.)
+// __m256i_u: g++ 12 forgets that it may be unaligned, and a row seldom lies on 32 bytes.)
 // With word loads a gather of 264-byte rows is 1.6 times slower. ThreadSanitizer builds, other
 // processors and the host's side of CUDA sources use the word loads.
 #if defined(__AVX2__) && !defined(ENGRAM_DRAM_TSAN) && !defined(__CUDACC__)

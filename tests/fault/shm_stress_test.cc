@@ -239,7 +239,7 @@ class ShmStressTest : public DaemonFixture {
     }
   }
 
-  // Whoever is dead has left nothing with the daemon. No client is running.
+  // Dead clients have left nothing with the daemon. No client is running.
   void ExpectNothingLeftBehind(uint64_t seed) {
     client_.reset();
     admin_.reset();
