@@ -14,8 +14,9 @@ set(ENGRAM_PCH_STD <algorithm> <atomic> <chrono> <cstdint> <functional> <map> <m
 set(ENGRAM_PCH_ABSL <absl/status/status.h> <absl/status/statusor.h> <absl/strings/str_cat.h>
   <absl/strings/string_view.h> <absl/types/span.h>)
 
-# engram_precompile(NAME name HEADERS ... DEPS ... [OPTIONS ...]): the headers are compiled with a target of their
-# own, with the flags of a library or, with PROGRAM, of an executable: g++ wants them alike.
+# engram_precompile(NAME name HEADERS ... DEPS ... [OPTIONS ...] [PROGRAM]): a target that compiles
+# the headers, with the flags of a library or, with PROGRAM, of an executable. g++ refuses a
+# precompiled header whose flags differ from the source's.
 function(engram_precompile)
   cmake_parse_arguments(ARG "PROGRAM" "NAME" "HEADERS;DEPS;OPTIONS" ${ARGN})
   set(source ${PROJECT_BINARY_DIR}/pch/${ARG_NAME}.cc)
@@ -51,7 +52,7 @@ if(ENGRAM_PCH)
   endif()
 endif()
 
-# Behind the target engram::proto, which makes some of the headers.
+# Call it after the target engram::proto is defined: protoc generates some of the headers.
 macro(engram_precompile_grpc)
   if(ENGRAM_PCH)
     set(generated <engram/v1/admin.grpc.pb.h> <engram/v1/store.grpc.pb.h> <grpcpp/grpcpp.h>)
