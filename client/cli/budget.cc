@@ -6,6 +6,7 @@
 #include "client/cli/command.h"
 #include "client/cli/interrupt.h"
 #include "client/cli/output.h"
+#include "proto/message_json.h"
 #include "storage/base/size.h"
 #include "storage/base/status_macros.h"
 
@@ -24,16 +25,12 @@ absl::Status Run(const CommandLine& line, const Flags& flags) {
   ENGRAM_ASSIGN_OR_RETURN(const v1::SetDramBudgetResponse answer,
                           admin->SetDramBudget(request, &interrupted));
   if (line.json) {
-    nlohmann::ordered_json json;
-    json["dram_budget_bytes"] = answer.bytes();
-    json["before_bytes"] = answer.before_bytes();
-    json["used_bytes"] = answer.used_bytes();
-    PrintJson(json);
+    PrintJson(nlohmann::ordered_json::parse(MessageToJson(answer)));
   } else {
     Print(absl::StrFormat(
         "the DRAM budget is %s (before %s), of which %s are taken; the daemon's next start goes by "
         "its config again\n",
-        FormatSize(answer.bytes()), FormatSize(answer.before_bytes()),
+        FormatSize(answer.dram_budget_bytes()), FormatSize(answer.before_bytes()),
         FormatSize(answer.used_bytes())));
   }
   return absl::OkStatus();

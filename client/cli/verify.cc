@@ -9,6 +9,7 @@
 #include "client/cli/interrupt.h"
 #include "client/cli/output.h"
 #include "client/cli/progress.h"
+#include "proto/message_json.h"
 #include "storage/base/status_macros.h"
 
 namespace engram {
@@ -36,18 +37,15 @@ void PrintResult(const v1::VerifyProgress& result, const Flags& flags, double se
   for (const std::string& problem : result.problems()) Print(absl::StrCat("  ", problem, "\n"));
 }
 
+// The message, what was asked for, and what follows from both. `rows` and `bytes` are what `load`
+// calls so.
 void PrintResultJson(const v1::VerifyProgress& result, const Flags& flags, double seconds) {
-  nlohmann::ordered_json json;
+  auto json = nlohmann::ordered_json::parse(MessageToJson(result));
   json["table"] = flags.name;
   if (flags.version != 0) json["version"] = flags.version;
   json["ok"] = result.bad_rows() == 0;
   json["rows"] = result.rows_done();
   json["bytes"] = result.bytes_done();
-  json["dram_rows"] = result.dram_rows();
-  json["hbm_rows"] = result.hbm_rows();
-  json["bad_rows"] = result.bad_rows();
-  json["problems"] = nlohmann::ordered_json::array();
-  for (const std::string& problem : result.problems()) json["problems"].push_back(problem);
   json["seconds"] = seconds;
   PrintJson(json);
 }

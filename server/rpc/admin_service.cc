@@ -284,7 +284,7 @@ class AdminServiceImpl final : public AdminService, private v1::EngramAdmin::Ser
       if (!room.ok()) return ToGrpc(room);
     }
     tables.SetDramBudget(request->bytes());
-    response->set_bytes(request->bytes());
+    response->set_dram_budget_bytes(request->bytes());
     response->set_before_bytes(before);
     response->set_used_bytes(tables.DramBytes());
     return grpc::Status::OK;

@@ -248,6 +248,8 @@ class FakeAdmin : public v1::EngramAdmin::Service {
   grpc::Status Verify(grpc::ServerContext*, const v1::VerifyRequest*,
                       grpc::ServerWriter<v1::VerifyProgress>*) override;
   grpc::Status Stats(grpc::ServerContext*, const v1::StatsRequest*, v1::StatsResponse*) override;
+  grpc::Status SetDramBudget(grpc::ServerContext*, const v1::SetDramBudgetRequest*,
+                             v1::SetDramBudgetResponse*) override;
 
  private:
   grpc::Status Hang(grpc::ServerContext* context);
@@ -456,6 +458,14 @@ grpc::Status FakeAdmin::Verify(grpc::ServerContext* context, const v1::VerifyReq
   }
   progress.set_done(true);
   writer->Write(progress);
+  return grpc::Status::OK;
+}
+
+grpc::Status FakeAdmin::SetDramBudget(grpc::ServerContext*, const v1::SetDramBudgetRequest* request,
+                                      v1::SetDramBudgetResponse* response) {
+  response->set_dram_budget_bytes(request->bytes());
+  response->set_before_bytes(uint64_t{1} << 40);
+  response->set_used_bytes(4096);
   return grpc::Status::OK;
 }
 

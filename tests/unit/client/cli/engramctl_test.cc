@@ -22,9 +22,9 @@ using testing::RunCtl;
 using ::testing::StartsWith;
 using Json = nlohmann::json;
 
-const std::vector<std::string> kCommands = {"load",   "list",    "describe", "activate", "drop",
-                                            "verify", "rows",    "hash",     "lookup",   "stats",
-                                            "bench",  "profile", "plan"};
+const std::vector<std::string> kCommands = {"load",   "list",  "describe", "activate", "drop",
+                                            "verify", "rows",  "hash",     "lookup",   "stats",
+                                            "budget", "bench", "profile",  "plan"};
 
 void ExpectOneLine(const std::string& err) {
   EXPECT_THAT(err, StartsWith("engramctl: "));
@@ -295,8 +295,27 @@ TEST_F(EngramctlTest, Verify) {
   EXPECT_EQ(bad.exit_status, 1);
   ExpectOneLine(bad.err);
   const Json json = Json::parse(bad.out, nullptr, false);
+  EXPECT_EQ(json["ok"], false);
   EXPECT_EQ(json["bad_rows"], 2);
   EXPECT_EQ(json["problems"][0], "layer 1 row 5 differs");
+}
+
+TEST_F(EngramctlTest, VerifyAsJsonIsTheMessageAndWhatFollowsFromIt) {
+  Json json = GoodJson({"verify", "t", "--version", "3"});
+  EXPECT_GT(json["seconds"].get<double>(), 0);
+  json.erase("seconds");
+  EXPECT_EQ(json, Json::parse(R"({"rows_done":300,"rows_total":300,"bytes_done":2000,
+                                  "bytes_total":0,"dram_rows":7,"hbm_rows":0,"bad_rows":0,
+                                  "problems":[],"done":true,"table":"t","version":3,"ok":true,
+                                  "rows":300,"bytes":2000})"));
+}
+
+TEST_F(EngramctlTest, Budget) {
+  EXPECT_THAT(Good({"budget", "--dram", "64MiB"}),
+              StartsWith("the DRAM budget is 64MiB (before 1TiB), of which 4KiB are taken"));
+  EXPECT_EQ(GoodJson({"budget", "--dram", "1KiB"}),
+            Json::parse(R"({"dram_budget_bytes":1024,"before_bytes":1099511627776,
+                            "used_bytes":4096})"));
 }
 
 TEST_F(EngramctlTest, Rows) {
