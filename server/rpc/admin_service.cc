@@ -230,7 +230,7 @@ class AdminServiceImpl final : public AdminService, private v1::EngramAdmin::Ser
     InFlight::Token token;
     if (const absl::Status status = Enter(*context, token); !status.ok()) return ToGrpc(status);
     const absl::StatusOr<std::vector<VersionId>> dropped =
-        parts_.tables->Drop(request->table(), kActiveVersion);
+        parts_.tables->DropTable(request->table());
     if (!dropped.ok()) return ToGrpc(dropped.status());
     for (const VersionId version : *dropped) response->add_versions(Raw(version));
     return grpc::Status::OK;
@@ -243,7 +243,7 @@ class AdminServiceImpl final : public AdminService, private v1::EngramAdmin::Ser
     if (request->version() == 0) {
       return ToGrpc(absl::InvalidArgumentError("a drop of a version needs one, 1 or more"));
     }
-    return ToGrpc(parts_.tables->Drop(request->table(), VersionId{request->version()}).status());
+    return ToGrpc(parts_.tables->DropVersion(request->table(), VersionId{request->version()}));
   }
 
   grpc::Status Verify(grpc::ServerContext* context, const v1::VerifyRequest* request,

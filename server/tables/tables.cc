@@ -22,6 +22,16 @@ std::string Title(absl::string_view name, VersionId version) {
   return absl::StrCat("table '", name, "' version ", Raw(version));
 }
 
+absl::Status NoSuchTable(absl::string_view name) {
+  return absl::NotFoundError(
+      absl::StrCat("there is no table '", name, "': `engramctl list` shows those there are"));
+}
+
+absl::Status NoSuchVersion(absl::string_view name, VersionId version) {
+  return absl::NotFoundError(absl::StrCat("there is no ", Title(name, version),
+                                          ": `engramctl list` shows those there are"));
+}
+
 }  // namespace
 
 TierStack* OpenTable::FindLayer(LayerId id) const {
@@ -108,11 +118,9 @@ absl::StatusOr<std::shared_ptr<const OpenTable>> Tables::Find(absl::string_view 
       return absl::NotFoundError(absl::StrCat(
           "table '", name, "' has no active version: choose one with `engramctl activate`"));
     }
-    return absl::NotFoundError(
-        absl::StrCat("there is no table '", name, "': `engramctl list` shows those there are"));
+    return NoSuchTable(name);
   }
-  return absl::NotFoundError(absl::StrCat("there is no ", Title(name, version),
-                                          ": `engramctl list` shows those there are"));
+  return NoSuchVersion(name, version);
 }
 
 absl::Status Tables::Add(const TableRecord& published) {
@@ -121,10 +129,17 @@ absl::Status Tables::Add(const TableRecord& published) {
   // catalog says now, while nobody else can change it.
   ENGRAM_ASSIGN_OR_RETURN(const TableRecord record,
                           store_->Find(published.spec.name, published.spec.version));
+  const Key key{record.spec.name, record.spec.version};
+  {
+    // It may have been dropped, loaded again, and added by that load. A second instance would
+    // replace the stacks that shares_ points to.
+    MutexLock lock(mutex_);
+    if (open_.contains(key)) return absl::OkStatus();
+  }
   ENGRAM_ASSIGN_OR_RETURN(std::shared_ptr<OpenTable> opened, OpenVersion(record));
   {
     MutexLock lock(mutex_);
-    open_[{record.spec.name, record.spec.version}] = std::move(opened);
+    open_[key] = std::move(opened);
     if (record.active) active_[record.spec.name] = record.spec.version;
   }
   DivideDram();
@@ -150,14 +165,24 @@ absl::Status Tables::Activate(absl::string_view name, VersionId version) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<VersionId>> Tables::Drop(absl::string_view name, VersionId version) {
+absl::Status Tables::DropVersion(absl::string_view name, VersionId version) {
+  MutexLock admin(admin_mutex_);
+  // Not looked up in the list first: it leaves out versions whose record is damaged or of another
+  // release, and nothing but this call gets rid of those.
+  const absl::Status status = DropOne({std::string(name), version});
+  if (absl::IsNotFound(status)) return NoSuchVersion(name, version);
+  ENGRAM_RETURN_IF_ERROR(status);
+  AfterDrops(name);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<VersionId>> Tables::DropTable(absl::string_view name) {
   MutexLock admin(admin_mutex_);
   std::vector<VersionId> wanted;
   for (const TableRecord& record : store_->List()) {
     if (record.spec.name != name) continue;
-    if (version != kActiveVersion && record.spec.version != version) continue;
-    // Found out before the first drop: of a table whose next version is being loaded, those that
-    // serve must not go while that one stays.
+    // Checked before the first drop: while the next version is being loaded, those that serve must
+    // not go and leave only that one.
     if (record.has_writer) {
       return absl::FailedPreconditionError(
           absl::StrCat(Title(name, record.spec.version),
@@ -166,37 +191,29 @@ absl::StatusOr<std::vector<VersionId>> Tables::Drop(absl::string_view name, Vers
     }
     wanted.push_back(record.spec.version);
   }
-  if (wanted.empty() && version != kActiveVersion) {
-    // The list leaves out a version whose record is damaged or of another release, and nothing but
-    // a drop of that very version gets rid of it.
-    const absl::Status status = DropOne({std::string(name), version});
-    if (status.ok()) return std::vector<VersionId>{version};
-    if (!absl::IsNotFound(status)) return status;
-  }
-  if (wanted.empty()) {
-    return absl::NotFoundError(absl::StrCat(
-        "there is no ",
-        version == kActiveVersion ? absl::StrCat("table '", name, "'") : Title(name, version),
-        ": `engramctl list` shows those there are"));
-  }
+  if (wanted.empty()) return NoSuchTable(name);
   std::vector<VersionId> dropped;
   absl::Status status;
-  for (const VersionId one : wanted) {
-    status = DropOne({std::string(name), one});
+  for (const VersionId version : wanted) {
+    status = DropOne({std::string(name), version});
     if (!status.ok()) break;
-    dropped.push_back(one);
+    dropped.push_back(version);
   }
-  DivideDram();
-  if (options_.dram != nullptr) options_.dram->AfterDrop(name, store_->List());
+  AfterDrops(name);
   if (status.ok()) return dropped;
   if (dropped.empty()) return status;
   // A writer may have come in between, or the drive fail; what is gone does not come back.
-  const std::string gone = absl::StrJoin(dropped, ", ", [](std::string* out, VersionId one) {
-    absl::StrAppend(out, "version ", Raw(one));
+  const std::string gone = absl::StrJoin(dropped, ", ", [](std::string* out, VersionId version) {
+    absl::StrAppend(out, "version ", Raw(version));
   });
   return absl::Status(status.code(),
                       absl::StrCat(status.message(), " (of table '", name, "' ", gone,
                                    dropped.size() == 1 ? " is" : " are", " dropped already)"));
+}
+
+void Tables::AfterDrops(absl::string_view name) {
+  DivideDram();
+  if (options_.dram != nullptr) options_.dram->AfterDrop(name, store_->List());
 }
 
 absl::Status Tables::DropOne(const Key& key) {
@@ -286,8 +303,8 @@ void Tables::SetDramBudget(uint64_t bytes) {
   DivideDram();
 }
 
-std::vector<std::shared_ptr<OpenTable>> Tables::AllOpen() const {
-  std::vector<std::shared_ptr<OpenTable>> all;
+std::vector<std::shared_ptr<const OpenTable>> Tables::AllOpen() const {
+  std::vector<std::shared_ptr<const OpenTable>> all;
   MutexLock lock(mutex_);
   for (const auto& [key, table] : open_) all.push_back(table);
   return all;
@@ -295,7 +312,7 @@ std::vector<std::shared_ptr<OpenTable>> Tables::AllOpen() const {
 
 uint64_t Tables::DramBytes() const {
   uint64_t bytes = 0;
-  for (const std::shared_ptr<OpenTable>& table : AllOpen()) {
+  for (const std::shared_ptr<const OpenTable>& table : AllOpen()) {
     for (const std::unique_ptr<TierStack>& layer : table->layers) {
       if (const auto dram = layer->SharedDram(); dram != nullptr) {
         bytes += dram->Usage().capacity_bytes;

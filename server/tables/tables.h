@@ -66,19 +66,23 @@ class Tables {
   absl::StatusOr<std::shared_ptr<const OpenTable>> Find(absl::string_view name,
                                                         VersionId version) const;
 
-  // Called after a load has published `published`. NotFound: it has been dropped since.
+  // Called after a load has published `published`. Opens it, unless it is open already. NotFound:
+  // it has been dropped since.
   absl::Status Add(const TableRecord& published);
   absl::Status Activate(absl::string_view name, VersionId version);
-  // Drops a version; kActiveVersion: all of the table. Returns the versions dropped. Waits, up to
-  // 10 s, until look-ups under way have left them. A version whose record cannot be read is dropped
-  // only if it is named. NotFound. FailedPrecondition: one of them is being loaded or repaired;
-  // none is dropped. Should one fail later all the same, the error names those that are dropped by
-  // then.
-  absl::StatusOr<std::vector<VersionId>> Drop(absl::string_view name, VersionId version);
+  // Drops one version, also one whose record cannot be read. Waits, up to 10 s, until look-ups
+  // under way have left it. NotFound. FailedPrecondition: it is being loaded or repaired.
+  absl::Status DropVersion(absl::string_view name, VersionId version);
+  // Drops every version whose record can be read, and returns them, ascending. Waits likewise, for
+  // each. NotFound: there is none. FailedPrecondition: one of them is being loaded or repaired;
+  // none is dropped. If one fails all the same, the error names those that are dropped by then.
+  absl::StatusOr<std::vector<VersionId>> DropTable(absl::string_view name);
 
   std::vector<TableSnapshot> Snapshot() const;
   // The active version of each table that has one.
   std::vector<std::shared_ptr<const OpenTable>> Active() const;
+  // Every version that is open.
+  std::vector<std::shared_ptr<const OpenTable>> AllOpen() const;
 
   // The stack of this id, and the table that keeps it alive; null if it is gone.
   struct SharedStack {
@@ -119,8 +123,8 @@ class Tables {
   absl::StatusOr<std::shared_ptr<OpenTable>> OpenVersion(const TableRecord& record);
   std::string HbmNote() const;
   void DivideDram() ABSL_EXCLUSIVE_LOCKS_REQUIRED(admin_mutex_);
-  std::vector<std::shared_ptr<OpenTable>> AllOpen() const;
   absl::Status DropOne(const Key& key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(admin_mutex_);
+  void AfterDrops(absl::string_view name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(admin_mutex_);
 
   Store* const store_;
   const Options options_;

@@ -120,7 +120,7 @@ TEST_F(ShmBatchTest, TheRestComesFromTheSameTable) {
   EXPECT_EQ(batch.answer().layers.at(0).nvme_rows, 60u);
   ExpectRows(14);
   // Another table of the same version number would answer the very ids.
-  ASSERT_TRUE(tables_->Drop("t", kActiveVersion).ok());
+  ASSERT_TRUE(tables_->DropTable("t").ok());
   Load("t", 1, kRows / 2);
   const absl::Status refused = Ask(rest).status();
   EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;

@@ -207,9 +207,9 @@ TEST_F(AdoptedCheckTest, GivesUpWhenItsCacheOrTableGoes) {
       ASSERT_TRUE(tables_->Activate("t", VersionId{2}).ok());
     }
     const std::weak_ptr<const OpenTable> dropped = *tables_->Find("t", VersionId{1});
-    ASSERT_TRUE(tables_->Drop("t", VersionId{1}).ok());
+    ASSERT_TRUE(tables_->DropVersion("t", VersionId{1}).ok());
     EXPECT_TRUE(dropped.expired());  // a drop gives up waiting for readers after a while
-    ASSERT_TRUE(tables_->Drop("t", VersionId{2}).ok());
+    ASSERT_TRUE(tables_->DropVersion("t", VersionId{2}).ok());
     check.WaitUntilDone();
     check.Stop();
     EXPECT_TRUE(tables_->Snapshot().empty());

@@ -194,7 +194,7 @@ TEST_F(RepairJobTest, ADropEndsTheCheckAndIsNoDamage) {
     int blocks = 0;
     const auto drop = [&] {
       if (++blocks > 1) return true;
-      dropper = std::thread([&] { dropped = tables_->Drop("t", version).status(); });
+      dropper = std::thread([&] { dropped = tables_->DropVersion("t", version); });
       while (tables_->Find("t", version).ok()) std::this_thread::yield();
       return true;
     };

@@ -275,7 +275,7 @@ TEST_F(HbmCacheTest, FollowsASwitchOfVersions) {
   EXPECT_EQ(CountHeld("table", 2, 0, 300), 300u);
   EXPECT_FALSE(Usage("table", 1, 0).on);
   EXPECT_FALSE(cache_->Find(old_stack).has_value());
-  ASSERT_TRUE(tables_->Drop("table", VersionId{2}).ok());
+  ASSERT_TRUE(tables_->DropVersion("table", VersionId{2}).ok());
   const auto gone = [&] { return !cache_->Find(old_stack + 2).has_value(); };
   EXPECT_TRUE(Comes(gone));
 }

@@ -410,9 +410,9 @@ TEST_F(WarmStartTest, FilesGoWithTheLastVersionOfTheirAddressing) {
   ASSERT_TRUE(tables_->Activate("t", VersionId{2}).ok());
   ASSERT_TRUE(warm_start_->TakeProfile(WriteProfile(spec, {{3, 3}}), spec).ok());
   WaitForPlaced(1);
-  ASSERT_TRUE(tables_->Drop("t", VersionId{1}).ok());
+  ASSERT_TRUE(tables_->DropVersion("t", VersionId{1}).ok());
   EXPECT_TRUE(FileExists(spec, Kind::kProfile));
-  ASSERT_TRUE(tables_->Drop("t", VersionId{2}).ok());
+  ASSERT_TRUE(tables_->DropVersion("t", VersionId{2}).ok());
   EXPECT_FALSE(FileExists(spec, Kind::kProfile));
   StopDaemon();
   EXPECT_FALSE(FileExists(spec, Kind::kLive));

@@ -93,9 +93,26 @@ TEST_F(TablesTest, AVersionAddedLateDoesNotUndoAnActivation) {
   ASSERT_TRUE(tables_->Add(*first).ok());
   EXPECT_EQ(*AnsweringVersion("a", VersionId{1}), 1u);
   EXPECT_EQ(*AnsweringVersion("a", kActiveVersion), 2u);
-  ASSERT_TRUE(tables_->Drop("a", VersionId{1}).ok());
+  ASSERT_TRUE(tables_->DropVersion("a", VersionId{1}).ok());
   EXPECT_TRUE(absl::IsNotFound(tables_->Add(*first)));
   EXPECT_EQ(*AnsweringVersion("a", kActiveVersion), 2u);
+}
+
+// A load may add its version after that was dropped, loaded again and added by the other load.
+TEST_F(TablesTest, AVersionThatIsOpenIsNotOpenedAgain) {
+  constexpr uint64_t kBudget = uint64_t{1} << 20;
+  OpenTables(kBudget);
+  Load("a", 1, 20000);
+  const auto record = store_->Find("a", VersionId{1});
+  ASSERT_TRUE(record.ok()) << record.status();
+  const std::shared_ptr<const OpenTable> open = *tables_->Find("a", kActiveVersion);
+  ASSERT_TRUE(tables_->Add(*record).ok());
+  EXPECT_EQ(*tables_->Find("a", kActiveVersion), open);
+  // Its stacks keep their shares of DRAM, and give them back.
+  tables_->SetDramBudget(kBudget / 2);
+  EXPECT_LE(tables_->DramBytes(), kBudget / 2);
+  EXPECT_GT(tables_->DramBytes(), kBudget / 4);
+  EXPECT_EQ(*AnsweringVersion("a", kActiveVersion), 1u);
 }
 
 TEST_F(TablesTest, DropsOneVersionOrAll) {
@@ -103,16 +120,20 @@ TEST_F(TablesTest, DropsOneVersionOrAll) {
   Load("a", 1, 2000);
   Load("a", 2, 2000);
   Load("b", 1, 2000);
-  auto dropped = tables_->Drop("a", VersionId{1});
-  ASSERT_TRUE(dropped.ok()) << dropped.status();
-  EXPECT_THAT(*dropped, ElementsAre(VersionId{1}));
+  const absl::Status dropped = tables_->DropVersion("a", VersionId{1});
+  ASSERT_TRUE(dropped.ok()) << dropped;
   const absl::Status no_active = AnsweringVersion("a", kActiveVersion).status();
   EXPECT_EQ(no_active.code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(std::string(no_active.message()), HasSubstr("activate"));
   EXPECT_EQ(*AnsweringVersion("a", VersionId{2}), 2u);
-  ASSERT_TRUE(tables_->Drop("a", kActiveVersion).ok());
+  // 0 stands for the active version elsewhere, and for nothing here.
+  EXPECT_EQ(tables_->DropVersion("a", kActiveVersion).code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(*AnsweringVersion("a", VersionId{2}), 2u);
+  const auto rest = tables_->DropTable("a");
+  ASSERT_TRUE(rest.ok()) << rest.status();
+  EXPECT_THAT(*rest, ElementsAre(VersionId{2}));
   EXPECT_EQ(AnsweringVersion("a", VersionId{2}).status().code(), absl::StatusCode::kNotFound);
-  EXPECT_EQ(tables_->Drop("a", kActiveVersion).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(tables_->DropTable("a").status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(*AnsweringVersion("b", kActiveVersion), 1u);
   Reopen(0);
   EXPECT_EQ(*AnsweringVersion("b", kActiveVersion), 1u);
@@ -125,15 +146,18 @@ TEST_F(TablesTest, WhileAVersionIsLoadedTheTableIsNotDropped) {
   Load("a", 2, 2000);
   auto writer = store_->BeginLoad(Spec("a", 3, 2000));
   ASSERT_TRUE(writer.ok()) << writer.status();
-  const absl::Status refused = tables_->Drop("a", kActiveVersion).status();
+  const absl::Status refused = tables_->DropTable("a").status();
   EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(refused.message()), HasSubstr("version 3 is being loaded"));
   EXPECT_EQ(*AnsweringVersion("a", kActiveVersion), 1u);
   EXPECT_EQ(*AnsweringVersion("a", VersionId{2}), 2u);
   EXPECT_EQ(store_->List().size(), 3u);
-  EXPECT_TRUE(tables_->Drop("a", VersionId{2}).ok());
+  const absl::Status loading = tables_->DropVersion("a", VersionId{3});
+  EXPECT_EQ(loading.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(loading.message()), HasSubstr("version 3 is being loaded"));
+  EXPECT_TRUE(tables_->DropVersion("a", VersionId{2}).ok());
   writer->reset();
-  const auto dropped = tables_->Drop("a", kActiveVersion);
+  const auto dropped = tables_->DropTable("a");
   ASSERT_TRUE(dropped.ok()) << dropped.status();
   EXPECT_THAT(*dropped, ElementsAre(VersionId{1}, VersionId{3}));
 }
@@ -149,7 +173,7 @@ TEST_F(TablesTest, WhileAVersionIsRepairedTheTableIsNotDropped) {
   const absl::Status stopped = store_->RepairChunk(
       "a", VersionId{2}, chunk,
       [&](LayerId, uint64_t, uint64_t, absl::Span<std::byte>) {
-        refused = tables_->Drop("a", kActiveVersion).status();
+        refused = tables_->DropTable("a").status();
         return absl::CancelledError("enough");
       },
       cancelled, written);
@@ -178,7 +202,7 @@ TEST_F(TablesTest, ADropThatFailsHalfWaySaysWhatIsGone) {
   Load("a", 2, 20000);
   Load("b", 1, 20000);
   ASSERT_TRUE(store_->BeginLoad(Spec("a", 3, 2000)).ok());  // interrupted
-  const absl::Status failed = tables_->Drop("a", kActiveVersion).status();
+  const absl::Status failed = tables_->DropTable("a").status();
   EXPECT_EQ(failed.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(failed.message()),
               HasSubstr("of table 'a' version 1, version 2 are dropped already"));
@@ -203,16 +227,15 @@ TEST_F(TablesTest, AVersionWithADamagedRecordIsDroppedByItsNumber) {
     OpenTables(0);
     ASSERT_EQ(store_->List().size(), 1u);
     EXPECT_FALSE(store_->BeginLoad(Spec("a", 2, 2000)).ok());
-    const absl::Status missing = tables_->Drop("a", VersionId{3}).status();
+    const absl::Status missing = tables_->DropVersion("a", VersionId{3});
     EXPECT_EQ(missing.code(), absl::StatusCode::kNotFound);
     EXPECT_THAT(std::string(missing.message()), HasSubstr("there is no table 'a' version 3: "));
-    const auto dropped = tables_->Drop("a", VersionId{2});
-    ASSERT_TRUE(dropped.ok()) << dropped.status();
-    EXPECT_THAT(*dropped, ElementsAre(VersionId{2}));
+    const absl::Status dropped = tables_->DropVersion("a", VersionId{2});
+    ASSERT_TRUE(dropped.ok()) << dropped;
     EXPECT_EQ(*AnsweringVersion("a", kActiveVersion), 1u);
     Load("a", 2, 2000);
     EXPECT_EQ(*AnsweringVersion("a", VersionId{2}), 2u);
-    ASSERT_TRUE(tables_->Drop("a", kActiveVersion).ok());
+    ASSERT_TRUE(tables_->DropTable("a").ok());
   }
 }
 
@@ -228,7 +251,7 @@ TEST_F(TablesTest, DramBudgetHoldsAcrossChanges) {
   for (const TableSnapshot& table : two) {
     EXPECT_GT(table.layers[0].tiers[1].usage.capacity_bytes, kBudget / 8);
   }
-  ASSERT_TRUE(tables_->Drop("a", kActiveVersion).ok());
+  ASSERT_TRUE(tables_->DropTable("a").ok());
   EXPECT_LE(DramCapacity(tables_->Snapshot()), kBudget);
   EXPECT_GT(DramCapacity(tables_->Snapshot()), kBudget / 2);
 }
@@ -314,7 +337,7 @@ TEST_F(TablesTest, AnOpenLookupFinishesOnTheVersionThatIsDropped) {
   const std::string ids = Bytes({1, 2, 2999});
   auto lookup = Lookup::Start(*tables_, pool_, {}, {.table = "a", .layers = {{LayerId{1}, ids}}});
   ASSERT_TRUE(lookup.ok());
-  std::thread dropper([this] { EXPECT_TRUE(tables_->Drop("a", kActiveVersion).ok()); });
+  std::thread dropper([this] { EXPECT_TRUE(tables_->DropTable("a").ok()); });
   while (tables_->Find("a", kActiveVersion).ok()) std::this_thread::yield();
   (*lookup)->ReadStorage();
   EXPECT_TRUE((*lookup)->Finish().ok());
