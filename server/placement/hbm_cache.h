@@ -114,6 +114,7 @@ class HbmCache final : public HbmObserver {
 
   void Open();
   void TurnOff();
+  void ReportOff() const;
   void Withdraw();
   void Run();
   void Repartition();

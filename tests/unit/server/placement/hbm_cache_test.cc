@@ -329,6 +329,42 @@ TEST_F(HbmCacheTest, ADeviceLostAtARepartitionIsReportedOnce) {
   EXPECT_EQ(log.find("the HBM tier is off", reported + 1), std::string::npos) << log;
 }
 
+// Also those of a table that is loaded as the device fails, which have no region yet, and those of
+// a version that is not active, which never had one.
+TEST_F(HbmCacheTest, EveryLayerSaysThatTheDeviceWasLost) {
+  Load("table", 1, 500);
+  Load("table", 2, 500);
+  Open(kMiB, 0);
+  ASSERT_TRUE(
+      Comes([&] { return Usage("table", 1, 0).rows == 500 && Usage("table", 1, 1).rows == 507; }));
+  faults_.lost = true;
+  Load("more", 1, 100);
+  ASSERT_TRUE(Comes([&] { return cache_->note().find("reset") != std::string::npos; }));
+  ASSERT_TRUE(Comes([&] { return Usage("more", 1, 1).note == cache_->note(); }));
+  cache_->Stop();
+  for (const size_t layer : {0, 1}) {
+    EXPECT_EQ(Usage("more", 1, layer).note, cache_->note());
+    EXPECT_EQ(Usage("table", 1, layer).note, cache_->note());
+    EXPECT_EQ(Usage("table", 2, layer).note, cache_->note());
+    EXPECT_FALSE(Usage("table", 1, layer).on);
+  }
+}
+
+// Tables::OpenVersion may read the note before the device is lost, and the version be added after.
+TEST_F(HbmCacheTest, AVersionThatWasBeingOpenedSaysThatTheDeviceWasLost) {
+  Load("table", 1, 500);
+  Load("table", 2, 500);
+  Open(kMiB, 0);
+  ASSERT_TRUE(Comes([&] { return Usage("table", 1, 0).rows == 500; }));
+  faults_.lost = true;
+  Load("more", 1, 100);
+  ASSERT_TRUE(Comes([&] { return Usage("table", 2, 1).note == cache_->note(); }));
+  const auto table = tables_->Find("table", VersionId{2}).value();
+  table->layers[0]->hbm().SetUsage({.note = "off: only the active version of a table has HBM"});
+  ASSERT_TRUE(tables_->Activate("table", VersionId{2}).ok());
+  EXPECT_EQ(Usage("table", 2, 0).note, cache_->note());
+}
+
 TEST_F(HbmCacheTest, VerifyFindsAByteThatDiffers) {
   Load("small", 1, 500);
   faults_.flip_records = 1;
