@@ -22,6 +22,5 @@ void Send(absl::string_view state, absl::string_view status) {
 
 void NotifyReady(absl::string_view status) { Send("READY=1\n", status); }
 void NotifyStopping(absl::string_view status) { Send("STOPPING=1\n", status); }
-void NotifyStatus(absl::string_view status) { Send("", status); }
 
 }  // namespace engram

@@ -10,7 +10,6 @@ namespace engram {
 // `status` is what `systemctl status` shows: one line, e.g. "serving 2 tables".
 void NotifyReady(absl::string_view status);
 void NotifyStopping(absl::string_view status);
-void NotifyStatus(absl::string_view status);
 
 }  // namespace engram
 

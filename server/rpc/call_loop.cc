@@ -71,15 +71,16 @@ void BidiCall::OnAccepted(bool ok) {
   Expect(method_);
   method_.handler(*this);
   // The end has a reference and is not reported before this, so the call is still there.
-  if (!IsFirst(State::kHandled)) ReportEnd();
+  if (!SetFirst(State::kHandled)) ReportEnd();
 }
 
 void BidiCall::OnEnded(bool /*ok*/) {
-  if (!IsFirst(State::kEnded)) ReportEnd();
+  if (!SetFirst(State::kEnded)) ReportEnd();
 }
 
-// Notes `state`, unless the other one is noted already. The call may be gone after true.
-bool BidiCall::IsFirst(State state) {
+// Sets `state`, unless the other one is set already; returns whether it did. The call may be gone
+// after true.
+bool BidiCall::SetFirst(State state) {
   State open = State::kOpen;
   // The first one's release pairs with the second one's acquire, in the exchange that fails.
   return state_.compare_exchange_strong(open, state, std::memory_order_acq_rel,

@@ -141,7 +141,7 @@ class BidiCall final {
 
   void OnAccepted(bool ok);
   void OnEnded(bool ok);
-  bool IsFirst(State state);
+  bool SetFirst(State state);
   void ReadDone(bool ok);
   void WriteDone(bool ok);
   void FinishDone(bool ok);

@@ -119,7 +119,7 @@ bool CountLayerEntries(CodedInputStream& in, size_t& entries) {
 
 }  // namespace
 
-absl::Status CheckLayerEntries(const grpc::ByteBuffer& buffer, uint64_t* request_id) {
+absl::Status CheckEncodedRequest(const grpc::ByteBuffer& buffer, uint64_t* request_id) {
   constexpr int kIds = v1::LookupRequest::kIdsFieldNumber;
   constexpr int kTokens = v1::LookupRequest::kTokensFieldNumber;
   static_assert(kIds == static_cast<int>(v1::PrefetchRequest::kIdsFieldNumber));

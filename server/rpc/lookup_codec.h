@@ -25,7 +25,7 @@ namespace engram {
 // alternatives the generated class would silently keep the last one.
 // `request_id`, if given, receives a LookupRequest's, so that the refusal of one of a stream's
 // requests is not taken for another's.
-absl::Status CheckLayerEntries(const grpc::ByteBuffer& buffer, uint64_t* request_id = nullptr);
+absl::Status CheckEncodedRequest(const grpc::ByteBuffer& buffer, uint64_t* request_id = nullptr);
 
 // InvalidArgument if `on_row_error` is a value that this daemon does not know.
 absl::Status CheckPolicy(const v1::LookupRequest& request);

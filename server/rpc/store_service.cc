@@ -78,7 +78,7 @@ class StoreServiceImpl final : public StoreService, private BaseService {
 
   absl::Status AnswerPrefetch(const grpc::ByteBuffer& buffer, grpc::ByteBuffer& response) {
     v1::PrefetchRequest request;
-    ENGRAM_RETURN_IF_ERROR(CheckLayerEntries(buffer));
+    ENGRAM_RETURN_IF_ERROR(CheckEncodedRequest(buffer));
     if (!Decode(buffer, request)) return UnreadableError("PrefetchRequest");
     ENGRAM_ASSIGN_OR_RETURN(const Prefetcher::Result result,
                             parts_.prefetcher->Prefetch(ToQuery(request)));
@@ -103,7 +103,7 @@ class StoreServiceImpl final : public StoreService, private BaseService {
     InFlight::Token token = parts_.in_flight->Enter();
     if (token == nullptr) return ShuttingDownError();
     v1::LookupRequest request;
-    ENGRAM_RETURN_IF_ERROR(CheckLayerEntries(call.request()));
+    ENGRAM_RETURN_IF_ERROR(CheckEncodedRequest(call.request()));
     if (!Decode(call.request(), request)) return UnreadableError("LookupRequest");
     ENGRAM_RETURN_IF_ERROR(CheckPolicy(request));
     ENGRAM_ASSIGN_OR_RETURN(

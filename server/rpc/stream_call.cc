@@ -169,8 +169,8 @@ void StreamCall::Work() {
 bool StreamCall::Process(grpc::ByteBuffer buffer) {
   v1::LookupRequest request;
   uint64_t refused_id = 0;
-  if (const absl::Status entries = CheckLayerEntries(buffer, &refused_id); !entries.ok()) {
-    Send(EncodeStreamError(entries, refused_id));
+  if (const absl::Status refused = CheckEncodedRequest(buffer, &refused_id); !refused.ok()) {
+    Send(EncodeStreamError(refused, refused_id));
     return true;
   }
   if (!Decode(buffer, request)) {

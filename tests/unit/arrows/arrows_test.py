@@ -36,7 +36,7 @@ ARROWS = {
     "gpu_cache": [f"storage/dram/{name}.h" for name in ("layout", "row_sizes", "seqlock")],
     # The server's rooms, from the ground floor up.
     "server/config": ["storage/base", "storage/table/spec.h"],
-    "server/tables": [*STORAGE, "gpu_cache"],
+    "server/tables": STORAGE,
     "server/http": ["server/config", "server/tables", "proto", "storage/base"],
     "server/placement": ["server/config", "server/tables", *STORAGE, "gpu_cache"],
     "server/lookup": ["server/tables", *STORAGE],

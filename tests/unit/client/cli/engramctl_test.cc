@@ -330,7 +330,7 @@ TEST_F(EngramctlTest, Rows) {
   EXPECT_THAT(gone.err, HasSubstr("no layer 2; it has 1, 14"));
 }
 
-TEST_F(EngramctlTest, StatsSumsLayers) {
+TEST_F(EngramctlTest, StatsPrintsTablesLayersAndTiers) {
   const Json table = GoodJson({"stats"})["tables"][0];
   EXPECT_EQ(table["name"], "t");
   EXPECT_EQ(table["lookups"], 5);

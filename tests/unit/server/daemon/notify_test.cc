@@ -48,15 +48,13 @@ class Notify : public ::testing::Test {
 TEST_F(Notify, TellsStateAndStatus) {
   NotifyReady("serving 2 tables");
   EXPECT_EQ(Received(), "READY=1\nSTATUS=serving 2 tables");
-  NotifyStatus("loading");
-  EXPECT_EQ(Received(), "STATUS=loading");
   NotifyStopping("");
   EXPECT_EQ(Received(), "STOPPING=1\nSTATUS=");
 }
 
 TEST_F(Notify, AStatusCannotHoldAnotherAssignment) {
-  NotifyStatus("a\nSTOPPING=1");
-  EXPECT_EQ(Received(), "STATUS=a STOPPING=1");
+  NotifyReady("a\nSTOPPING=1");
+  EXPECT_EQ(Received(), "READY=1\nSTATUS=a STOPPING=1");
 }
 
 TEST_F(Notify, IsSilentWithoutSystemd) {

@@ -33,45 +33,45 @@ v1::LookupRequest WithLayers(int count) {
   return request;
 }
 
-TEST(CheckLayerEntries, CountsLayersAndNothingElse) {
+TEST(CheckEncodedRequest, CountsLayersAndNothingElse) {
   uint64_t id = 0;
-  EXPECT_TRUE(CheckLayerEntries(Bytes(WithLayers(1024).SerializeAsString()), &id).ok());
+  EXPECT_TRUE(CheckEncodedRequest(Bytes(WithLayers(1024).SerializeAsString()), &id).ok());
   EXPECT_EQ(id, 70u);
   id = 0;
-  const absl::Status wide = CheckLayerEntries(Bytes(WithLayers(1025).SerializeAsString()), &id);
+  const absl::Status wide = CheckEncodedRequest(Bytes(WithLayers(1025).SerializeAsString()), &id);
   EXPECT_TRUE(absl::IsInvalidArgument(wide)) << wide;
   EXPECT_THAT(std::string(wide.message()), HasSubstr("1025 entries in `ids.layers`"));
   EXPECT_EQ(id, 70u);
 }
 
 // The generated class puts the pieces of a message together.
-TEST(CheckLayerEntries, CountsLayersInPieces) {
+TEST(CheckEncodedRequest, CountsLayersInPieces) {
   std::string pieces;
   for (int i = 0; i < 1025; ++i) pieces += WithLayers(1).SerializeAsString();
   v1::LookupRequest together;
   ASSERT_TRUE(together.ParseFromString(pieces));
   ASSERT_EQ(together.ids().layers_size(), 1025);
-  EXPECT_TRUE(absl::IsInvalidArgument(CheckLayerEntries(Bytes(pieces))));
+  EXPECT_TRUE(absl::IsInvalidArgument(CheckEncodedRequest(Bytes(pieces))));
 }
 
-TEST(CheckLayerEntries, RefusesIdsBesideTokens) {
+TEST(CheckEncodedRequest, RefusesIdsBesideTokens) {
   v1::PrefetchRequest ids;
   ids.mutable_ids()->add_layers()->set_layer(1);
   v1::PrefetchRequest tokens;
   tokens.mutable_tokens()->set_token_ids("abcd");
-  EXPECT_TRUE(CheckLayerEntries(Bytes(tokens.SerializeAsString())).ok());
+  EXPECT_TRUE(CheckEncodedRequest(Bytes(tokens.SerializeAsString())).ok());
   for (const std::string& both : {ids.SerializeAsString() + tokens.SerializeAsString(),
                                   tokens.SerializeAsString() + ids.SerializeAsString()}) {
-    const absl::Status status = CheckLayerEntries(Bytes(both));
+    const absl::Status status = CheckEncodedRequest(Bytes(both));
     EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
     EXPECT_THAT(std::string(status.message()), HasSubstr("both row ids and tokens"));
   }
 }
 
-TEST(CheckLayerEntries, LeavesWhatIsNoMessageToDecode) {
+TEST(CheckEncodedRequest, LeavesWhatIsNoMessageToDecode) {
   const std::string good = WithLayers(3).SerializeAsString();
   for (size_t size = 0; size < good.size(); ++size) {
-    EXPECT_TRUE(CheckLayerEntries(Bytes(good.substr(0, size))).ok()) << size;
+    EXPECT_TRUE(CheckEncodedRequest(Bytes(good.substr(0, size))).ok()) << size;
   }
   v1::LookupRequest request;
   EXPECT_FALSE(Decode(Bytes(good.substr(0, good.size() - 1)), request));
