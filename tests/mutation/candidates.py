@@ -6,7 +6,7 @@ import re
 
 from faults import Fault
 
-FOLDERS = ("storage", "server", "client", "gpu_cache")
+FOLDERS = ("storage", "server", "client", "gpu_cache", "proto")
 SUFFIXES = {".cc", ".h", ".cu", ".cuh"}
 
 # What is not code that a test could judge, or not of this program.
