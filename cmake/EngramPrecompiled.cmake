@@ -1,6 +1,7 @@
 # Precompiled headers: what most sources of a kind include, parsed once a build. Only g++ uses them;
 # the clang build has none, so of what it builds (all but tests and what needs gRPC) a source that
-# leaves out an include fails there.
+# leaves out an include fails there. For all sources tests/unit/arrows/includes.py checks, by the
+# names that they use, that they include these headers themselves.
 #
 # engram_library, engram_binary and engram_test take PCH NAME: lib, grpc and cli for libraries,
 # program for executables, test and test_grpc for tests.

@@ -1,5 +1,6 @@
 #include "server/lookup/buffer_pool.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstdlib>
 

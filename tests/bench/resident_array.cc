@@ -1,5 +1,6 @@
 #include "tests/bench/resident_array.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"

@@ -15,6 +15,7 @@
 #include <optional>
 #include <set>
 #include <thread>
+#include <utility>
 
 #include "storage/base/mutex.h"
 #include "tests/integration/daemon_fixture.h"

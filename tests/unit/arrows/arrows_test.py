@@ -1,6 +1,6 @@
 """Checks that the house is in order: includes follow the table of arrows in ARCHITECTURE.md, heavy
-headers stay inside .cc files, files, lines and functions keep their size, and every folder has its
-README.
+headers stay inside .cc files, sources include what precompiled headers would bring them, files,
+lines and functions keep their size, and every folder has its README.
 
     arrows_test.py ROOT       checks the tree, after checking itself on trees with planted faults
 """
@@ -11,6 +11,7 @@ import sys
 import tempfile
 
 sys.dont_write_bytecode = True
+import includes  # noqa: E402
 from functions import cpp_functions, functions  # noqa: E402
 
 STORAGE = [f"storage/{name}" for name in ("base", "table", "checkpoint", "nvme", "dram", "profile")]
@@ -219,12 +220,12 @@ def check_columns(name, text):
     ]
 
 
-def check_file(root, path):
+def check_file(root, path, named):
     name = path.relative_to(root).as_posix()
     text = path.read_text(encoding="utf-8")
     problems = check_size(path, name, text)
     if path.suffix in SUFFIXES:
-        problems += check_columns(name, text) + check_includes(name, text)
+        problems += check_columns(name, text) + check_includes(name, text) + named.check(name)
     return problems
 
 
@@ -249,11 +250,12 @@ def check_exceptions(root):
 
 
 def check_tree(root):
-    problems = []
+    problems = includes.check_precompiled(root)
+    named = includes.Includes(root)
     for folder in FOLDERS:
         for path in sorted((root / folder).rglob("*")):
             if path.suffix in SIZED:
-                problems += check_file(root, path)
+                problems += check_file(root, path, named)
     return problems + check_readmes(root)
 
 
@@ -301,6 +303,7 @@ PLANTED = [
     ("server/rpc/x.h", "#include <rocksdb/db.h>\n", "belongs into .cc files"),
     ("server/rpc/y.h", '#include "engram/v1/store.grpc.pb.h"\n', "belongs into .cc files"),
     ("client/client.h", '#include "client/transport.h"\n', "public header"),
+    ("tests/unit/x.cc", "std::vector<int> a;\n", "names std::vector without an include of vector"),
     # Sizes.
     ("server/rpc/x.cc", "\n" * 501, "501 lines, over 500"),
     ("tests/unit/x.cc", "\n" * 801, "801 lines, over 800"),
@@ -368,6 +371,8 @@ def self_test():
             plant(root, {name: text})
             problems = check_tree(root)
             assert len(problems) == 1 and said in problems[0], (name, problems)
+    with tempfile.TemporaryDirectory() as directory:
+        includes.self_test(pathlib.Path(directory))
     with tempfile.TemporaryDirectory() as directory:
         root = pathlib.Path(directory)
         plant(root, CLEAN)

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <numeric>
 #include <random>
+#include <utility>
 
 #include "engram/v1/store.pb.h"
 #include "google/protobuf/io/coded_stream.h"

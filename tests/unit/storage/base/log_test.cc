@@ -1,5 +1,6 @@
 #include "storage/base/log.h"
 
+#include <string>
 #include <thread>
 #include <vector>
 

@@ -1,5 +1,8 @@
 #include "storage/base/size.h"
 
+#include <utility>
+#include <vector>
+
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 

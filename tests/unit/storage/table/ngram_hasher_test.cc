@@ -1,5 +1,6 @@
 #include "storage/table/ngram_hasher.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <iostream>

@@ -1,6 +1,7 @@
 #include "storage/table/spec.h"
 
 #include <cmath>
+#include <utility>
 
 #include "absl/strings/str_replace.h"
 #include "gmock/gmock.h"

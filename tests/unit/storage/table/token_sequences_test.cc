@@ -1,5 +1,6 @@
 #include "storage/table/token_sequences.h"
 
+#include <string>
 #include <vector>
 
 #include "gmock/gmock.h"
