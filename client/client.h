@@ -2,8 +2,8 @@
 //
 //   auto client = engram::Client::Connect({.target = "unix:/run/engramd/engramd.sock"});
 //   if (!client.ok()) return client.status();
-//   // The handshake. What is looked up afterwards carries the digest, so that no other table ever
-//   // answers, whatever an operator switches to in between.
+//   // The handshake. Later look-ups carry the digest: no other table answers them, also after an
+//   // operator has switched versions.
 //   engram::TableExpectation model{.family = "deepseek-v4.1"};  // and all else that it knows
 //   auto table = (*client)->OpenTable("deepseek", model);
 //   if (!table.ok()) return table.status();
@@ -15,8 +15,8 @@
 //                                    .expect_table_digest = table->table_digest});
 //   if (!answer.ok()) return answer.status();
 //
-// Rows by id are asked for without `tokens` and with LayerRequest::row_ids; row_hasher.h makes the
-// ids of the tokens, for those who want to know them.
+// To look up rows by id, leave out `tokens` and set LayerRequest::row_ids; row_hasher.h computes
+// the row ids of tokens.
 //
 // Client is thread-safe: one for a process is enough. No method allocates per row. Calls that find
 // the daemon gone are repeated on a new connection until their deadline (look-ups change nothing,
@@ -42,19 +42,20 @@ namespace engram {
 // A dead position in row_ids: its row comes back as zeros.
 inline constexpr uint32_t kDeadPosition = 0xFFFFFFFFu;
 
-// How rows come. kShm copies those that DRAM holds straight out of the daemon's memory, on the same
-// host and through its Unix socket; what is not there still comes over gRPC, also of streams.
+// How rows are transferred. kShm copies rows in DRAM straight out of the daemon's memory, on the
+// same host and through its Unix socket; all other rows still come over gRPC, also those of
+// streams.
 enum class TransportKind {
-  kAuto,  // what $ENGRAM_TRANSPORT says (auto, grpc, shm); auto: kShm where it is to be had
+  kAuto,  // what $ENGRAM_TRANSPORT says (auto, grpc, shm); auto: kShm where it is available
   kGrpc,
-  kShm,  // Connect fails, saying why, where it is not to be had
+  kShm,  // Connect fails, saying why, where it is unavailable
 };
 
 struct ClientOptions {
   // "unix:/path" or "host:port".
   std::string target = "unix:/run/engramd/engramd.sock";
   std::chrono::milliseconds connect_timeout{5000};
-  // For calls that state none.
+  // For calls without a deadline of their own.
   std::chrono::milliseconds default_deadline{10000};
   TransportKind transport = TransportKind::kAuto;
   // Largest answer accepted; the daemon's own limit is 512 MiB by default.
@@ -110,7 +111,7 @@ struct TableDescription {
   std::string token_map_digest;   // sha256 of the map in hex; empty: it has none
 };
 
-// What a model expects of one layer. What is unset or empty is not compared.
+// What a model expects of one layer. Unset or empty fields are not compared.
 struct LayerExpectation {
   int32_t layer = 0;  // the model config's own number
   std::optional<uint64_t> rows = {};
@@ -120,7 +121,7 @@ struct LayerExpectation {
   std::optional<double> row_scale = {};
 };
 
-// What a model expects of its table: say all that it knows. What is unset or empty is not compared.
+// What a model expects of its table: set all that is known. Unset or empty fields are not compared.
 struct TableExpectation {
   std::optional<std::string> family = {};
   std::optional<std::string> row_format = {};
@@ -230,9 +231,9 @@ struct PrefetchAnswer {
 // while another receives.
 class LookupStream {
  public:
-  virtual ~LookupStream() = default;  // cancels what is under way
+  virtual ~LookupStream() = default;  // cancels what is in flight
 
-  // Sends a request; its buffers stay borrowed until Receive has given its last answer.
+  // Sends a request; its buffers stay borrowed until Receive has returned its last answer.
   // Blocks only while the daemon's window is full. Unavailable once the stream is broken.
   virtual absl::Status Send(const LookupRequest& request) = 0;
 
@@ -254,9 +255,9 @@ class LookupStream {
 // program that counts microseconds turns that off: absl::SetMutexDeadlockDetectionMode(kIgnore).
 class Client {
  public:
-  // Connects. Unavailable, naming the target, when nobody answers within connect_timeout;
-  // InvalidArgument for a target or an $ENGRAM_TRANSPORT that is none; FailedPrecondition when
-  // kShm is asked for and the daemon shares no memory.
+  // Connects. Unavailable, naming the target, when no daemon answers within connect_timeout;
+  // InvalidArgument for a malformed target or $ENGRAM_TRANSPORT; FailedPrecondition when kShm is
+  // asked for and the daemon shares no memory.
   static absl::StatusOr<std::unique_ptr<Client>> Connect(ClientOptions options);
   virtual ~Client() = default;
 
@@ -292,7 +293,7 @@ class Client {
 
   virtual absl::StatusOr<std::unique_ptr<LookupStream>> OpenStream() = 0;
 
-  // kGrpc or kShm: what Connect has come to.
+  // kGrpc or kShm: what Connect has chosen.
   virtual TransportKind transport() const = 0;
 };
 

@@ -66,18 +66,18 @@ class GpuReader {
   virtual uint64_t output_row_bytes() const = 0;  // of a row at `out`
   virtual const TableDescription& table() const = 0;
   virtual Client& client() = 0;
-  // Where rows come from, and what is not to be had and why.
+  // Where rows come from, and what is unavailable and why.
   virtual std::string note() const = 0;
 
   // Looks whether what is mapped is still the daemon's. If so, which is nearly always, it costs
-  // some nanoseconds; else it waits for `stream`, and maps anew, a second at most. Not while the
+  // some nanoseconds; else it waits for `stream`, and maps again, a second at most. Not while the
   // stream captures. To be called now and then, best before each step: without it rows stay right,
   // but more and more are left to Complete. Unavailable: the GPU does not work any more.
   virtual absl::Status Refresh(void* stream) = 0;
 
   // Puts a gather of `count` row ids on the stream: 4 bytes each, kDeadPosition gives zeros. `ids`
   // and `out` are read and written when it runs; `out` gets `count` rows, packed (of kBf16 it has
-  // to be aligned to 16 bytes). It may be captured: at a replay the ids are read anew.
+  // to be aligned to 16 bytes). It may be captured: each replay reads the ids again.
   // InvalidArgument: more than max_rows. Unavailable: the GPU does not work any more.
   virtual absl::Status Enqueue(const uint32_t* ids, uint32_t count, void* out, void* stream) = 0;
 

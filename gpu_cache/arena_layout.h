@@ -1,5 +1,5 @@
-// What lies where in the arena: the stretch of GPU memory in which the daemon keeps the hottest
-// rows, and which workers map read-only.
+// The layout of the arena: the GPU memory in which the daemon keeps the hottest rows, and which
+// workers map read-only.
 //
 //   offset 0         ArenaHeader   kArenaHeaderBytes, with one Region for each layer
 //   each region's    index         sectors × 32 bytes: the tags of 8 rows, one sector of a GPU
@@ -10,13 +10,14 @@
 // of its layer the row id does. Memory of zeros is an empty index: tags are stored inverted.
 //
 // A region's `epoch` is a version for all of it. It is odd while the region is laid out, and grows
-// by two before slots that had rows get others; tags go first and come last. Whoever sees the same
-// even epoch before and after it copied rows, and found their tags in between, has copied rows.
+// by two before slots that had rows get others; tags are removed first and written last. A reader
+// that sees the same even epoch before and after a copy, and finds the rows' tags in between, has
+// whole rows.
 //
 // Why sets of eight, and not a perfect hash of the chosen rows: rows come and go, slot by slot,
-// while kernels read, and nothing else moves. What does not fit in its sector costs 0.4 to 1.2 % of
-// the hits (tests/bench/RESULTS.md), and slots are never empty for it: the next hottest row that
-// fits takes the place.
+// while kernels read, and nothing else moves. Rows that do not fit into their sector cost 0.4
+// to 1.2 % of the hits (tests/bench/RESULTS.md); no slot stays empty for that: the next hottest row
+// that fits takes it.
 //
 // Host byte order; the memory is shared by processes of one host. Only the standard library.
 #ifndef ENGRAM_GPU_CACHE_ARENA_LAYOUT_H_

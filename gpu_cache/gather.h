@@ -55,8 +55,8 @@ struct Report {
   uint64_t launches = 0;
 };
 
-// What launches count, on the device; zeros before the first. Whoever finishes a launch resets what
-// is that launch's own.
+// What launches count, on the device; zeros before the first. FinishLaunch resets what belongs to
+// one launch.
 struct Scratch {
   unsigned long long arrived = 0;  // a kernel's blocks that are done, and what they found
   uint32_t missing = 0;            // of this launch

@@ -180,7 +180,7 @@ ENGRAM_HD uint32_t Samples(const GatherArgs& args, uint32_t first_sample) {
   return (args.count - 1 - first_sample) / args.sample_every + 1;
 }
 
-// What whoever finishes a launch does: reports it, and makes the scratch ready for the next one.
+// Called once, at the end of a launch: reports it, and resets the scratch for the next one.
 ENGRAM_HD void FinishLaunch(const GatherArgs& args, uint32_t missing, uint32_t hbm_rows,
                             uint32_t dram_rows) {
   Scratch& scratch = *args.scratch;

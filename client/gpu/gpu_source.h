@@ -1,8 +1,8 @@
 // What a GPU reader has mapped of the daemon's memory for its device: the HBM arena, imported, and
 // the DRAM tier's segments, registered. Behind gpu_reader.h.
 //
-// One thread at a time. What is mapped stays so until the next Use, or the end: launches that read
-// it have to be done before.
+// One thread at a time. Mappings last until the next Use or the destructor; launches that read them
+// must have finished by then.
 #ifndef ENGRAM_CLIENT_GPU_GPU_SOURCE_H_
 #define ENGRAM_CLIENT_GPU_GPU_SOURCE_H_
 
@@ -29,18 +29,18 @@ class GpuSource {
             uint32_t row_bytes)
       : backend_(backend), gatherer_(gatherer), layer_(layer), row_bytes_(row_bytes) {}
 
-  // Whether what is mapped is still what the daemon has, or would be no other.
+  // Whether the mappings are current: Use would change nothing.
   bool Holds() const;
 
-  // From the next launch on `stream` on, rows are read as `table` says, as far as this device can;
-  // null: none is found. Waits for `stream` first, for launches may still read what was mapped
-  // before. An error only if the device does not work any more.
+  // From the next launch on `stream` on, rows are read from `table`, as far as this device can;
+  // null: every row is a miss. Waits for `stream` first, because launches may still read the old
+  // mappings. An error only if the device does not work any more.
   absl::Status Use(std::shared_ptr<const ShmTable> table, void* stream);
 
-  // What it is, and what is not to be had and why.
+  // What is mapped, and what is unavailable and why.
   std::string note() const { return note_; }
 
-  // Tells the daemon what launches have read. `samples` may hold kDeadPosition.
+  // Reports to the daemon what launches have read. `samples` may hold kDeadPosition.
   void Tell(uint64_t hbm_rows, uint64_t dram_rows, bool complete,
             std::span<const uint32_t> samples);
 
@@ -62,7 +62,7 @@ class GpuSource {
 
   std::shared_ptr<const ShmTable> table_;
   bool complete_ = false;  // every row of a resident layer was there
-  // The import is of the link's daemon, and made once for it.
+  // Imported once for each link.
   std::shared_ptr<AttachLink> arena_link_;
   std::unique_ptr<gpu_cache::MappedMemory> arena_;
   // By segment id; 0 is the control page. Of one link.

@@ -31,8 +31,8 @@ class UnaryCaller {
   UnaryCaller(const UnaryCaller&) = delete;
   UnaryCaller& operator=(const UnaryCaller&) = delete;
 
-  // Blocks, awake for up to 400 µs: most answers out of memory are there by then. After a call that
-  // stayed awake in vain the next 128 sleep at once.
+  // Blocks; spins for up to 400 µs, because most answers out of memory are there by then. After a
+  // call whose answer took longer the next 128 sleep at once.
   // `method` is "/package.Service/Method" and must outlive the call.
   absl::Status Call(const char* method, const grpc::ByteBuffer& request,
                     std::chrono::milliseconds timeout, grpc::ByteBuffer* answer);

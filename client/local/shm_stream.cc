@@ -46,7 +46,7 @@ class ShmLookupStream : public LookupStream {
   absl::Status Break(absl::Status status);
   absl::StatusOr<Event> ReceiveFromDaemon(const Pending& pending);
   absl::StatusOr<Event> NextLayer(Pending& pending);
-  absl::StatusOr<Event> AskAnew(Pending& pending);
+  absl::StatusOr<Event> RetryWhole(Pending& pending);
   void PopFront() {
     MutexLock lock(mutex_);
     pending_.pop_front();
@@ -174,7 +174,7 @@ absl::StatusOr<LookupStream::Event> ShmLookupStream::NextLayer(Pending& pending)
     // may a layer out of DRAM go to the caller.
     ENGRAM_ASSIGN_OR_RETURN(pending.next_answer, ReceiveFromDaemon(pending));
     if (pending.next_answer->last && IsRefusal(pending.next_answer->status))
-      return AskAnew(pending);
+      return RetryWhole(pending);
   }
   if (!batch.layer_complete(pending.next_layer)) {
     if (!pending.next_answer.has_value()) {
@@ -197,7 +197,7 @@ absl::StatusOr<LookupStream::Event> ShmLookupStream::NextLayer(Pending& pending)
 }
 
 // All of it, in one call; then it goes on as if DRAM had held everything.
-absl::StatusOr<LookupStream::Event> ShmLookupStream::AskAnew(Pending& pending) {
+absl::StatusOr<LookupStream::Event> ShmLookupStream::RetryWhole(Pending& pending) {
   absl::StatusOr<LookupAnswer> answer = rest_->Lookup(pending.request, pending.timeout);
   if (!answer.ok()) {
     Event event;

@@ -1,11 +1,11 @@
 // LookupStream for a client that reads DRAM itself: what DRAM holds is copied in Send, by the
 // calling thread, and only the rest goes to the daemon, over a gRPC stream that is opened when it
 // is first needed. Answers come in the order of requests and of layers, as over gRPC. A request
-// that DRAM held whole needs nothing of the daemon; of another one, layers that it held are
-// received once the daemon has begun to answer, for only then does the version stay.
+// whose rows were all in DRAM needs nothing of the daemon. Of any other request, the layers out of
+// DRAM are received once the daemon has begun to answer: from then on it finishes on the version.
 //
 // Threads, window and errors as in client/grpc/stream.h. A request whose version is dropped before
-// the daemon has begun with it is put to it anew, as a whole.
+// the daemon has begun with it is retried as a whole.
 #ifndef ENGRAM_CLIENT_LOCAL_SHM_STREAM_H_
 #define ENGRAM_CLIENT_LOCAL_SHM_STREAM_H_
 

@@ -40,7 +40,7 @@ struct ShmTable {
   gpu_cache::ArenaExport arena;  // of the HBM tier; bytes 0: there is none, or none that is known
   std::vector<HbmLayerPlace> hbm_layers;  // ascending
   std::string hbm_note;                   // what the daemon says of it
-  bool writable_dram = false;             // AttachLink::WritableSegments are to be had
+  bool writable_dram = false;             // whether AttachLink::WritableSegments works
 
   bool Holds() const { return link->Holds(generation); }
   const AttachedLayer* Find(int32_t layer) const;

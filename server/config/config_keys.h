@@ -1,7 +1,8 @@
 // The one table of engramd's settings, and the texts made from it.
 //
-// To add a key: a member of Config with its default, and one entry in config_keys.cc. Then write
-// deploy/engramd.yaml and deploy/CONFIG.md anew (a test compares them with what is printed here).
+// To add a key: a member of Config with its default, and one entry in config_keys.cc. Then
+// regenerate deploy/engramd.yaml and deploy/CONFIG.md (a test compares them with what is printed
+// here).
 #ifndef ENGRAM_SERVER_CONFIG_CONFIG_KEYS_H_
 #define ENGRAM_SERVER_CONFIG_CONFIG_KEYS_H_
 

@@ -35,7 +35,7 @@ enum class LoadPhase {
   kRead,     // rows out of the checkpoint, into chunks
   kPublish,  // syncs, checks, and the catalog write that makes the version visible
   kVerify,   // a repair reads chunks back
-  kRepair,   // and writes damaged ones anew
+  kRepair,   // and rewrites damaged ones
 };
 
 struct LoadStatus {

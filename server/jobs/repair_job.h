@@ -1,5 +1,5 @@
-// Repairing a published version from its checkpoint: every chunk is read back, those that are
-// damaged are written anew, all others are left as they are. Look-ups go on meanwhile.
+// Repairing a published version from its checkpoint: every chunk is read back, damaged ones are
+// rewritten, all others are left as they are. Look-ups go on meanwhile.
 //
 // A repair that stops half way has repaired some chunks; the same call does the rest.
 #ifndef ENGRAM_SERVER_JOBS_REPAIR_JOB_H_
@@ -36,7 +36,7 @@ struct RepairResult {
 // unfinished is loaded to its end. `progress` as for RunLoad; its phase is kVerify, then kRepair.
 // NotFound: there is no such table or version. FailedPrecondition: no version holds this
 // checkpoint, or the one asked for is of another shape or, in a damaged chunk, of other rows.
-// DataLoss: what was written anew reads back damaged.
+// DataLoss: a rewritten chunk reads back damaged.
 absl::StatusOr<RepairResult> RunRepair(Tables& tables, const LoadParameters& parameters,
                                        const std::atomic<bool>& cancelled,
                                        const std::function<bool(const LoadStatus&)>& progress);

@@ -1,7 +1,7 @@
 // The EngramAdmin service: load, list, activate, drop, verify, stats.
 //
-// Callers on TCP are refused unless the operator allowed them: whoever may call this service can
-// make the daemon read directories and drop tables.
+// Callers on TCP are refused unless the operator allowed them: this service makes the daemon read
+// directories and drops tables.
 #ifndef ENGRAM_SERVER_RPC_ADMIN_SERVICE_H_
 #define ENGRAM_SERVER_RPC_ADMIN_SERVICE_H_
 

@@ -20,7 +20,7 @@ class DramObserver {
 
   // Another version of this table is about to become active.
   virtual void BeforeSwitch(const OpenTable& outgoing) = 0;
-  // DRAM has been divided anew: caches may be new, or gone.
+  // DRAM has been divided again: caches may be new, or gone.
   virtual void AfterChange() = 0;
   // Versions of this table have been dropped; `left` are all that remain, of any table.
   virtual void AfterDrop(absl::string_view table, const std::vector<TableRecord>& left) = 0;

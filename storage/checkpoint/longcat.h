@@ -10,7 +10,7 @@
 // "auto" takes a model_type that begins with `longcat` if it is Lite's, `longcat_flash_ngram`, or
 // the config has one of these ratios. What is verified is Lite's type with all keys of the first
 // line and no key that begins with `oe_`; any other loads by --allow-unverified only.
-// (LongCat-2.0's own config.json and tensors were not to be had.)
+// (LongCat-2.0's own config.json and tensors were not available.)
 //
 // Always refused, because the models then hash in ways that are not known or not supported here:
 // both ratios at once; ngram_exclude_sp_token; a special_token_scope, or a list whose key ends in

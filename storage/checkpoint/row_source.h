@@ -35,7 +35,7 @@ class RowSource {
   virtual const TokenMap* token_map() const = 0;
 
   // Fills `out` with rows first … first + count − 1 of a layer, packed. Thread-safe; blocks on
-  // reads, leaves the page cache alone where direct I/O is to be had.
+  // reads, bypasses the page cache where direct I/O is available.
   // NotFound: no such layer. OutOfRange: rows past the end. InvalidArgument: out is not
   // count × row_bytes. DataLoss, naming file and tensor: the file is shorter than its header
   // says. Unavailable: the read failed (errno in the text).

@@ -48,7 +48,7 @@ absl::StatusOr<uint64_t> ParseSafetensorsPrefix(absl::string_view file, absl::st
 
 // The tensors of a file of `file_bytes` bytes whose header, of the length that the prefix says, is
 // `header`. Of each tensor it is checked that its bytes lie in the file, are as many as shape and
-// dtype need (a dtype that is not known is let pass: whoever asks for the tensor sees it), and
+// dtype need (an unknown dtype passes: the reader of the tensor refuses it), and
 // belong to no other tensor. DataLoss naming `file`, the tensor and the value otherwise.
 absl::StatusOr<TensorMap> ParseSafetensorsHeader(absl::string_view file, absl::string_view header,
                                                  uint64_t file_bytes);

@@ -2,7 +2,7 @@
 //
 //   auto link = AttachLink::Connect("/run/engramd/engramd.sock.shm", instance);
 //   auto layer = AttachedLayer::Map(*link, description);        // from Attach
-//   if (!(*link)->Holds(generation)) … attach anew
+//   if (!(*link)->Holds(generation)) … attach again
 //   size_t left = layer->Gather(ids, out, missing, phase);
 //   if (!(*link)->Holds(generation)) … what was copied is not to be used
 //
@@ -74,7 +74,7 @@ class AttachLink {
   bool ended() const { return ended_.load(std::memory_order_relaxed); }
 
   // The segments of these ids, those that are mapped already and new ones. Unavailable when one is
-  // gone: attach anew.
+  // gone: attach again.
   absl::StatusOr<std::vector<std::shared_ptr<MappedSegment>>> Segments(
       absl::Span<const uint64_t> ids, bool populate);
 

@@ -3,7 +3,7 @@
 //
 // A client reads `generation` before a batch and once more after it. The same number, and not 0:
 // all that it copied in between was the tier's; another one: it discards the copies and attaches
-// anew. The daemon counts on before it gives memory up, so a copy of memory given up is always
+// again. The daemon counts on before it gives memory up, so a copy of memory given up is always
 // noticed. Only the standard library.
 #ifndef ENGRAM_STORAGE_DRAM_CONTROL_H_
 #define ENGRAM_STORAGE_DRAM_CONTROL_H_
@@ -33,8 +33,8 @@ inline uint64_t Generation(const ControlPage& page) {
       .load(std::memory_order_acquire);
 }
 
-// Whether nothing that was read since `seen` was read was given up. Acquire fence: whoever read
-// memory given up reads a newer generation here (the daemon orders the two the other way round).
+// Whether no memory was given up since `seen` was read. Acquire fence: a reader that saw given-up
+// memory sees a newer generation here (the daemon orders the two the other way round).
 inline bool SameGeneration(const ControlPage& page, uint64_t seen) {
   std::atomic_thread_fence(std::memory_order_acquire);
   return std::atomic_ref<uint64_t>(const_cast<uint64_t&>(page.generation))

@@ -1,8 +1,9 @@
-// Gather: a batch of rows out of a layer's DRAM tier, by the daemon and by clients that map it.
+// Gather: copies a batch of rows out of a layer's DRAM tier, for the daemon and for clients that
+// map it.
 //
-// Stages run over the batch, each so far ahead of the next that its memory has arrived by then. In
-// kCache there are three: fetch the set's tags, find the way and fetch the row, copy. Of a resident
-// layer there are two: fetch, copy.
+// A software pipeline: each stage prefetches what the next one reads, far enough ahead for the
+// memory to arrive. In kCache there are three stages: fetch the set's tags, find the way and fetch
+// the row, copy. In a resident layer there are two: fetch, copy.
 //
 // Thread-safe. Only the standard library.
 #ifndef ENGRAM_STORAGE_DRAM_GATHER_H_
@@ -20,11 +21,12 @@
 
 namespace engram::dram {
 
-// A set is taken for about the time of one row copy. Beyond this many looks its writer has lost
-// its processor (or died), and the row is left to the next tier.
+// A writer holds a set for about the time of one row copy. After this many attempts it has been
+// preempted (or has died), and the row is left to the next tier.
 inline constexpr int kReadAttempts = 32;
 
-// Copies one row, trying again while a writer has its set. Found::row is null if it is not held.
+// Copies one row, and retries while a writer holds its set. Found::row is null if the row is not
+// held.
 // AnyView is View, or a test's class that changes the set between the steps.
 template <typename AnyView>
 Found ReadOne(const AnyView& view, uint32_t row_id, std::byte* out) {
@@ -42,12 +44,12 @@ Found ReadOne(const AnyView& view, uint32_t row_id, std::byte* out) {
 
 namespace gather_internal {
 
-// How far the stages run ahead of the copy, in rows: the memory of so many rows is under way. At
-// 264 bytes, of 8/16, 16/32 and 32/64 the last was the fastest by a tenth.
+// How many rows the stages run ahead of the copy. At 264 bytes, of 8/16, 16/32 and 32/64 the last
+// was the fastest by a tenth.
 inline constexpr size_t kFindAhead = 32;
 inline constexpr size_t kFetchAhead = 64;
 
-// What is left to do where a row was not copied at once. Seldom, so out of the way.
+// The slow path of a row that was not copied at once: rare, so not inlined.
 template <typename Batch>
 __attribute__((noinline)) bool ReadAgain(const View& view, Batch& batch, uint32_t position) {
   const uint32_t id = batch.id(position);
@@ -65,7 +67,7 @@ template <uint32_t kRowBytes, typename Batch>
 size_t GatherFromSets(const View& view, Batch& batch, size_t count, uint32_t* missing) {
   std::array<Found, kFetchAhead> ring;
   size_t kept = 0;
-  // A place in the ring is read before it is written again in the same step, hence the order.
+  // The stages run last to first: the copy reads a slot of the ring that the same step overwrites.
   for (size_t step = 0; step < count + kFetchAhead; ++step) {
     if (step >= kFetchAhead) {
       const uint32_t position = batch.position(step - kFetchAhead);
@@ -143,10 +145,10 @@ size_t Gather(const View& view, Batch& batch, size_t count, uint32_t* missing, b
 
 }  // namespace gather_internal
 
-// Fills the rows that are held, writes the positions of the others to `missing` in their order, and
-// returns how many those are. kDeadPosition gives a row of zeros, an id that the layer does not
-// have is missing. `complete` is what view.Complete() has said, now or earlier. `missing` has room
-// for `count` entries and may be where the batch reads its positions from.
+// Copies the rows that are held, writes the positions of the others to `missing` in their order,
+// and returns their number. kDeadPosition gives a row of zeros; an id that the layer does not have
+// is missing. `complete` is a result of view.Complete(), from now or earlier. `missing` has room
+// for `count` entries, and may be the memory that the batch reads its positions from.
 //
 // Batch is a class with
 //   static constexpr bool kReadsState       whether HitInSet reads the set's state word

@@ -39,7 +39,7 @@ struct HandoverRequest {
 
 enum class HandoverStatus : uint32_t {
   kOk = 0,
-  kGone = 1,         // a segment is not there any more: attach anew
+  kGone = 1,         // a segment is not there any more: attach again
   kOtherLayout = 2,  // the daemon's layout_version is another
   kTooManyClients = 4,
   kRefused = 5,  // the operator does not allow it

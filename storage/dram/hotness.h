@@ -24,7 +24,7 @@
 // counters (RESULTS.md of tests/bench has the figures).
 //
 // Threads: any number may call anything at once. Lines are relaxed atomics, and a count lost to a
-// race is one access more that was not sampled. Decide is to be called by whoever has the set, so
+// race is one access more that was not sampled. Only the set's current writer may call Decide, so
 // that its tags and the writer's part of its state word stand still.
 // Memory: sizeof(HotLine) a set, the caller's, zeroed: 1.6 % of a cache of 264-byte rows.
 #ifndef ENGRAM_STORAGE_DRAM_HOTNESS_H_
@@ -75,7 +75,7 @@ struct Decision {
   bool was_empty = false;  // nothing is replaced there
   // The set's new state is (state & ~clear) | set: clears and sets atomically one after the other,
   // for readers set used-bits and take marks meanwhile. `clear` has the way's mark: where it was
-  // set, a prefetch was in vain.
+  // set, a prefetched row was never read.
   uint64_t clear = 0;
   uint64_t set = 0;
 };
@@ -168,7 +168,7 @@ class Hotness {
   std::atomic<uint64_t> missed_{0};
   std::atomic<uint64_t> met_ghosts_{0};
 
-  // Whoever sets it (acquire; cleared by release) has the three below.
+  // Try-lock (acquire; cleared by release) of the three below.
   std::atomic<bool> reviewing_{false};
   int quiet_left_;
   double change_sum_ = 0;

@@ -39,7 +39,7 @@ class PolicyDuel {
   std::atomic<Policy> winner_{Policy::kFrequency};
   std::atomic<uint64_t> frequency_misses_{0};  // since the last review
   std::atomic<uint64_t> recency_misses_{0};
-  // Whoever sets it (acquire; cleared by release) has the two below.
+  // Try-lock (acquire; cleared by release) of the two below.
   std::atomic<bool> reviewing_{false};
   double frequency_sum_ = 0;  // of older misses less and less
   double recency_sum_ = 0;

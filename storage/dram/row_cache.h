@@ -51,7 +51,7 @@ class RowCache final : public Tier {
     PrefetchCounters* counters = nullptr;
   };
   // InvalidArgument: the budget is less than one set, or a value is out of bounds.
-  // ResourceExhausted: the memory is not to be had.
+  // ResourceExhausted: there is not enough memory.
   static absl::StatusOr<std::unique_ptr<RowCache>> Create(const Options& options);
   // Named segments stay where they are, for the next daemon; Discard gives them up.
   ~RowCache() override;
@@ -72,7 +72,8 @@ class RowCache final : public Tier {
   // that of the weakest row if its count is lower; of a resident layer each has its place. Rows
   // that are held are passed over. Returns how many were stored.
   uint64_t Place(absl::Span<const RowId> ids, uint32_t count, absl::Span<const std::byte> rows);
-  // Whether Place would store a row at this moment: to read none in vain. False if it is held.
+  // Whether Place would store a row at this moment; saves reading rows that it would not. False if
+  // the row is held.
   bool HasRoomFor(RowId id, uint32_t count) const;
   // Raises what is known of a row to `count`: see dram::Hotness. Nothing if resident.
   void Recall(RowId id, uint32_t count);

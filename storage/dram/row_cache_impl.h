@@ -84,8 +84,8 @@ class RowCache::Impl {
   mutable std::atomic<uint32_t> sample_phase_{0};
   // Of a resident layer, a bit a row: a prefetch brought it, and nobody has read it.
   mutable std::vector<uint64_t> marks_;
-  // Relaxed: once it is true, what made it so has been seen by whoever stored it, and rows are
-  // found through their bits until then.
+  // Relaxed: the thread that stores true has seen every row's bit, and until then rows are found
+  // through their bits.
   mutable std::atomic<bool> complete_{false};
   // Statistics only, so relaxed is enough. Shared with the cache that this one was resized from.
   const std::shared_ptr<std::atomic<uint64_t>> rows_held_;

@@ -9,7 +9,7 @@
 // unless somebody (numactl, NUMAPolicy= of systemd) has told it where to take memory.
 //
 // All memory of a segment is allocated when it is made: a client that touches a hole would
-// allocate memory, and a full file system would kill whoever writes.
+// allocate memory, and on a full file system a write would be a SIGBUS.
 //
 // Thread-safe.
 #ifndef ENGRAM_STORAGE_DRAM_SEGMENT_H_
@@ -53,8 +53,8 @@ class Segment {
   // The NUMA node that it lies on, going by its first page; −1 if the store does not care.
   int node() const { return node_; }
 
-  // Gives the memory back: removes the file, and takes its pages from whoever still maps it (who
-  // then reads zeros). No thread of this process may read or write the segment from now on.
+  // Gives the memory back: removes the file, and frees its pages; processes that still map it read
+  // zeros. No thread of this process may read or write the segment from now on.
   void Discard();
 
  private:
@@ -94,7 +94,7 @@ class SegmentStore {
   const std::string& description() const { return description_; }
 
   // A new segment with this header, whose checksum is set here. ResourceExhausted, saying what to
-  // mount or change, when the memory is not to be had.
+  // mount or change, when there is not enough memory.
   absl::StatusOr<std::shared_ptr<Segment>> Create(dram::SegmentHeader header, uint64_t bytes);
 
   // The segment of this id, while somebody holds it; else null.

@@ -1,6 +1,6 @@
 // The segments of one layer: those that an earlier daemon left, if they fit, and new ones.
 //
-// Pure functions over a SegmentStore; whoever has the result owns it.
+// Pure functions over a SegmentStore; the caller owns the result.
 #ifndef ENGRAM_STORAGE_DRAM_SEGMENT_SET_H_
 #define ENGRAM_STORAGE_DRAM_SEGMENT_SET_H_
 

@@ -4,8 +4,8 @@
 // NVMe tier reads it past RocksDB, by its offset. What is checked here is all that RocksDB would
 // check of a block and more: the checksum, and that the entry is of this page's number and size, so
 // that neither damage nor a wrong offset within the layer's files can give another row. A block
-// names no table, version or layer: that the file is the right one is for whoever opened it to know
-// (page_files.h). FORMAT.md draws it. Pure functions.
+// names no table, version or layer: the code that opens the file (page_files.h) makes sure that it
+// is the right one. FORMAT.md draws it. Pure functions.
 #ifndef ENGRAM_STORAGE_NVME_PAGE_BLOCK_H_
 #define ENGRAM_STORAGE_NVME_PAGE_BLOCK_H_
 

@@ -1,5 +1,4 @@
-// Repair: one damaged chunk of a published version written anew and swapped in, while readers go
-// on.
+// Repair: rewrites one damaged chunk of a published version and swaps it in, while readers go on.
 //
 // A chunk is one SST file. The new file is written beside the database, synced, and its rows'
 // digest compared with the recorded one; only then the damaged file is taken out of the live column

@@ -160,12 +160,12 @@ class Store {
   virtual absl::Status CheckChunkFile(absl::string_view name, VersionId version,
                                       const Chunk& chunk) const = 0;
 
-  // Writes one chunk of a published version anew and swaps it for what is there, durably; readers
-  // go on meanwhile, those opened before included. `cancelled` and `rows_written` as for
-  // BulkWriter::WriteChunk. Of several damaged chunks of a layer the last must be repaired first.
-  // FailedPrecondition: `read` gives other rows than were loaded, the chunk behind is damaged too,
-  // or the version has a writer, or is not published; nothing is changed. Any other error: the
-  // chunk is as it was, or its rows fail until it is repaired.
+  // Rewrites one chunk of a published version and swaps it in, durably; readers go on meanwhile,
+  // also those opened before. `cancelled` and `rows_written` as for BulkWriter::WriteChunk. Of
+  // several damaged chunks of a layer the last must be repaired first. FailedPrecondition: `read`
+  // gives other rows than were loaded, the chunk behind is damaged too, or the version has a
+  // writer, or is not published; nothing is changed. Any other error: the chunk is as it was, or
+  // its rows fail until it is repaired.
   virtual absl::Status RepairChunk(absl::string_view name, VersionId version, const Chunk& chunk,
                                    RowReader read, const std::atomic<bool>& cancelled,
                                    std::atomic<uint64_t>& rows_written) = 0;

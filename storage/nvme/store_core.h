@@ -57,10 +57,10 @@ class ColumnFamily {
   std::shared_ptr<const PageFiles> Files(const PageGeometry& geometry, uint64_t rows);
 
   // Held while a file is taken out and another put in its place (repair.h). In between RocksDB
-  // finds no page of it: whoever is told so calls AwaitSwap and asks once more.
+  // finds no page of it: a reader that gets that answer calls AwaitSwap and tries again.
   Mutex& swap_mutex() const { return swap_mutex_; }
   void AwaitSwap() const { MutexLock lock(swap_mutex_); }
-  // Called at the end of a swap: opens the files anew, for readers that are at work too.
+  // Called at the end of a swap: opens the files again, also for readers that are at work.
   void FilesChanged();
 
  private:

@@ -4,10 +4,10 @@
 // can do.
 //
 // Each reading thread has a ring of its own, made at its first asynchronous read; reads are
-// submitted by that thread's next Poll or AbortIO, and their callbacks run in it. So whoever starts
-// a read polls for it, on the same thread. When a ring cannot be made, or breaks, that thread reads
-// through the base, and the fall-back is counted. A direct read that is not aligned is refused with
-// InvalidArgument. Everything else is the base's. Thread-safe.
+// submitted by that thread's next Poll or AbortIO, and their callbacks run in it. So a read is
+// polled for on the thread that started it. When a ring cannot be made, or breaks, that thread
+// reads through the base, and the fall-back is counted. A direct read that is not aligned is
+// refused with InvalidArgument. Everything else is the base's. Thread-safe.
 #ifndef ENGRAM_STORAGE_NVME_URING_FILE_SYSTEM_H_
 #define ENGRAM_STORAGE_NVME_URING_FILE_SYSTEM_H_
 

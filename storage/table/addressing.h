@@ -34,7 +34,7 @@ bool IsPrime(uint64_t value);
 absl::StatusOr<std::vector<std::vector<ColumnSpec>>> PrimeColumns(const AddressingSpec& addressing,
                                                                   size_t layers);
 
-// The same where every (layer, order) begins anew at its order's size: each head takes the next
+// The same where every (layer, order) starts again at its order's size: each head takes the next
 // prime not below it that no column of any layer has. `sizes` holds one number for each order from
 // 2 on. DeepSeek's Engram demo. Bounds as above.
 absl::StatusOr<std::vector<std::vector<ColumnSpec>>> PrimeColumnsByOrder(

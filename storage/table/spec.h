@@ -39,7 +39,7 @@ struct LayerSpec {
   // For kXorMultiply one for each shift 0 … max_ngram_size − 1; else empty.
   std::vector<int64_t> multipliers = {};
   // One factor for all values of the layer, where the model has one; 0 where it has none. Rows are
-  // served without it: whoever decodes them multiplies.
+  // served without it: the decoder multiplies.
   double row_scale = 0;
 
   uint64_t bytes() const { return rows * row_bytes; }

@@ -1,5 +1,5 @@
 // TokenSequences: how the token ids of one request fall into sequences, and which of them only give
-// context. One reading of it for whoever sends, checks or hashes such a request;
+// context. The one implementation for code that sends, checks or hashes such a request;
 // engram.v1.TokenBatch says what the fields mean.
 //
 // Borrows everything. A value; safe from any thread.

@@ -81,7 +81,7 @@ class ScratchDirectory {
   // too long for one.
   absl::StatusOr<std::string> SocketAddress(const std::string& name) const;
 
-  // A directory in memory, for a daemon's shared DRAM tier: whoever uses it makes it.
+  // A directory in memory, for a daemon's shared DRAM tier: its user creates it.
   std::string ShmDir() const;
 
   // ResourceExhausted, naming both sizes, when fewer than `bytes` are free.
@@ -109,7 +109,7 @@ struct MemoryUse {
   int64_t peak = 0;  // VmHWM
 };
 absl::StatusOr<MemoryUse> ReadMemoryUse(pid_t pid);
-// Makes this process' peak begin anew, at what it holds now.
+// Resets this process' peak to what it holds now.
 absl::Status ResetPeakMemory();
 // User and system time of this process so far, all threads.
 double OwnCpuSeconds();

@@ -33,7 +33,7 @@ class WarmTable {
   // `rows` ids that are held, divided evenly between the layers.
   RowIds Draw(size_t rows, std::mt19937_64& random) const;
 
-  // Ends the daemon, by SIGTERM or SIGKILL, and starts it anew on the same data; gives the seconds
+  // Ends the daemon, by SIGTERM or SIGKILL, and restarts it on the same data; gives the seconds
   // from its start until it had served one row, from DRAM.
   absl::StatusOr<double> Restart(bool kill);
 
