@@ -61,13 +61,12 @@ macro(engram_precompile_grpc)
       HEADERS ${ENGRAM_PCH_STD} ${ENGRAM_PCH_ABSL} ${generated}
       DEPS engram::proto absl::span absl::status absl::statusor absl::strings)
     engram_precompile(NAME cli OPTIONS ${ENGRAM_COLD_OPTIONS}
-      HEADERS ${ENGRAM_PCH_STD} ${ENGRAM_PCH_ABSL} ${generated} <CLI/CLI.hpp> <nlohmann/json.hpp>
-      DEPS engram::proto absl::span absl::status absl::statusor absl::strings CLI11::CLI11
+      HEADERS ${ENGRAM_PCH_STD} ${ENGRAM_PCH_ABSL} ${generated} <nlohmann/json.hpp>
+      DEPS engram::proto absl::span absl::status absl::statusor absl::strings
         nlohmann_json::nlohmann_json)
-    engram_precompile(NAME program PROGRAM
-      HEADERS ${ENGRAM_PCH_STD} ${ENGRAM_PCH_ABSL} <random> <CLI/CLI.hpp> <nlohmann/json.hpp>
-      DEPS absl::span absl::status absl::statusor absl::strings CLI11::CLI11
-        nlohmann_json::nlohmann_json)
+    engram_precompile(NAME program PROGRAM OPTIONS ${ENGRAM_PROGRAM_OPTIONS}
+      HEADERS ${ENGRAM_PCH_STD} ${ENGRAM_PCH_ABSL} <random> <nlohmann/json.hpp>
+      DEPS absl::span absl::status absl::statusor absl::strings nlohmann_json::nlohmann_json)
     if(ENGRAM_TESTS)
       engram_precompile(NAME test_grpc PROGRAM OPTIONS ${ENGRAM_COLD_OPTIONS}
         HEADERS ${ENGRAM_PCH_STD} ${ENGRAM_PCH_ABSL} <random> <gmock/gmock.h> <gtest/gtest.h>
