@@ -1,8 +1,9 @@
 #include "storage/profile/hot_writer.h"
 
-#include <algorithm>
+#include <array>
 #include <cassert>
 #include <cstring>
+#include <numeric>
 #include <type_traits>
 #include <utility>
 
@@ -29,9 +30,10 @@ void PutText(std::string& out, absl::string_view text) {
   absl::StrAppend(&out, text);
 }
 
-// Appends a block of rows that are sorted by descending count.
-void PutBlock(std::string& out, absl::Span<const HotRow> rows) {
-  const size_t begin = out.size();
+// A block of rows that are sorted by descending count.
+std::string BlockOf(absl::Span<const HotRow> rows) {
+  std::string out;
+  out.reserve(sizeof(uint32_t) * (1 + 3 * rows.size()));
   uint32_t runs = 0;
   Put(out, runs);
   for (size_t i = 0; i < rows.size(); ++runs) {
@@ -41,11 +43,21 @@ void PutBlock(std::string& out, absl::Span<const HotRow> rows) {
     Put(out, count);
     Put(out, length);
   }
-  std::memcpy(out.data() + begin, &runs, sizeof runs);
+  std::memcpy(out.data(), &runs, sizeof runs);
   for (const HotRow& row : rows) Put(out, Raw(row.id));
+  return out;
 }
 
-bool HigherCount(const HotRow& a, const HotRow& b) { return a.count > b.count; }
+// Live rows by descending count, of equal count in the order in which they came. A fraction of the
+// time of std::stable_sort, which would be felt when a daemon stops.
+std::vector<HotRow> SortedByCount(absl::Span<const HotRow> rows) {
+  std::array<uint32_t, kMaxLiveCount + 2> first{};  // place of the rows with the count 255 − index
+  for (const HotRow& row : rows) ++first[kMaxLiveCount - row.count + 1];
+  std::partial_sum(first.begin(), first.end(), first.begin());
+  std::vector<HotRow> sorted(rows.size());
+  for (const HotRow& row : rows) sorted[first[kMaxLiveCount - row.count]++] = row;
+  return sorted;
+}
 
 }  // namespace
 
@@ -108,12 +120,8 @@ absl::Status HotWriter::WriteHeader() {
 }
 
 absl::Status HotWriter::WriteBlock() {
-  // A profile's rows are in order already; what DRAM held is not.
-  if (!std::is_sorted(rows_.begin(), rows_.end(), HigherCount)) {
-    std::stable_sort(rows_.begin(), rows_.end(), HigherCount);
-  }
-  std::string part;
-  PutBlock(part, rows_);
+  if (header_.kind == HotKind::kLive) rows_ = SortedByCount(rows_);
+  const std::string part = BlockOf(rows_);
   rows_.clear();
   return WritePart(part);
 }
