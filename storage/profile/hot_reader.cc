@@ -271,7 +271,7 @@ absl::Status ReadHotLayer(const HotIdentity& wanted, HotReader::Source source,
   if (found != wanted || header.layers != 1) {
     return absl::FailedPreconditionError(absl::StrCat("these are ", NameOf(found),
                                                       ", the first of ", header.layers,
-                                                      ", not the ", NameOf(wanted)));
+                                                      " layers, not the ", NameOf(wanted)));
   }
   ENGRAM_RETURN_IF_ERROR(reader.ReadRows(visit));
   return reader.ReadEnd();

@@ -30,6 +30,12 @@ constexpr size_t kEndBytes = 4 + 32 + 32;
 
 HotIdentity Identity() { return {HotKind::kLive, "t", std::string(32, 'a'), LayerId{14}, kRows}; }
 
+HotIdentity ProfileIdentity() {
+  HotIdentity identity = Identity();
+  identity.kind = HotKind::kProfile;
+  return identity;
+}
+
 HotRows SomeRows(size_t count) {
   std::mt19937_64 random(TestSeed());
   HotRows rows;
@@ -50,10 +56,27 @@ HotRows InBlocks(HotRows rows) {
   return rows;
 }
 
-std::string Save(const HotRows& rows, const HotIdentity& identity = Identity()) {
+LayerProfile OutlineOf(const HotIdentity& identity, const HotRows& rows) {
+  LayerProfile outline;
+  outline.id = identity.layer;
+  outline.rows = identity.rows;
+  if (identity.kind == HotKind::kLive) return outline;
+  outline.columns = {{2, identity.rows}};
+  std::vector<CountClass>& classes = outline.orders.emplace_back().classes;
+  outline.orders[0].order = 2;
+  for (const HotRow& row : rows) {
+    if (classes.empty() || classes.back().count != row.count) classes.push_back({row.count, 0});
+    ++classes.back().rows;
+  }
+  return outline;
+}
+
+// A file of these layers, each with the same rows.
+std::string SaveLayers(const HotIdentity& identity, const std::vector<LayerProfile>& outlines,
+                       const HotRows& rows) {
   std::string file;
   HotWriter writer({.kind = identity.kind,
-                    .layers = 1,
+                    .layers = static_cast<uint32_t>(outlines.size()),
                     .fingerprint = identity.fingerprint,
                     .token_map_digest = {},
                     .family = {},
@@ -62,22 +85,15 @@ std::string Save(const HotRows& rows, const HotIdentity& identity = Identity()) 
                      absl::StrAppend(&file, bytes);
                      return absl::OkStatus();
                    });
-  LayerProfile outline;
-  outline.id = identity.layer;
-  outline.rows = identity.rows;
-  if (identity.kind == HotKind::kProfile) {
-    outline.columns = {{2, identity.rows}};
-    outline.orders = {{2, {}}};
-    std::vector<CountClass>& classes = outline.orders[0].classes;
-    for (const HotRow& row : rows) {
-      if (classes.empty() || classes.back().count != row.count) classes.push_back({row.count, 0});
-      ++classes.back().rows;
-    }
+  for (const LayerProfile& outline : outlines) {
+    EXPECT_TRUE(writer.BeginLayer(outline).ok());
+    for (const HotRow& row : rows) EXPECT_TRUE(writer.Add(row.id, row.count).ok());
   }
-  EXPECT_TRUE(writer.BeginLayer(outline).ok());
-  for (const HotRow& row : rows) EXPECT_TRUE(writer.Add(row.id, row.count).ok());
   EXPECT_TRUE(writer.Finish().ok());
   return file;
+}
+std::string Save(const HotRows& rows, const HotIdentity& identity = Identity()) {
+  return SaveLayers(identity, {OutlineOf(identity, rows)}, rows);
 }
 
 absl::Status Read(const std::string& file, HotRows* rows = nullptr,
@@ -112,8 +128,7 @@ TEST(HotFileTest, WhatIsSavedIsReadBack) {
 
 // Counts with millions of rows and with one, on both sides of the end of a block.
 TEST(HotFileTest, CountedRowsAreReadBackAcrossBlocks) {
-  HotIdentity identity = Identity();
-  identity.kind = HotKind::kProfile;
+  const HotIdentity identity = ProfileIdentity();
   for (const size_t first : {kBlock - 1, kBlock, kBlock + 1, 2 * kBlock}) {
     HotRows rows;
     for (uint32_t i = 0; i < first; ++i) rows.push_back({RowId{i}, UINT32_MAX});
@@ -212,9 +227,18 @@ TEST(HotFileTest, AnotherLayersFileIsRefusedByName) {
   }
 }
 
+TEST(HotFileTest, AFileOfMoreLayersIsRefused) {
+  std::vector<LayerProfile> outlines(2, OutlineOf(Identity(), {}));
+  outlines[1].id = LayerId{15};
+  HotRows read;
+  const absl::Status status = Read(SaveLayers(Identity(), outlines, SomeRows(3)), &read);
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("the first of 2 layers"));
+  EXPECT_EQ(read, HotRows());
+}
+
 TEST(HotFileTest, KindsAreNotMixedUp) {
-  HotIdentity profile = Identity();
-  profile.kind = HotKind::kProfile;
+  const HotIdentity profile = ProfileIdentity();
   const HotRows rows = {{RowId{3}, 9}, {RowId{1}, 2}};
   ASSERT_TRUE(Read(Save(rows, profile), nullptr, profile).ok());
   for (const auto& [saved, wanted] : {std::pair(profile, Identity()), {Identity(), profile}}) {
@@ -270,6 +294,54 @@ TEST(HotFileTest, RowsThatCannotBeAreRefused) {
   const std::string one = Number(1) + run(9, 1) + Number(5);
   EXPECT_TRUE(absl::IsDataLoss(Read(Forge({one, one}))));
   EXPECT_TRUE(absl::IsDataLoss(Read(Forge({Number(0)}))));
+}
+
+TEST(HotFileTest, RowsThatTheClassesDoNotHaveAreRefused) {
+  const auto refused = [](const std::vector<CountClass>& classes, const HotRows& rows) {
+    LayerProfile outline = OutlineOf(ProfileIdentity(), {});
+    outline.orders[0].classes = classes;
+    return absl::IsDataLoss(
+        Read(SaveLayers(ProfileIdentity(), {outline}, rows), nullptr, ProfileIdentity()));
+  };
+  const HotRow five{RowId{5}, 2}, six{RowId{6}, 2};
+  EXPECT_FALSE(refused({{2, 2}}, {five, six}));
+  EXPECT_TRUE(refused({{2, 2}}, {six, five}));
+  EXPECT_TRUE(refused({{2, 2}}, {five, five}));
+  EXPECT_TRUE(refused({{2, 1}}, {five, six}));
+  EXPECT_TRUE(refused({{3, 2}}, {five, six}));
+  EXPECT_TRUE(refused({{3, 1}, {2, 2}}, {five, six})) << "its rows of the class before are missing";
+  EXPECT_TRUE(refused({}, {five}));
+  // The same where a class goes on in the next block.
+  HotRows rows;
+  for (uint32_t i = 0; i < kBlock + 2; ++i) rows.push_back({RowId{i}, 7});
+  EXPECT_FALSE(refused({{7, kBlock + 2}}, rows));
+  EXPECT_FALSE(refused({{7, kBlock + 3}, {6, 1}}, rows)) << "the head ends within a class";
+  EXPECT_TRUE(refused({{7, kBlock + 1}, {6, 1}}, rows));
+  EXPECT_TRUE(refused({{7, kBlock}, {6, 1}}, rows));
+  rows[kBlock].id = RowId{kBlock - 1};
+  EXPECT_TRUE(refused({{7, kBlock + 2}}, rows));
+}
+
+// A profile is read up to its largest size and no further, here as if so much had been read
+// already.
+TEST(HotFileTest, AProfileHasALargestSize) {
+  const HotRows rows = {{RowId{5}, 2}, {RowId{6}, 2}};
+  for (const HotIdentity& identity : {ProfileIdentity(), Identity()}) {
+    const std::string file = Save(rows, identity);
+    HotReader whole(SourceOf(file));
+    ASSERT_TRUE(whole.ReadHeader().ok());
+    const auto outline = whole.ReadOutline();
+    ASSERT_TRUE(outline.ok()) << outline.status();
+    HotReader::Place place = whole.place();
+    const std::string behind = file.substr(place.offset, file.size() - place.offset - 32);
+    for (const uint64_t more : {0, 1}) {
+      place.offset = kMaxProfileBytes - behind.size() + more;
+      HotReader reader(SourceOf(behind));
+      reader.Resume(identity.kind, *outline, place);
+      const absl::Status status = reader.ReadRows([](const HotRun&) { return absl::OkStatus(); });
+      EXPECT_EQ(status.ok(), more == 0 || identity.kind == HotKind::kLive) << status;
+    }
+  }
 }
 
 TEST(HotFileTest, HostileLengthsTakeNoMemory) {

@@ -153,6 +153,7 @@ TEST(ProfileFileTest, LayersStayWhereTheyAre) {
   EXPECT_TRUE(refused(header + one + bytes.substr(end)));
   EXPECT_TRUE(refused(header + two + bytes.substr(end)));
   EXPECT_TRUE(refused(header + one + one + bytes.substr(end)));
+  EXPECT_TRUE(refused(HotSealer::Seal(header + one + one + bytes.substr(end))));
   // Whole layers and their digests, behind the same header.
   ASSERT_EQ(others.substr(0, first), header);
   ASSERT_EQ(part(others, second, end), two);
@@ -171,52 +172,58 @@ TEST(ProfileFileTest, FilesOfTheDataDirectoryAreNoProfiles) {
     bytes.append(more.data(), more.size());
     return absl::OkStatus();
   };
-  const auto expect_refused = [&](HotKind kind, const LayerProfile& outline) {
+  const auto expect_refused = [&](HotKind kind, const std::string& table,
+                                  const LayerProfile& outline) {
     bytes.clear();
     HotWriter writer({.kind = kind,
                       .layers = 1,
                       .fingerprint = std::string(32, 'a'),
                       .token_map_digest = {},
                       .family = {},
-                      .table = "t"},
+                      .table = table},
                      sink);
     ASSERT_TRUE(writer.BeginLayer(outline).ok());
     ASSERT_TRUE(writer.Finish().ok());
     const absl::Status status = ReadInPieces(bytes).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
-    EXPECT_THAT(std::string(status.message()), HasSubstr("file of table 't' from a daemon's data"));
+    EXPECT_THAT(std::string(status.message()),
+                HasSubstr("file of table '" + table + "' from a daemon's data"));
     EXPECT_THAT(std::string(status.message()), HasSubstr(std::string(HotKindName(kind)) + " file"));
   };
-  expect_refused(HotKind::kProfile, SmallProfile().layers[0]);
+  expect_refused(HotKind::kProfile, "t", SmallProfile().layers[0]);
   LayerProfile live;
   live.rows = 30;
-  expect_refused(HotKind::kLive, live);
+  expect_refused(HotKind::kLive, "t", live);
+  expect_refused(HotKind::kLive, "", live);
 }
 
 TEST(ProfileFileTest, TooManyFrequenciesAreNeitherWrittenNorRead) {
   RowProfile profile = SmallProfile();
   LayerProfile& layer = profile.layers[0];
   layer.rows = 1u << 22;
-  layer.columns = {{2, layer.rows}};
+  layer.columns = {{2, layer.rows - 9}, {3, 9}};
   layer.head.clear();
-  layer.orders = {{2, {}}};
-  for (uint64_t count = kMaxClasses; count >= 1; --count) {
-    layer.orders[0].classes.push_back({count + 1, 1});
+  layer.orders = {{2, {}}, {3, {{5, 1}}}};
+  for (uint64_t count = kMaxClasses - 1; count >= 1; --count) {
+    layer.orders[0].classes.push_back({count + 2, 1});
   }
   const std::string bytes = Bytes(profile);
   EXPECT_TRUE(RowProfile::Parse(bytes).ok()) << RowProfile::Parse(bytes).status();
   layer.orders[0].classes.push_back({1, 1});
   EXPECT_EQ(profile.Serialize().status().code(), absl::StatusCode::kInvalidArgument);
-  // One class more than is written.
-  const size_t number_at = kLayersAt + 16 + 12, classes_end = number_at + 4 + 16 * kMaxClasses;
-  const CountClass more{1, 1};
-  std::string larger = bytes;
-  larger.replace(number_at, 4, Number(kMaxClasses + 1));
-  larger.insert(classes_end, reinterpret_cast<const char*>(&more), sizeof more);
-  EXPECT_EQ(RowProfile::Parse(HotSealer::Seal(larger)).status().code(),
-            absl::StatusCode::kFailedPrecondition);
-  // Only a good digest says that there are more.
-  EXPECT_EQ(RowProfile::Parse(larger).status().code(), absl::StatusCode::kDataLoss);
+  // One class more than is written, and two: then the first order alone has too many.
+  const size_t number_at = kLayersAt + 16 + 2 * 12;
+  const size_t classes_end = number_at + 4 + 16 * (kMaxClasses - 1);
+  for (const size_t more : {1, 2}) {
+    const CountClass added[] = {{2, 1}, {1, 1}};
+    std::string larger = bytes;
+    larger.replace(number_at, 4, Number(static_cast<uint32_t>(kMaxClasses - 1 + more)));
+    larger.insert(classes_end, reinterpret_cast<const char*>(added), sizeof(CountClass) * more);
+    EXPECT_EQ(RowProfile::Parse(HotSealer::Seal(larger)).status().code(),
+              absl::StatusCode::kFailedPrecondition);
+    // Only a good digest says that there are more.
+    EXPECT_EQ(RowProfile::Parse(larger).status().code(), absl::StatusCode::kDataLoss);
+  }
 }
 
 TEST(ProfileFileTest, ErrorsNameTheFile) {
