@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/placement/profile_import.h"
 #include "storage/base/log.h"
 #include "storage/base/size.h"
 #include "storage/profile/row_profile.h"
@@ -297,8 +298,12 @@ void HbmCache::Seed(Layer& layer) {
     if (found.stack == nullptr) return;
     if (!std::exchange(layer.profile_read, true)) {
       // Errors are WarmStart's to report: it reads the same files.
+      const HotRunVisitor seed = [&layer](const HotRun& run) {
+        for (const RowId id : run.ids) layer.admission->Seed(Raw(id), run.count);
+        return absl::OkStatus();
+      };
       (void)files_.Read(layer.key, HotnessFiles::Kind::kProfile, found.stack->spec().rows, stop_,
-                        [&](uint32_t row, uint32_t level) { layer.admission->Seed(row, level); });
+                        ByLevel(seed));
     }
     if (const auto cache = found.stack->DramToFill(); cache != nullptr) {
       units = cache->Units();

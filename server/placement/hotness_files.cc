@@ -10,6 +10,7 @@
 #include <cstring>
 #include <filesystem>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/ascii.h"
@@ -21,11 +22,15 @@
 #include "storage/base/size.h"
 #include "storage/base/status_macros.h"
 #include "storage/base/unique_fd.h"
+#include "storage/dram/hotness.h"
+#include "storage/profile/hot_reader.h"
 
 namespace engram {
 namespace {
 
 namespace fs = std::filesystem;
+
+static_assert(kMaxLiveCount == dram::kMaxCount);
 
 constexpr absl::string_view kNew = ".new";
 constexpr size_t kFingerprintLength = 32;
@@ -36,9 +41,10 @@ absl::string_view EndingOf(HotnessFiles::Kind kind) {
   return kind == HotnessFiles::Kind::kLive ? ".live" : ".profile";
 }
 
-std::string IdentityOf(const HotnessFiles::Key& key, HotnessFiles::Kind kind) {
-  return absl::StrCat("table ", key.table, ", addressing ", key.fingerprint, ", layer ",
-                      Raw(key.layer), EndingOf(kind));
+// What becomes of a file that cannot be used.
+absl::string_view RemedyOf(HotnessFiles::Kind kind) {
+  return kind == HotnessFiles::Kind::kLive ? "; it is left out, and learned anew"
+                                           : "; it is left out until the profile is loaded again";
 }
 
 absl::Status FromErrno(const char* doing, const std::string& path) {
@@ -68,12 +74,13 @@ absl::Status CheckRoom(const std::string& directory, uint64_t bytes) {
                    FormatSize(bytes), ", of which tables keep ", FormatSize(kLeftToTables)));
 }
 
-absl::Status WriteNew(const std::string& path, absl::string_view identity,
-                      const std::function<absl::Status(HotnessWriter&)>& fill) {
+absl::Status WriteNew(const std::string& path, HotHeader header, const LayerProfile& outline,
+                      const std::function<absl::Status(HotWriter&)>& fill) {
   const UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0640));
   if (!fd.valid()) return FromErrno("making", path);
-  HotnessWriter writer(identity,
-                       [&](absl::string_view bytes) { return WriteAll(fd.get(), bytes, path); });
+  HotWriter writer(std::move(header),
+                   [&](absl::string_view bytes) { return WriteAll(fd.get(), bytes, path); });
+  ENGRAM_RETURN_IF_ERROR(writer.BeginLayer(outline));
   ENGRAM_RETURN_IF_ERROR(fill(writer));
   ENGRAM_RETURN_IF_ERROR(writer.Finish());
   return ::fsync(fd.get()) == 0 ? absl::OkStatus() : FromErrno("syncing", path);
@@ -132,15 +139,23 @@ void HotnessFiles::CleanUp(bool keep_live) const {
   }
 }
 
-absl::Status HotnessFiles::Write(const Key& key, Kind kind, uint64_t bytes,
-                                 const std::function<absl::Status(HotnessWriter&)>& fill) const {
+absl::Status HotnessFiles::Write(const Key& key, Kind kind, LayerProfile outline, uint64_t bytes,
+                                 const std::function<absl::Status(HotWriter&)>& fill) const {
   if (::mkdir(directory_.c_str(), 0750) != 0 && errno != EEXIST) {
     return FromErrno("making", directory_);
   }
   ENGRAM_RETURN_IF_ERROR(CheckRoom(directory_, bytes));
   const std::string path = PathOf(key, kind);
   const std::string unfinished = absl::StrCat(path, kNew);
-  absl::Status status = WriteNew(unfinished, IdentityOf(key, kind), fill);
+  outline.id = key.layer;
+  absl::Status status = WriteNew(unfinished,
+                                 {.kind = kind,
+                                  .layers = 1,
+                                  .fingerprint = key.fingerprint,
+                                  .token_map_digest = {},
+                                  .family = {},
+                                  .table = key.table},
+                                 outline, fill);
   if (status.ok() && ::rename(unfinished.c_str(), path.c_str()) != 0) {
     status = FromErrno("renaming to", path);
   }
@@ -152,11 +167,11 @@ absl::Status HotnessFiles::Write(const Key& key, Kind kind, uint64_t bytes,
 }
 
 absl::Status HotnessFiles::Read(const Key& key, Kind kind, uint64_t rows,
-                                const std::atomic<bool>& stop, const HotRowVisitor& visit) const {
+                                const std::atomic<bool>& stop, const HotRunVisitor& visit) const {
   const std::string path = PathOf(key, kind);
   const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd.valid()) return FromErrno("opening", path);
-  const HotnessSource source = [&](absl::Span<char> out) -> absl::StatusOr<size_t> {
+  const HotReader::Source source = [&](absl::Span<char> out) -> absl::StatusOr<size_t> {
     if (stop) return absl::CancelledError("the daemon is shutting down");
     size_t done = 0;
     while (done < out.size()) {
@@ -168,9 +183,10 @@ absl::Status HotnessFiles::Read(const Key& key, Kind kind, uint64_t rows,
     }
     return done;
   };
-  const absl::Status status = ReadHotness(IdentityOf(key, kind), rows, source, visit);
+  const absl::Status status =
+      ReadHotLayer({kind, key.table, key.fingerprint, key.layer, rows}, source, visit);
   if (status.ok() || absl::IsCancelled(status) || absl::IsUnavailable(status)) return status;
-  return absl::Status(status.code(), absl::StrCat(path, ": ", status.message()));
+  return absl::Status(status.code(), absl::StrCat(path, ": ", status.message(), RemedyOf(kind)));
 }
 
 void HotnessFiles::KeepOnly(absl::string_view table,

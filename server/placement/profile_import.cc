@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -12,8 +13,16 @@
 namespace engram {
 namespace {
 
-// A row and its level, with the digests of blocks.
-constexpr uint64_t kBytesPerRow = 6;
+// A row, with its share of runs and digests.
+constexpr uint64_t kBytesPerRow = 5;
+
+uint64_t BytesOf(const LayerProfile& outline, uint64_t rows) {
+  uint64_t bytes = rows * kBytesPerRow + outline.columns.size() * sizeof(ProfiledColumn);
+  for (const OrderProfile& order : outline.orders) {
+    bytes += order.classes.size() * sizeof(CountClass);
+  }
+  return bytes;
+}
 
 absl::StatusOr<ProfileFile> OpenChecked(const std::string& path, const TableSpec& spec) {
   ENGRAM_ASSIGN_OR_RETURN(ProfileFile file, ProfileFile::Open(path));
@@ -35,6 +44,12 @@ double LevelRatio(uint8_t level, uint8_t other) {
   return std::exp2(levels / kLevelsPerDoubling);
 }
 
+HotRunVisitor ByLevel(HotRunVisitor visit) {
+  return [visit = std::move(visit)](const HotRun& run) {
+    return visit({LevelOf(run.count), run.ids});
+  };
+}
+
 absl::Status CheckProfileFile(const std::string& path, const TableSpec& spec) {
   return OpenChecked(path, spec).status();
 }
@@ -44,12 +59,13 @@ absl::Status ImportProfile(const std::string& path, const TableSpec& spec,
   ENGRAM_ASSIGN_OR_RETURN(const ProfileFile file, OpenChecked(path, spec));
   const std::string fingerprint = AddressingFingerprint(spec);
   for (size_t i = 0; i < file.outline().layers.size(); ++i) {
-    ENGRAM_RETURN_IF_ERROR(files.Write(
-        {spec.name, fingerprint, file.outline().layers[i].id}, HotnessFiles::Kind::kProfile,
-        file.head_rows(i) * kBytesPerRow, [&](HotnessWriter& writer) {
-          return file.VisitHead(
-              i, [&](const HotRow& row) { return writer.Add(Raw(row.id), LevelOf(row.count)); });
-        }));
+    const LayerProfile& outline = file.outline().layers[i];
+    ENGRAM_RETURN_IF_ERROR(
+        files.Write({spec.name, fingerprint, outline.id}, HotnessFiles::Kind::kProfile, outline,
+                    BytesOf(outline, file.head_rows(i)), [&](HotWriter& writer) {
+                      return file.VisitHead(
+                          i, [&](const HotRow& row) { return writer.Add(row.id, row.count); });
+                    }));
   }
   return absl::OkStatus();
 }

@@ -56,7 +56,10 @@ CountScale ProfileScale(const NumberHistogram& rows_of_level, uint64_t slots) {
 
 absl::StatusOr<NumberHistogram> RowFiller::Survey(const List& list) {
   NumberHistogram rows{};
-  ENGRAM_RETURN_IF_ERROR(list([&](uint32_t, uint32_t number) { ++rows[number]; }));
+  ENGRAM_RETURN_IF_ERROR(list([&](const HotRun& run) {
+    rows[run.count] += run.ids.size();
+    return absl::OkStatus();
+  }));
   return rows;
 }
 
@@ -103,9 +106,10 @@ absl::StatusOr<RowFiller::Result> RowFiller::Fill(const List& list,
 absl::Status RowFiller::FillClass(const List& list, Class numbers, uint32_t count,
                                   uint64_t layer_rows) {
   std::vector<uint64_t> wanted((layer_rows + 63) / 64);
-  ENGRAM_RETURN_IF_ERROR(list([&](uint32_t row_id, uint32_t number) {
-    if (number < numbers.low || number > numbers.high) return;
-    wanted[row_id / 64] |= uint64_t{1} << (row_id % 64);
+  ENGRAM_RETURN_IF_ERROR(list([&](const HotRun& run) {
+    if (run.count < numbers.low || run.count > numbers.high) return absl::OkStatus();
+    for (const RowId id : run.ids) wanted[Raw(id) / 64] |= uint64_t{1} << (Raw(id) % 64);
+    return absl::OkStatus();
   }));
   std::vector<RowId> ids;
   for (size_t i = 0; i < wanted.size(); ++i) {
@@ -167,10 +171,14 @@ absl::Status RowFiller::RecallAll(const List& list, const CountScale& scale, uin
     }
     piece.clear();
   };
-  ENGRAM_RETURN_IF_ERROR(list([&](uint32_t row_id, uint32_t number) {
-    if (scale[number] == 0 || gone) return;
-    piece.emplace_back(RowId{row_id}, std::min<uint32_t>(scale[number], most));
-    if (piece.size() == kRecallRows) recall();
+  ENGRAM_RETURN_IF_ERROR(list([&](const HotRun& run) -> absl::Status {
+    if (scale[run.count] == 0) return absl::OkStatus();
+    const uint32_t count = std::min<uint32_t>(scale[run.count], most);
+    for (const RowId id : run.ids) {
+      piece.emplace_back(id, count);
+      if (piece.size() == kRecallRows) recall();
+    }
+    return gone ? Gone() : absl::OkStatus();
   }));
   recall();
   return gone ? Gone() : absl::OkStatus();

@@ -1,11 +1,12 @@
 // RowFiller: reads listed rows of one layer from NVMe into its DRAM cache, the most frequently read
 // first.
 //
-// The list is a hotness file, in any order and maybe larger than the memory there is. It is read
-// once to count the rows of each number, then once for each class of numbers, whose rows are marked
-// in a bitmap (one bit a row of the layer) and read in the order of their ids: pages from front to
-// back, neighbours together. A row that has no room in its set is not read at all. At last each row
-// gets its own count.
+// The list is a hotness file, in any order and maybe larger than the memory there is: runs of rows,
+// each with a number, which is a live row's count or a profile's level. It is read once to count
+// the rows of each number, then once for each class of numbers, whose rows are marked in a bitmap
+// (one bit a row of the layer) and read in the order of their ids: pages from front to back,
+// neighbours together. A row that has no room in its set is not read at all. At last each row gets
+// its own count.
 //
 // One batch of rows is under way at a time, and look-ups share the drive fairly with it. The table
 // and its cache are held for a part of a batch only, so that a switch or a drop need not wait, and
@@ -25,15 +26,15 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "server/placement/cache_handle.h"
-#include "storage/dram/hotness_file.h"
 #include "storage/dram/row_cache.h"
+#include "storage/profile/hot_file.h"
 
 namespace engram {
 
-// Counts of Hotness for the numbers of a hotness file, by number; 0: such rows are left out. Never
+// Counts of Hotness for the numbers of a list, by number; 0: such rows are left out. Never
 // descending as the number grows.
 using CountScale = std::array<uint8_t, 256>;
-// How many rows a file has of each number.
+// How many rows a list has of each number.
 using NumberHistogram = std::array<uint64_t, 256>;
 
 // Numbers that are counts already.
@@ -45,8 +46,8 @@ CountScale ProfileScale(const NumberHistogram& rows_of_level, uint64_t slots);
 
 class RowFiller {
  public:
-  // Calls the visitor with each row and number of the list; NotFound if there is none.
-  using List = std::function<absl::Status(const HotRowVisitor&)>;
+  // Calls the visitor with the list's rows, by numbers of at most 255; NotFound if there is none.
+  using List = std::function<absl::Status(const HotRunVisitor&)>;
 
   // `stop` ends a filling soon after it is set. All outlive the filler.
   RowFiller(CacheHandle cache, const std::atomic<bool>* stop)

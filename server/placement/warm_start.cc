@@ -18,8 +18,8 @@ namespace {
 
 // A cache is looked through in pieces of so many sets (or rows), between which it is let go of.
 constexpr uint64_t kUnitsPerPiece = 4096;
-// A row in a hotness file, with its share of the digests.
-constexpr uint64_t kBytesPerRow = 6;
+// A row in a hotness file, with its share of runs and digests.
+constexpr uint64_t kBytesPerRow = 5;
 // Rows behind those that look-ups have shown take the place of nothing that was asked for.
 constexpr uint32_t kBehind = 1;
 
@@ -223,8 +223,9 @@ void WarmStart::PlaceIn(const Layer& layer, bool asked) {
 uint64_t WarmStart::PlaceFrom(const Layer& layer, const CacheHandle& cache, Kind kind,
                               uint32_t most) {
   const auto begin = std::chrono::steady_clock::now();
-  const RowFiller::List list = [&](const HotRowVisitor& visit) {
-    return files_.Read(layer.key, kind, layer.rows, stop_, visit);
+  const RowFiller::List list = [&](const HotRunVisitor& visit) {
+    return files_.Read(layer.key, kind, layer.rows, stop_,
+                       kind == Kind::kLive ? visit : ByLevel(visit));
   };
   const absl::StatusOr<NumberHistogram> rows = RowFiller::Survey(list);
   if (!rows.ok()) {
@@ -315,23 +316,26 @@ absl::Status WarmStart::WriteLive(const Layer& layer, const CacheHandle& cache) 
     units = held.cache->Units();
     bytes = held.cache->Usage().rows * kBytesPerRow;
   }
-  return files_.Write(layer.key, Kind::kLive, bytes, [&](HotnessWriter& writer) -> absl::Status {
-    std::vector<std::pair<RowId, uint32_t>> rows;
-    for (uint64_t first = 0; first < units; first += kUnitsPerPiece) {
-      {
-        const std::shared_ptr<RowCache> held = cache.Get().cache;
-        if (held == nullptr) return absl::CancelledError("the cache is gone");
-        held->VisitHeld(first, kUnitsPerPiece,
-                        [&](RowId id, uint32_t count) { rows.emplace_back(id, count); });
-      }
-      for (const auto& [id, count] : rows) {
-        // What a client has said of rows is believed here, but not that there are more of them.
-        if (Raw(id) < layer.rows) ENGRAM_RETURN_IF_ERROR(writer.Add(Raw(id), count));
-      }
-      rows.clear();
-    }
-    return absl::OkStatus();
-  });
+  LayerProfile outline;
+  outline.rows = layer.rows;
+  return files_.Write(
+      layer.key, Kind::kLive, outline, bytes, [&](HotWriter& writer) -> absl::Status {
+        std::vector<std::pair<RowId, uint32_t>> rows;
+        for (uint64_t first = 0; first < units; first += kUnitsPerPiece) {
+          {
+            const std::shared_ptr<RowCache> held = cache.Get().cache;
+            if (held == nullptr) return absl::CancelledError("the cache is gone");
+            held->VisitHeld(first, kUnitsPerPiece,
+                            [&](RowId id, uint32_t count) { rows.emplace_back(id, count); });
+          }
+          for (const auto& [id, count] : rows) {
+            // What a client has said of rows is believed here, but not that there are more of them.
+            if (Raw(id) < layer.rows) ENGRAM_RETURN_IF_ERROR(writer.Add(id, count));
+          }
+          rows.clear();
+        }
+        return absl::OkStatus();
+      });
 }
 
 }  // namespace engram

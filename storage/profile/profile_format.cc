@@ -1,24 +1,17 @@
 #include "storage/profile/profile_format.h"
 
 #include <algorithm>
-#include <cstring>
 #include <set>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "storage/base/status_macros.h"
+#include "storage/profile/row_rules.h"
 #include "storage/table/addressing.h"
 
 namespace engram {
 namespace {
-
-template <typename T>
-T NumberAt(absl::string_view bytes, size_t offset) {
-  T value{};
-  std::memcpy(&value, bytes.data() + offset, sizeof value);
-  return value;
-}
 
 bool IsHex(absl::string_view text, size_t length) {
   return text.size() == length && std::all_of(text.begin(), text.end(), [](unsigned char c) {
@@ -32,9 +25,6 @@ absl::Status Bad(const LayerProfile& layer, absl::string_view what, const absl::
 }
 
 absl::Status CheckColumns(const LayerProfile& layer) {
-  if (layer.rows == 0 || layer.rows > kMaxLayerRows) {
-    return Bad(layer, "impossible number of rows", layer.rows);
-  }
   if (layer.columns.empty() || layer.columns.size() > kMaxColumns) {
     return Bad(layer, "impossible number of columns", layer.columns.size());
   }
@@ -86,28 +76,26 @@ bool HasRepeats(const LayerProfile& layer) {
 }
 
 absl::Status CheckHead(const LayerProfile& layer) {
-  const std::vector<CountClass> classes = layer.Classes();
-  if (layer.head.size() > DistinctRows(classes)) {
+  if (layer.head.size() > DistinctRows(layer.Classes())) {
     return Bad(layer, "the head has more rows than were asked for:", layer.head.size());
   }
-  size_t next = 0;
-  for (const CountClass& each : classes) {
-    const size_t end = next + std::min<uint64_t>(each.rows, layer.head.size() - next);
-    for (size_t i = next; i < end; ++i) {
-      const HotRow& row = layer.head[i];
-      if (Raw(row.id) >= layer.rows) return Bad(layer, "it has no row", Raw(row.id));
-      if (row.count != each.count)
-        return Bad(layer, "the head's count is not the class's:", row.count);
-      if (i > next && layer.head[i - 1].id >= row.id) {
-        return Bad(layer, "rows of one count do not ascend at row", Raw(row.id));
-      }
+  RowRules rules(HotKind::kProfile, layer);
+  std::vector<RowId> ids;
+  for (size_t i = 0; i < layer.head.size();) {
+    const uint32_t count = layer.head[i].count;
+    ids.clear();
+    for (; i < layer.head.size() && ids.size() < kHotBlockRows && layer.head[i].count == count;
+         ++i) {
+      ids.push_back(layer.head[i].id);
     }
-    next = end;
+    ENGRAM_RETURN_IF_ERROR(rules.Check({count, ids}));
   }
   return profile_format::CheckRepeats(layer);
 }
 
 }  // namespace
+
+absl::string_view HotKindName(HotKind kind) { return kind == HotKind::kLive ? "live" : "profile"; }
 
 namespace profile_format {
 
@@ -117,7 +105,14 @@ std::vector<int32_t> OrdersOf(const std::vector<ProfiledColumn>& columns) {
   return {orders.begin(), orders.end()};
 }
 
-absl::Status CheckLayerOutline(const LayerProfile& layer) {
+absl::Status CheckLayerOutline(HotKind kind, const LayerProfile& layer) {
+  if (layer.rows == 0 || layer.rows > kMaxLayerRows) {
+    return Bad(layer, "impossible number of rows", layer.rows);
+  }
+  if (kind == HotKind::kLive) {
+    if (layer.columns.empty() && layer.orders.empty()) return absl::OkStatus();
+    return Bad(layer, "live rows have no columns, but there are", layer.columns.size());
+  }
   ENGRAM_RETURN_IF_ERROR(CheckColumns(layer));
   const std::vector<int32_t> orders = OrdersOf(layer.columns);
   if (layer.orders.size() != orders.size()) {
@@ -137,61 +132,56 @@ absl::Status CheckRepeats(const LayerProfile& layer) {
   return absl::OkStatus();
 }
 
-absl::Status CheckOutline(const RowProfile& profile) {
-  if (profile.family.size() > kMaxFamilyLength) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the profile's family has ", profile.family.size(), " bytes"));
+absl::Status CheckHeader(const HotHeader& header) {
+  if (header.layers == 0 || header.layers > kMaxLayers) {
+    return absl::InvalidArgumentError(absl::StrCat("the profile has ", header.layers, " layers"));
   }
-  if (!IsHex(profile.fingerprint, kFingerprintLength)) {
+  if (header.family.size() > kMaxFamilyLength) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the profile's family has ", header.family.size(), " bytes"));
+  }
+  if (header.table.size() > kMaxNameLength) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the profile's table has a name of ", header.table.size(), " bytes"));
+  }
+  if (!IsHex(header.fingerprint, kFingerprintLength)) {
     return absl::InvalidArgumentError(absl::StrCat("the profile's fingerprint is \"",
-                                                   absl::CHexEscape(profile.fingerprint), "\""));
+                                                   absl::CHexEscape(header.fingerprint), "\""));
   }
-  if (!profile.token_map_digest.empty() &&
-      !IsHex(profile.token_map_digest, kTokenMapDigestLength)) {
+  if (!header.token_map_digest.empty() && !IsHex(header.token_map_digest, kTokenMapDigestLength)) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "the profile's token map digest is \"", absl::CHexEscape(profile.token_map_digest), "\""));
+        "the profile's token map digest is \"", absl::CHexEscape(header.token_map_digest), "\""));
   }
-  if (profile.layers.empty() || profile.layers.size() > kMaxLayers) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the profile has ", profile.layers.size(), " layers"));
-  }
+  return absl::OkStatus();
+}
+
+HotHeader HeaderOf(const RowProfile& profile) {
+  return {.kind = HotKind::kProfile,
+          .layers = static_cast<uint32_t>(profile.layers.size()),
+          .tokens = profile.tokens,
+          .sequences = profile.sequences,
+          .fingerprint = profile.fingerprint,
+          .token_map_digest = profile.token_map_digest,
+          .family = profile.family,
+          .table = {}};
+}
+
+absl::Status CheckProfile(const RowProfile& profile) {
+  ENGRAM_RETURN_IF_ERROR(CheckHeader(HeaderOf(profile)));
   uint64_t classes = 0;
   for (size_t i = 0; i < profile.layers.size(); ++i) {
     const LayerProfile& layer = profile.layers[i];
     if (i > 0 && profile.layers[i - 1].id >= layer.id) {
       return Bad(layer, "it follows layer", Raw(profile.layers[i - 1].id));
     }
-    ENGRAM_RETURN_IF_ERROR(CheckLayerOutline(layer));
+    ENGRAM_RETURN_IF_ERROR(CheckLayerOutline(HotKind::kProfile, layer));
     for (const OrderProfile& order : layer.orders) classes += order.classes.size();
   }
   if (classes > kMaxClasses) {
     return absl::InvalidArgumentError(
         absl::StrCat("the profile has ", classes, " frequencies of rows, over ", kMaxClasses));
   }
-  return absl::OkStatus();
-}
-
-absl::Status CheckProfile(const RowProfile& profile) {
-  ENGRAM_RETURN_IF_ERROR(CheckOutline(profile));
   for (const LayerProfile& layer : profile.layers) ENGRAM_RETURN_IF_ERROR(CheckHead(layer));
-  return absl::OkStatus();
-}
-
-absl::Status CheckFirstBytes(absl::string_view bytes, uint64_t file_bytes) {
-  if (bytes.size() < kFirstBytes || bytes.substr(0, kMagic.size()) != kMagic) {
-    return absl::DataLossError("no profile of row frequencies (engramctl profile makes them)");
-  }
-  if (const auto format = NumberAt<uint32_t>(bytes, kFormatOffset); format != kFormat) {
-    return absl::FailedPreconditionError(absl::StrCat("a profile of format ", format,
-                                                      ", where this release knows ", kFormat,
-                                                      "; make it anew with engramctl profile"));
-  }
-  if (const auto said = NumberAt<uint64_t>(bytes, kSizeOffset);
-      said != file_bytes || said > kMaxProfileBytes) {
-    return absl::DataLossError(absl::StrCat("a profile of ", said, " bytes (at most ",
-                                            kMaxProfileBytes, " are possible), of which there are ",
-                                            file_bytes, ": it is damaged or cut off"));
-  }
   return absl::OkStatus();
 }
 

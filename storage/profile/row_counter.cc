@@ -207,13 +207,13 @@ class LayerTally {
   Histogram* histogram_ = nullptr;  // of the column before next_column_
 };
 
-// What a count of the table keeps beside counters: all heads, one layer's candidates, and the
-// file's bytes at the end.
+// What a count of the table keeps beside counters: all heads and one layer's candidates. (The check
+// of a head for rows that stand twice takes less than these, and comes later.)
 uint64_t KeptBytes(const TableSpec& spec, uint64_t head_rows) {
   uint64_t heads = 0, candidates = 0;
   for (const LayerSpec& layer : spec.layers) {
     const uint64_t head = std::min(head_rows, HashedRows(layer));
-    heads += head * (sizeof(HotRow) + sizeof(RowId));
+    heads += head * sizeof(HotRow);
     candidates = std::max(candidates, sizeof(uint64_t) * Candidates::Limit(head));
   }
   return heads + candidates;

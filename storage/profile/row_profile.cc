@@ -1,9 +1,6 @@
 #include "storage/profile/row_profile.h"
 
 #include <algorithm>
-#include <functional>
-#include <map>
-#include <set>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
@@ -51,12 +48,24 @@ uint64_t DistinctRows(const std::vector<CountClass>& classes) {
 }
 
 std::vector<CountClass> LayerProfile::Classes() const {
-  std::map<uint64_t, uint64_t, std::greater<>> rows_of;
-  for (const OrderProfile& order : orders) {
-    for (const CountClass& each : order.classes) rows_of[each.count] += each.rows;
-  }
+  size_t all = 0;
+  for (const OrderProfile& order : orders) all += order.classes.size();
   std::vector<CountClass> classes;
-  for (const auto& [count, number] : rows_of) classes.push_back({count, number});
+  classes.reserve(all);
+  for (const OrderProfile& order : orders) {
+    classes.insert(classes.end(), order.classes.begin(), order.classes.end());
+  }
+  std::sort(classes.begin(), classes.end(),
+            [](const CountClass& a, const CountClass& b) { return a.count > b.count; });
+  size_t merged = 0;
+  for (const CountClass& each : classes) {
+    if (merged > 0 && classes[merged - 1].count == each.count) {
+      classes[merged - 1].rows += each.rows;
+    } else {
+      classes[merged++] = each;
+    }
+  }
+  classes.resize(merged);
   return classes;
 }
 

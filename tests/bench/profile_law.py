@@ -15,6 +15,7 @@ import sys
 import numpy
 
 CELL_BYTES = 264 + 72 / 15  # a row of DeepSeek-V4.1 in the DRAM tier: stride, tag and state
+DIGEST = 32  # bytes; not checked here
 FIT_RANKS = (1e2, 1e6)
 FIT_POINTS = 200
 
@@ -23,8 +24,8 @@ class Layer:
     """One layer of a profile: `ids` and `counts` of its rows, most frequent first."""
 
     def __init__(self, data, at):
-        self.id, columns, self.rows, head = struct.unpack_from("<iIQQ", data, at)
-        at += 24
+        self.id, columns, self.rows = struct.unpack_from("<iIQ", data, at)
+        at += 16
         self.columns = [struct.unpack_from("<iQ", data, at + 12 * c) for c in range(columns)]
         at += 12 * columns
         self.classes = {}
@@ -33,15 +34,28 @@ class Layer:
             pairs = numpy.frombuffer(bytes(data[at + 4 : at + 4 + 16 * count]), "<u8")
             self.classes[order] = pairs.reshape(-1, 2)
             at += 4 + 16 * count
-        self.ids = numpy.frombuffer(data, "<u4", head, at)
-        self.end = at + 4 * head
-        merged = numpy.concatenate(list(self.classes.values()))
-        counts, which = numpy.unique(merged[:, 0], return_inverse=True)
-        rows = numpy.zeros(len(counts), numpy.uint64)
-        numpy.add.at(rows, which, merged[:, 1])
-        self.counts = numpy.repeat(counts[::-1], rows[::-1].astype(numpy.int64))
-        if len(self.counts) != head:
-            sys.exit(f"layer {self.id} names {head} of {len(self.counts)} rows; raise --head")
+        self._read_rows(data, at + DIGEST)
+        asked_for = sum(int(classes[:, 1].sum()) for classes in self.classes.values())
+        if len(self.ids) != asked_for:
+            sys.exit(f"layer {self.id} names {len(self.ids)} of {asked_for} rows; raise --head")
+
+    def _read_rows(self, data, at):
+        """The blocks of rows from `at` on."""
+        ids, counts = [], []
+        while True:
+            (runs,) = struct.unpack_from("<I", data, at)
+            at += 4
+            if runs == 0:
+                break
+            table = numpy.frombuffer(data, "<u4", 2 * runs, at).reshape(-1, 2)
+            at += 8 * runs
+            rows = int(table[:, 1].sum())
+            ids.append(numpy.frombuffer(data, "<u4", rows, at))
+            counts.append(numpy.repeat(table[:, 0].astype(numpy.uint64), table[:, 1]))
+            at += 4 * rows + DIGEST
+        self.ids = numpy.concatenate(ids) if ids else numpy.zeros(0, numpy.uint32)
+        self.counts = numpy.concatenate(counts) if counts else numpy.zeros(0, numpy.uint64)
+        self.end = at + DIGEST
 
     def orders_of(self, ids):
         ends = numpy.cumsum([rows for _, rows in self.columns])
@@ -51,11 +65,14 @@ class Layer:
 
 def read(path, layer):
     data = numpy.memmap(path, numpy.uint8, "r")
-    magic, form, layers, size, tokens = struct.unpack_from("<8sIIQQ", data, 0)
-    if magic != b"engrmhot" or form != 1 or size != len(data):
-        sys.exit(f"{path} is no whole profile of format 1")
-    (family,) = struct.unpack_from("<I", data, 136)
-    at = 140 + family
+    magic, form, kind, layers, tokens = struct.unpack_from("<8sIIIQ", data, 0)
+    if magic != b"engrmhot" or form != 2 or kind != 1:
+        sys.exit(f"{path} is no profile of format 2")
+    at = 132
+    for _ in ("family", "table"):
+        (length,) = struct.unpack_from("<I", data, at)
+        at += 4 + length
+    at += DIGEST
     for _ in range(layers):
         found = Layer(data, at)
         if found.id == layer:

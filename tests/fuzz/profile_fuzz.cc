@@ -1,34 +1,36 @@
-// A profile's file: what is read must be written as the same bytes again. A fuzzer cannot guess a
-// digest, so its bytes are also tried with the size and the digest that they should have. A visit
-// of the heads must see what the whole profile has, and refuse what it refuses, but for rows that
-// stand twice, which only the whole one shows.
+// HOT files of both kinds: what is read must be written as the same bytes again. A fuzzer cannot
+// guess digests, so its bytes are also tried with those that they should have. A visit of a
+// profile's heads must see what the whole profile has, and refuse what it refuses, but for rows
+// that stand twice, which only the whole one shows.
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
-#include <cstring>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "storage/base/status_macros.h"
+#include "storage/profile/hot_reader.h"
+#include "storage/profile/hot_writer.h"
 #include "storage/profile/profile_file.h"
 #include "storage/profile/row_profile.h"
-#include "storage/table/digest.h"
+#include "tests/unit/storage/profile/profile_testing.h"
 
+namespace engram {
 namespace {
 
-absl::StatusOr<engram::RowProfile> ReadInPieces(absl::string_view bytes) {
+absl::StatusOr<RowProfile> ReadInPieces(absl::string_view bytes) {
   const auto source = [bytes](uint64_t offset, absl::Span<char> out) -> absl::StatusOr<size_t> {
-    const size_t from = std::min<size_t>(offset, bytes.size());
-    const size_t count = std::min(out.size(), bytes.size() - from);
-    if (count > 0) std::memcpy(out.data(), bytes.data() + from, count);
-    return count;
+    return bytes.copy(out.data(), out.size(), std::min<size_t>(offset, bytes.size()));
   };
-  const auto file = engram::ProfileFile::Scan(bytes.size(), source);
-  if (!file.ok()) return file.status();
-  engram::RowProfile profile = file->outline();
+  ENGRAM_ASSIGN_OR_RETURN(const ProfileFile file, ProfileFile::Scan(source));
+  RowProfile profile = file.outline();
   for (size_t i = 0; i < profile.layers.size(); ++i) {
-    const absl::Status status = file->VisitHead(i, [&](const engram::HotRow& row) {
+    const absl::Status status = file.VisitHead(i, [&](const HotRow& row) {
       profile.layers[i].head.push_back(row);
       return absl::OkStatus();
     });
@@ -37,9 +39,53 @@ absl::StatusOr<engram::RowProfile> ReadInPieces(absl::string_view bytes) {
   return profile;
 }
 
-void Try(absl::string_view bytes) {
-  const auto profile = engram::RowProfile::Parse(bytes);
+struct HotFile {
+  HotHeader header;
+  std::vector<LayerProfile> layers;
+};
+
+absl::StatusOr<HotFile> ReadAsStream(const std::string& bytes) {
+  HotReader reader(SourceOf(bytes));
+  HotFile file;
+  ENGRAM_ASSIGN_OR_RETURN(file.header, reader.ReadHeader());
+  for (uint32_t i = 0; i < file.header.layers; ++i) {
+    ENGRAM_ASSIGN_OR_RETURN(LayerProfile layer, reader.ReadOutline());
+    ENGRAM_RETURN_IF_ERROR(reader.ReadRows([&layer](const HotRun& run) {
+      for (const RowId id : run.ids) {
+        if (Raw(id) >= layer.rows) std::abort();
+        layer.head.push_back({id, run.count});
+      }
+      return absl::OkStatus();
+    }));
+    file.layers.push_back(std::move(layer));
+  }
+  ENGRAM_RETURN_IF_ERROR(reader.ReadEnd());
+  return file;
+}
+
+std::string Written(const HotFile& file) {
+  std::string bytes;
+  HotWriter writer(file.header, [&bytes](absl::string_view more) {
+    absl::StrAppend(&bytes, more);
+    return absl::OkStatus();
+  });
+  bool good = true;
+  for (const LayerProfile& layer : file.layers) {
+    good = good && writer.BeginLayer(layer).ok();
+    for (const HotRow& row : layer.head) good = good && writer.Add(row.id, row.count).ok();
+  }
+  if (!good || !writer.Finish().ok()) std::abort();
+  return bytes;
+}
+
+void Try(const std::string& bytes) {
+  const auto file = ReadAsStream(bytes);
+  const auto profile = RowProfile::Parse(bytes);
   const auto pieces = ReadInPieces(bytes);
+  if (file.ok() && Written(*file) != bytes) std::abort();
+  const bool no_profile =
+      file.ok() && (file->header.kind == HotKind::kLive || !file->header.table.empty());
+  if (pieces.ok() != (file.ok() && !no_profile)) std::abort();
   const bool may_differ = absl::StrContains(profile.status().message(), "twice");
   if (profile.ok() != pieces.ok() && !may_differ) std::abort();
   if (profile.ok() && *profile != *pieces) std::abort();
@@ -49,16 +95,11 @@ void Try(absl::string_view bytes) {
 }
 
 }  // namespace
+}  // namespace engram
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  std::string bytes(reinterpret_cast<const char*>(data), size);
-  Try(bytes);
-  if (size < 24 + 32) return 0;
-  bytes.resize(size - 32);
-  const uint64_t whole = size;
-  std::memcpy(bytes.data() + 16, &whole, sizeof whole);
-  engram::Digest digest;
-  digest.Update(bytes);
-  Try(bytes + digest.Hex());
+  const std::string bytes(reinterpret_cast<const char*>(data), size);
+  engram::Try(bytes);
+  engram::Try(engram::HotSealer::Seal(bytes));
   return 0;
 }

@@ -228,6 +228,14 @@ TEST_F(ProfileTest, PlanPredictsFromAProfile) {
                                   Path("a.hot"), "--hbm", "0", "--dram", "1GiB"});
   EXPECT_EQ(other.exit_status, 1);
   EXPECT_THAT(other.err, HasSubstr("the profile is of another table: the model family"));
+  // One of an earlier format.
+  std::fstream(Path("b.hot"), std::ios::in | std::ios::out | std::ios::binary).seekp(8).put(1);
+  const CtlResult old = RunCtl(
+      {"plan", "h", "--profile", Path("b.hot"), "--hbm", "0", "--dram", "0"}, daemon_.target());
+  EXPECT_EQ(old.exit_status, 1);
+  EXPECT_THAT(old.err,
+              HasSubstr(Path("b.hot") + ": a profile of format 1, where this release knows "
+                                        "2; make it anew with engramctl profile"));
   EXPECT_EQ(
       RunCtl({"plan", "--model-config", Path("model"), "--profile", a, "--hbm", "0", "--dram", "0"})
           .exit_status,

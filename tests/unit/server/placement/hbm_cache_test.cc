@@ -227,14 +227,19 @@ TEST_F(HbmCacheTest, BeginsWithAProfilesRows) {
   Load("table", 1, 20000);
   const TableSpec spec = Spec("table", 1, 20000);
   const HotnessFiles files(directory_ + "/data/hotness");
-  const auto fill = [](HotnessWriter& writer) {
+  const auto fill = [](HotWriter& writer) {
     for (uint32_t id = 0; id < 300; ++id) {
-      if (const absl::Status status = writer.Add(id * 11, 200); !status.ok()) return status;
+      if (const absl::Status status = writer.Add(RowId{id * 11}, 70000); !status.ok())
+        return status;
     }
     return absl::OkStatus();
   };
+  LayerProfile outline;
+  outline.rows = spec.layers[0].rows;
+  outline.columns = {{2, outline.rows}};
+  outline.orders = {{2, {{70000, 300}}}};
   const absl::Status written = files.Write({"table", AddressingFingerprint(spec), LayerId{1}},
-                                           HotnessFiles::Kind::kProfile, 4096, fill);
+                                           HotnessFiles::Kind::kProfile, outline, 4096, fill);
   ASSERT_TRUE(written.ok()) << written;
   Open(kMiB, 0);
   // Nobody asks for anything, and there is no DRAM tier.

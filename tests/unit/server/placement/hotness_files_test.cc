@@ -33,18 +33,30 @@ class HotnessFilesTest : public ::testing::Test {
   static HotnessFiles::Key Key(const std::string& table, char fingerprint = 'a', int layer = 1) {
     return {table, std::string(32, fingerprint), LayerId{layer}};
   }
+  // Of a layer of 1,000 rows, five of which were asked for one to five times.
+  static LayerProfile Outline(Kind kind) {
+    LayerProfile layer;
+    layer.rows = 1000;
+    if (kind == Kind::kProfile) {
+      layer.columns = {{2, 1000}};
+      layer.orders = {{2, {{5, 1}, {4, 1}, {3, 1}, {2, 1}, {1, 1}}}};
+    }
+    return layer;
+  }
   absl::Status Write(const HotnessFiles::Key& key, Kind kind, uint32_t first, uint64_t bytes = 0) {
-    return files_->Write(key, kind, bytes, [&](HotnessWriter& writer) {
+    return files_->Write(key, kind, Outline(kind), bytes, [&](HotWriter& writer) {
       absl::Status status;
-      for (uint32_t i = 0; i < 5 && status.ok(); ++i) status = writer.Add(first + i, i + 1);
+      for (uint32_t i = 5; i > 0 && status.ok(); --i) status = writer.Add(RowId{first + i - 1}, i);
       return status;
     });
   }
   using Rows = std::map<uint32_t, uint32_t>;
   absl::StatusOr<Rows> Read(const HotnessFiles::Key& key, Kind kind) {
     Rows rows;
-    const absl::Status status = files_->Read(
-        key, kind, 1000, stop_, [&](uint32_t row_id, uint32_t count) { rows[row_id] = count; });
+    const absl::Status status = files_->Read(key, kind, 1000, stop_, [&](const HotRun& run) {
+      for (const RowId id : run.ids) rows[Raw(id)] = run.count;
+      return absl::OkStatus();
+    });
     if (!status.ok()) return status;
     return rows;
   }
@@ -84,8 +96,8 @@ TEST_F(HotnessFilesTest, KindsLayersAndAddressingsAreApart) {
 TEST_F(HotnessFilesTest, AFailedWriteLeavesTheOldFile) {
   ASSERT_TRUE(Write(Key("t"), Kind::kLive, 10).ok());
   const absl::Status status =
-      files_->Write(Key("t"), Kind::kLive, 0, [](HotnessWriter& writer) -> absl::Status {
-        EXPECT_TRUE(writer.Add(1, 1).ok());
+      files_->Write(Key("t"), Kind::kLive, Outline(Kind::kLive), 0, [](HotWriter& writer) {
+        EXPECT_TRUE(writer.Add(RowId{1}, 1).ok());
         return absl::CancelledError("no more");
       });
   EXPECT_EQ(status, absl::CancelledError("no more"));
@@ -112,6 +124,31 @@ TEST_F(HotnessFilesTest, DamageIsToldWithTheFile) {
   std::filesystem::copy_file(files_->PathOf(Key("u"), Kind::kLive), path,
                              std::filesystem::copy_options::overwrite_existing);
   EXPECT_EQ(Read(Key("t"), Kind::kLive).status().code(), absl::StatusCode::kFailedPrecondition);
+  // The other kind's.
+  ASSERT_TRUE(Write(Key("t"), Kind::kProfile, 10).ok());
+  std::filesystem::copy_file(files_->PathOf(Key("t"), Kind::kProfile), path,
+                             std::filesystem::copy_options::overwrite_existing);
+  const absl::Status mixed = Read(Key("t"), Kind::kLive).status();
+  EXPECT_EQ(mixed.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(mixed.message()), HasSubstr("these are profile rows of table 't'"));
+  EXPECT_THAT(std::string(mixed.message()), HasSubstr("learned anew"));
+}
+
+// What daemons before format 2 wrote.
+TEST_F(HotnessFilesTest, FilesOfAnotherFormatAreNamed) {
+  ASSERT_TRUE(Write(Key("t"), Kind::kProfile, 10).ok());
+  const std::string path = files_->PathOf(Key("t"), Kind::kProfile);
+  const auto expect = [&](const std::string& bytes) {
+    std::ofstream(path, std::ios::binary | std::ios::trunc) << bytes;
+    const absl::Status status = Read(Key("t"), Kind::kProfile).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(path));
+    EXPECT_THAT(std::string(status.message()), HasSubstr("format 1, where this release knows 2"));
+    EXPECT_THAT(std::string(status.message()), HasSubstr("until the profile is loaded again"));
+  };
+  const std::string one("\1\0\0\0", 4), more(100, 'x');
+  expect("engrhot1" + one + more);
+  expect("engrmhot" + one + more);
 }
 
 TEST_F(HotnessFilesTest, ReadingEndsWhenTold) {

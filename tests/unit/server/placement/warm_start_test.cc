@@ -327,12 +327,14 @@ TEST_F(WarmStartTest, LiveRowsComeBeforeAProfiles) {
   PlantedCounts others;
   for (uint32_t row = 600; row < 4000; ++row) others[row] = 1000;
   for (size_t layer = 0; layer < 2; ++layer) {
+    LayerProfile outline;
+    outline.rows = spec.layers[layer].rows;
     ASSERT_TRUE(files
-                    .Write(KeyOf(spec, layer), Kind::kLive, 0,
-                           [&](HotnessWriter& writer) {
+                    .Write(KeyOf(spec, layer), Kind::kLive, outline, 0,
+                           [&](HotWriter& writer) {
                              absl::Status status;
                              for (uint32_t row = 0; row < 600 && status.ok(); ++row) {
-                               status = writer.Add(row, 1 + row % 3);
+                               status = writer.Add(RowId{row}, 1 + row % 3);
                              }
                              return status;
                            })

@@ -7,63 +7,23 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <iostream>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "absl/strings/match.h"
-#include "storage/table/digest.h"
+#include "tests/test_seed.h"
+#include "tests/unit/storage/profile/profile_testing.h"
 
 namespace engram {
 namespace {
 
 using ::testing::HasSubstr;
 
-uint64_t Seed() {
-  const char* given = std::getenv("ENGRAM_TEST_SEED");
-  const uint64_t seed =
-      given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device{}();
-  std::cout << "ENGRAM_TEST_SEED=" << seed << std::endl;
-  return seed;
-}
-
-// Two layers, of which the second has a head that is larger than the pieces that are read.
-RowProfile Example() {
-  RowProfile profile;
-  profile.family = "deepseek-v4.1";
-  profile.fingerprint = std::string(32, 'a');
-  profile.token_map_digest = std::string(64, 'b');
-  profile.tokens = 12;
-  profile.sequences = 2;
-  LayerProfile first;
-  first.id = LayerId{1};
-  first.rows = 30;
-  first.columns = {{2, 10}, {2, 5}, {3, 15}};
-  first.orders = {{2, {{7, 1}, {2, 2}, {1, 3}}}, {3, {{2, 1}, {1, 9}}}};
-  first.head = {{RowId{14}, 7}, {RowId{3}, 2}, {RowId{9}, 2}, {RowId{20}, 2}, {RowId{0}, 1}};
-  LayerProfile second;
-  second.id = LayerId{14};
-  second.rows = 1000000;
-  second.columns = {{2, 999999}};
-  second.orders = {{2, {{kMaxRowCount, 1}, {9, 100000}, {1, 600000}}}};
-  second.head.push_back({RowId{999999}, static_cast<uint32_t>(kMaxRowCount)});
-  for (uint32_t i = 0; i < 100000; ++i) second.head.push_back({RowId{i * 2}, 9});
-  for (uint32_t i = 0; i < 400000; ++i) second.head.push_back({RowId{i * 2 + 1}, 1});
-  profile.layers = {first, second};
-  return profile;
-}
-
-// A small one, for tests that damage every byte.
-RowProfile Small() {
-  RowProfile profile = Example();
-  profile.layers.pop_back();
-  return profile;
-}
+// Behind a header with the family "deepseek-v4.1" and no table.
+constexpr size_t kLayersAt = 132 + 4 + 13 + 4 + 32;
 
 std::string Bytes(const RowProfile& profile) {
   auto bytes = profile.Serialize();
@@ -71,26 +31,18 @@ std::string Bytes(const RowProfile& profile) {
   return bytes.value_or("");
 }
 
-std::string Sealed(std::string body) {
-  const uint64_t size = body.size() + 32;
-  if (body.size() >= 24) std::memcpy(body.data() + 16, &size, sizeof size);
-  Digest digest;
-  digest.Update(body);
-  return body + digest.Hex();
-}
-
 ProfileFile::Source From(const std::string& bytes) {
   return [&bytes](uint64_t offset, absl::Span<char> out) -> absl::StatusOr<size_t> {
     const size_t from = std::min<size_t>(offset, bytes.size());
     const size_t count = std::min(out.size(), bytes.size() - from);
-    std::memcpy(out.data(), bytes.data() + from, count);
+    std::copy_n(bytes.data() + from, count, out.data());
     return count;
   };
 }
 
 // All of the file, put together again.
 absl::StatusOr<RowProfile> ReadInPieces(const std::string& bytes) {
-  const auto file = ProfileFile::Scan(bytes.size(), From(bytes));
+  const auto file = ProfileFile::Scan(From(bytes));
   if (!file.ok()) return file.status();
   RowProfile profile = file->outline();
   for (size_t i = 0; i < profile.layers.size(); ++i) {
@@ -106,12 +58,14 @@ absl::StatusOr<RowProfile> ReadInPieces(const std::string& bytes) {
 }
 
 TEST(ProfileFileTest, SeesWhatTheWholeFileHas) {
-  for (const RowProfile& profile : {Example(), Small()}) {
-    const auto read = ReadInPieces(Bytes(profile));
+  for (const RowProfile& profile : {LargeProfile(), ExampleProfile(), SmallProfile()}) {
+    const std::string bytes = Bytes(profile);
+    EXPECT_EQ(HotSealer::Seal(bytes), bytes) << "the digests are not those of FORMAT.md";
+    const auto read = ReadInPieces(bytes);
     ASSERT_TRUE(read.ok()) << read.status();
     EXPECT_EQ(*read, profile);
   }
-  RowProfile bare = Small();
+  RowProfile bare = SmallProfile();
   bare.token_map_digest.clear();
   bare.family.clear();
   bare.layers[0].head.clear();
@@ -119,7 +73,7 @@ TEST(ProfileFileTest, SeesWhatTheWholeFileHas) {
 }
 
 TEST(ProfileFileTest, AnyDamagedByteIsFound) {
-  const std::string bytes = Bytes(Small());
+  const std::string bytes = Bytes(SmallProfile());
   for (size_t at = 0; at < bytes.size(); ++at) {
     std::string damaged = bytes;
     damaged[at] = static_cast<char>(damaged[at] ^ 0x20);
@@ -135,21 +89,28 @@ TEST(ProfileFileTest, AnyDamagedByteIsFound) {
 }
 
 // With good digests: what is read could have been written, and in no other bytes.
+// With good digests: what is read could have been written, and in no other bytes.
 TEST(ProfileFileTest, ForgedBytesAreRefusedOrAreAWrittenProfile) {
-  std::mt19937_64 random(Seed());
-  const std::string body = Bytes(Small()).substr(0, Bytes(Small()).size() - 32);
+  std::mt19937_64 random(TestSeed());
+  const std::string good = Bytes(SmallProfile());
   int taken = 0;
   for (int round = 0; round < 40000; ++round) {
-    std::string forged = body;
+    std::string forged = good;
     for (uint64_t i = 0; i <= random() % 3; ++i) {
       char& byte = forged[12 + random() % (forged.size() - 12)];
       byte = static_cast<char>(random() % 4 == 0 ? random() : byte + random() % 3 - 1);
     }
     if (random() % 8 == 0) forged.resize(24 + random() % (forged.size() - 24));
-    const std::string bytes = Sealed(forged);
+    const std::string bytes = HotSealer::Seal(forged);
     const auto whole = RowProfile::Parse(bytes);
     const auto pieces = ReadInPieces(bytes);
     if (!whole.ok()) {
+      // A kind or a table of the data directory is good by itself, but no profile.
+      if (absl::IsFailedPrecondition(whole.status())) {
+        ASSERT_THAT(std::string(whole.status().message()), HasSubstr("data directory"));
+        ASSERT_FALSE(pieces.ok());
+        continue;
+      }
       ASSERT_EQ(whole.status().code(), absl::StatusCode::kDataLoss) << whole.status();
       // Whether a row stands twice is seen only by who holds the whole head.
       ASSERT_EQ(pieces.ok(), absl::StrContains(whole.status().message(), "twice"));
@@ -167,27 +128,102 @@ TEST(ProfileFileTest, ForgedBytesAreRefusedOrAreAWrittenProfile) {
   EXPECT_GT(taken, 100) << "else nothing was compared";
 }
 
+// Layers may not change places, be left out, or come from another file that begins alike.
+TEST(ProfileFileTest, LayersStayWhereTheyAre) {
+  const RowProfile profile = ExampleProfile();
+  RowProfile other = profile;
+  other.layers[0].head[0].id = RowId{13};
+  const std::string bytes = Bytes(profile), others = Bytes(other);
+  ASSERT_EQ(bytes.size(), others.size());
+  const size_t first = kLayersAt, second = bytes.find(Number(14) + Number(1), first);
+  const size_t end = bytes.size() - 32;
+  ASSERT_NE(second, std::string::npos);
+  const auto part = [](const std::string& of, size_t from, size_t to) {
+    return of.substr(from, to - from);
+  };
+  const std::string header = bytes.substr(0, first);
+  const std::string one = part(bytes, first, second), two = part(bytes, second, end);
+  ASSERT_EQ(header + one + two + bytes.substr(end), bytes);
+  const auto refused = [](const std::string& file) {
+    return absl::IsDataLoss(ReadInPieces(file).status());
+  };
+  const std::string swapped = header + two + one + bytes.substr(end);
+  EXPECT_TRUE(refused(swapped));
+  EXPECT_TRUE(refused(HotSealer::Seal(swapped)));
+  EXPECT_TRUE(refused(header + one + bytes.substr(end)));
+  EXPECT_TRUE(refused(header + two + bytes.substr(end)));
+  EXPECT_TRUE(refused(header + one + one + bytes.substr(end)));
+  EXPECT_TRUE(refused(HotSealer::Seal(header + one + one + bytes.substr(end))));
+  // Whole layers and their digests, behind the same header.
+  ASSERT_EQ(others.substr(0, first), header);
+  ASSERT_EQ(part(others, second, end), two);
+  ASSERT_NE(part(others, first, second), one);
+  EXPECT_TRUE(refused(header + part(others, first, second) + two + bytes.substr(end)));
+  EXPECT_FALSE(refused(header + part(others, first, second) + two + others.substr(end)));
+  // Behind another one they fit less.
+  other = profile;
+  ++other.tokens;
+  EXPECT_TRUE(refused(Bytes(other).substr(0, first) + bytes.substr(first)));
+}
+
+TEST(ProfileFileTest, FilesOfTheDataDirectoryAreNoProfiles) {
+  std::string bytes;
+  const HotWriter::Sink sink = [&bytes](absl::string_view more) {
+    bytes.append(more.data(), more.size());
+    return absl::OkStatus();
+  };
+  const auto expect_refused = [&](HotKind kind, const std::string& table,
+                                  const LayerProfile& outline) {
+    bytes.clear();
+    HotWriter writer({.kind = kind,
+                      .layers = 1,
+                      .fingerprint = std::string(32, 'a'),
+                      .token_map_digest = {},
+                      .family = {},
+                      .table = table},
+                     sink);
+    ASSERT_TRUE(writer.BeginLayer(outline).ok());
+    ASSERT_TRUE(writer.Finish().ok());
+    const absl::Status status = ReadInPieces(bytes).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+    EXPECT_THAT(std::string(status.message()),
+                HasSubstr("file of table '" + table + "' from a daemon's data"));
+    EXPECT_THAT(std::string(status.message()), HasSubstr(std::string(HotKindName(kind)) + " file"));
+  };
+  expect_refused(HotKind::kProfile, "t", SmallProfile().layers[0]);
+  LayerProfile live;
+  live.rows = 30;
+  expect_refused(HotKind::kLive, "t", live);
+  expect_refused(HotKind::kLive, "", live);
+}
+
 TEST(ProfileFileTest, TooManyFrequenciesAreNeitherWrittenNorRead) {
-  RowProfile profile = Small();
+  RowProfile profile = SmallProfile();
   LayerProfile& layer = profile.layers[0];
   layer.rows = 1u << 22;
-  layer.columns = {{2, layer.rows}};
+  layer.columns = {{2, layer.rows - 9}, {3, 9}};
   layer.head.clear();
-  layer.orders = {{2, {}}};
-  for (uint64_t count = kMaxClasses; count >= 1; --count) {
-    layer.orders[0].classes.push_back({count + 1, 1});
+  layer.orders = {{2, {}}, {3, {{5, 1}}}};
+  for (uint64_t count = kMaxClasses - 1; count >= 1; --count) {
+    layer.orders[0].classes.push_back({count + 2, 1});
   }
   const std::string bytes = Bytes(profile);
   EXPECT_TRUE(RowProfile::Parse(bytes).ok()) << RowProfile::Parse(bytes).status();
   layer.orders[0].classes.push_back({1, 1});
   EXPECT_EQ(profile.Serialize().status().code(), absl::StatusCode::kInvalidArgument);
-  // One class more than is written.
-  std::string body = bytes.substr(0, bytes.size() - 32);
-  const uint32_t classes = kMaxClasses + 1;
-  std::memcpy(body.data() + 153 + 24 + 12, &classes, sizeof classes);
-  const CountClass more{1, 1};
-  body.append(reinterpret_cast<const char*>(&more), sizeof more);
-  EXPECT_EQ(RowProfile::Parse(Sealed(body)).status().code(), absl::StatusCode::kFailedPrecondition);
+  // One class more than is written, and two: then the first order alone has too many.
+  const size_t number_at = kLayersAt + 16 + 2 * 12;
+  const size_t classes_end = number_at + 4 + 16 * (kMaxClasses - 1);
+  for (const size_t more : {1, 2}) {
+    const CountClass added[] = {{2, 1}, {1, 1}};
+    std::string larger = bytes;
+    larger.replace(number_at, 4, Number(static_cast<uint32_t>(kMaxClasses - 1 + more)));
+    larger.insert(classes_end, reinterpret_cast<const char*>(added), sizeof(CountClass) * more);
+    EXPECT_EQ(RowProfile::Parse(HotSealer::Seal(larger)).status().code(),
+              absl::StatusCode::kFailedPrecondition);
+    // Only a good digest says that there are more.
+    EXPECT_EQ(RowProfile::Parse(larger).status().code(), absl::StatusCode::kDataLoss);
+  }
 }
 
 TEST(ProfileFileTest, ErrorsNameTheFile) {
@@ -206,14 +242,21 @@ TEST(ProfileFileTest, ErrorsNameTheFile) {
   std::filesystem::remove(path);
   std::ofstream(path) << "something else";
   expect(absl::StatusCode::kDataLoss, "no profile");
-  ASSERT_TRUE(Example().Write(path).ok());
+  ASSERT_TRUE(LargeProfile().Write(path).ok());
   const auto file = ProfileFile::Open(path);
   ASSERT_TRUE(file.ok()) << file.status();
-  EXPECT_EQ(file->head_rows(1), Example().layers[1].head.size());
+  EXPECT_EQ(file->head_rows(1), LargeProfile().layers[1].head.size());
   // Cut off after it was opened.
-  std::filesystem::resize_file(path, 300);
+  std::filesystem::resize_file(path, 1000);
   EXPECT_EQ(file->VisitHead(1, [](const HotRow&) { return absl::OkStatus(); }).code(),
             absl::StatusCode::kDataLoss);
+  // Written over.
+  RowProfile other = LargeProfile();
+  other.layers[1].head[0].id = RowId{999997};
+  std::ofstream(path, std::ios::binary | std::ios::trunc) << Bytes(other);
+  EXPECT_EQ(file->VisitHead(1, [](const HotRow&) { return absl::OkStatus(); }).code(),
+            absl::StatusCode::kDataLoss);
+  EXPECT_TRUE(file->VisitHead(0, [](const HotRow&) { return absl::OkStatus(); }).ok());
   std::filesystem::remove_all(folder);
 }
 

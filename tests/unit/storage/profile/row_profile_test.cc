@@ -15,7 +15,8 @@
 #include <utility>
 #include <vector>
 
-#include "storage/table/digest.h"
+#include "absl/strings/str_cat.h"
+#include "tests/unit/storage/profile/profile_testing.h"
 #include "tests/unit/storage/table/model_specs.h"
 
 namespace engram {
@@ -24,48 +25,15 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-// Two layers: the first with a head that is cut short, the second with a head of all.
-RowProfile Example() {
-  RowProfile profile;
-  profile.family = "deepseek-v4.1";
-  profile.fingerprint = std::string(32, 'a');
-  profile.token_map_digest = std::string(64, 'b');
-  profile.tokens = 12;
-  profile.sequences = 2;
-  LayerProfile first;
-  first.id = LayerId{1};
-  first.rows = 30;
-  first.columns = {{2, 10}, {2, 5}, {3, 15}};
-  first.orders = {{2, {{7, 1}, {2, 2}, {1, 3}}}, {3, {{2, 1}, {1, 9}}}};
-  first.head = {{RowId{14}, 7}, {RowId{3}, 2}, {RowId{9}, 2}, {RowId{20}, 2}, {RowId{0}, 1}};
-  LayerProfile second;
-  second.id = LayerId{14};
-  second.rows = 4;
-  second.columns = {{2, 3}};
-  second.orders = {{2, {{kMaxRowCount, 1}, {1, 1}}}};
-  second.head = {{RowId{2}, static_cast<uint32_t>(kMaxRowCount)}, {RowId{0}, 1}};
-  profile.layers = {first, second};
-  return profile;
-}
+// Behind a header with the family "deepseek-v4.1" and no table.
+constexpr size_t kLayersAt = 132 + 4 + 13 + 4 + 32;
+// The first layer's outline: three columns, two orders of three and two classes.
+constexpr size_t kOutlineBytes = 16 + 3 * 12 + 4 + 3 * 16 + 4 + 2 * 16 + 32;
 
 std::string Bytes(const RowProfile& profile) {
   auto bytes = profile.Serialize();
   EXPECT_TRUE(bytes.ok()) << bytes.status();
   return bytes.value_or("");
-}
-
-// The bytes with the size and the digest that they should have.
-std::string Sealed(std::string body) {
-  const uint64_t size = body.size() + 32;
-  if (body.size() >= 24) std::memcpy(body.data() + 16, &size, sizeof size);
-  Digest digest;
-  digest.Update(body);
-  return body + digest.Hex();
-}
-
-std::string Body(const RowProfile& profile) {
-  std::string bytes = Bytes(profile);
-  return bytes.substr(0, bytes.size() - 32);
 }
 
 void ExpectStatus(const absl::Status& status, absl::StatusCode code, const std::string& text) {
@@ -94,7 +62,7 @@ class Folder {
 };
 
 TEST(RowProfileTest, SurvivesItsFile) {
-  const RowProfile profile = Example();
+  const RowProfile profile = ExampleProfile();
   const auto parsed = RowProfile::Parse(Bytes(profile));
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_EQ(*parsed, profile);
@@ -110,56 +78,59 @@ TEST(RowProfileTest, SurvivesItsFile) {
 
 // Byte by byte what FORMAT.md says, so that a change of the format cannot go unseen.
 TEST(RowProfileTest, TheFileIsAsDescribed) {
-  const std::string bytes = Bytes(Example());
+  const std::string bytes = Bytes(ExampleProfile());
   const auto u32 = [&](size_t at) {
     uint32_t value;
     std::memcpy(&value, bytes.data() + at, sizeof value);
     return value;
   };
   EXPECT_EQ(bytes.substr(0, 8), "engrmhot");
-  EXPECT_EQ(u32(8), 1u);
-  EXPECT_EQ(u32(12), 2u);
-  EXPECT_EQ(u32(16), bytes.size());
-  EXPECT_EQ(u32(24), 12u);
-  EXPECT_EQ(u32(32), 2u);
-  EXPECT_EQ(bytes.substr(40, 32), std::string(32, 'a'));
-  EXPECT_EQ(bytes.substr(72, 64), std::string(64, 'b'));
-  EXPECT_EQ(u32(136), 13u);
-  EXPECT_EQ(bytes.substr(140, 13), "deepseek-v4.1");
-  size_t at = 153;
+  EXPECT_EQ(u32(8), 2u);
+  EXPECT_EQ(u32(12), 1u);  // kind
+  EXPECT_EQ(u32(16), 2u);  // layers
+  EXPECT_EQ(u32(20), 12u);
+  EXPECT_EQ(u32(28), 2u);
+  EXPECT_EQ(bytes.substr(36, 32), std::string(32, 'a'));
+  EXPECT_EQ(bytes.substr(68, 64), std::string(64, 'b'));
+  EXPECT_EQ(u32(132), 13u);
+  EXPECT_EQ(bytes.substr(136, 13), "deepseek-v4.1");
+  EXPECT_EQ(u32(149), 0u);  // table
+  size_t at = kLayersAt;
   EXPECT_EQ(u32(at), 1u);        // layer
   EXPECT_EQ(u32(at + 4), 3u);    // columns
   EXPECT_EQ(u32(at + 8), 30u);   // rows
-  EXPECT_EQ(u32(at + 16), 5u);   // head
-  EXPECT_EQ(u32(at + 24), 2u);   // order of the first column
-  EXPECT_EQ(u32(at + 28), 10u);  // and its rows
-  at += 24 + 3 * 12;
+  EXPECT_EQ(u32(at + 16), 2u);   // order of the first column
+  EXPECT_EQ(u32(at + 20), 10u);  // and its rows
+  at += 16 + 3 * 12;
   EXPECT_EQ(u32(at), 3u);       // classes of order 2
   EXPECT_EQ(u32(at + 4), 7u);   // the first one's count
   EXPECT_EQ(u32(at + 12), 1u);  // and rows
-  at += 4 + 3 * 16 + 4 + 2 * 16;
-  EXPECT_EQ(u32(at), 14u);       // the head's first row
-  EXPECT_EQ(u32(at + 16), 0u);   // and its last
-  EXPECT_EQ(u32(at + 20), 14u);  // the next layer
+  at = kLayersAt + kOutlineBytes;
+  const std::vector<uint32_t> block = {3, 7, 1, 2, 3, 1, 1, 14, 3, 9, 20, 0};
+  for (size_t i = 0; i < block.size(); ++i) EXPECT_EQ(u32(at + 4 * i), block[i]) << i;
+  at += 4 * block.size() + 32;
+  EXPECT_EQ(u32(at), 0u);            // the layer's end
+  EXPECT_EQ(u32(at + 4 + 32), 14u);  // the next layer
+  EXPECT_EQ(HotSealer::Seal(bytes), bytes) << "digests";
 }
 
 TEST(RowProfileTest, ClassesOfAllOrders) {
-  const LayerProfile layer = Example().layers[0];
+  const LayerProfile layer = ExampleProfile().layers[0];
   EXPECT_THAT(layer.Classes(), ElementsAre(CountClass{7, 1}, CountClass{2, 3}, CountClass{1, 12}));
   EXPECT_EQ(Accesses(layer.Classes()), 25u);
   EXPECT_EQ(DistinctRows(layer.Classes()), 16u);
-  EXPECT_EQ(Example().FindLayer(LayerId{14})->rows, 4u);
-  EXPECT_EQ(Example().FindLayer(LayerId{2}), nullptr);
+  EXPECT_EQ(ExampleProfile().FindLayer(LayerId{14})->rows, 4u);
+  EXPECT_EQ(ExampleProfile().FindLayer(LayerId{2}), nullptr);
 }
 
 TEST(RowProfileTest, EveryTruncationAndEveryFlippedBitIsRefused) {
-  const std::string bytes = Bytes(Example());
+  const std::string bytes = Bytes(ExampleProfile());
   for (size_t length = 0; length < bytes.size(); ++length) {
     const auto parsed = RowProfile::Parse(bytes.substr(0, length));
     EXPECT_TRUE(absl::IsDataLoss(parsed.status())) << length << parsed.status();
-    // Also with the size and the digest put right.
-    if (length < 24 || length + 32 == bytes.size()) continue;
-    EXPECT_TRUE(absl::IsDataLoss(RowProfile::Parse(Sealed(bytes.substr(0, length))).status()))
+    // Also with the digests put right.
+    EXPECT_TRUE(
+        absl::IsDataLoss(RowProfile::Parse(HotSealer::Seal(bytes.substr(0, length))).status()))
         << length;
   }
   for (size_t bit = 0; bit < bytes.size() * 8; ++bit) {
@@ -167,35 +138,40 @@ TEST(RowProfileTest, EveryTruncationAndEveryFlippedBitIsRefused) {
     damaged[bit / 8] = static_cast<char>(damaged[bit / 8] ^ (1 << bit % 8));
     EXPECT_FALSE(RowProfile::Parse(damaged).ok()) << bit;
   }
-  ExpectStatus(RowProfile::Parse(bytes + "x").status(), absl::StatusCode::kDataLoss, "cut off");
-  ExpectStatus(RowProfile::Parse(Sealed(Body(Example()) + "x")).status(),
-               absl::StatusCode::kDataLoss, "do not add up");
+  ExpectStatus(RowProfile::Parse(bytes + "x").status(), absl::StatusCode::kDataLoss,
+               "bytes follow the end");
 }
 
 TEST(RowProfileTest, AnotherReleasesFormatIsNamed) {
-  std::string bytes = Bytes(Example());
-  bytes[8] = 2;
-  ExpectStatus(RowProfile::Parse(bytes).status(), absl::StatusCode::kFailedPrecondition,
-               "format 2, where this release knows 1");
+  std::string bytes = Bytes(ExampleProfile());
+  for (const char format : {1, 3}) {
+    bytes[8] = format;
+    ExpectStatus(RowProfile::Parse(bytes).status(), absl::StatusCode::kFailedPrecondition,
+                 absl::StrCat("format ", int{format},
+                              ", where this release knows 2; make it anew with engramctl profile"));
+  }
 }
 
 // Numbers that promise far more than there is: none of them may be believed.
 TEST(RowProfileTest, HugeNumbersAllocateNothing) {
-  const std::string body = Body(Example());
-  const size_t layer = 153;
-  for (const size_t at : {size_t{12}, size_t{136}, layer + 4, layer + 16, layer + 60}) {
+  const std::string bytes = Bytes(ExampleProfile());
+  const size_t block = kLayersAt + kOutlineBytes;
+  // Layers, the lengths of family and table, columns, classes, a block's runs and a run's rows.
+  for (const size_t at :
+       {size_t{16}, size_t{132}, size_t{149}, kLayersAt + 4, kLayersAt + 52, block, block + 8}) {
     for (const uint32_t value : {0x7FFFFFFFu, 0xFFFFFFFFu}) {
-      std::string hostile = body;
-      std::memcpy(hostile.data() + at, &value, sizeof value);
-      EXPECT_TRUE(absl::IsDataLoss(RowProfile::Parse(Sealed(hostile)).status())) << at;
+      std::string hostile = bytes;
+      hostile.replace(at, 4, Number(value));
+      EXPECT_TRUE(absl::IsDataLoss(RowProfile::Parse(hostile).status())) << at;
+      EXPECT_TRUE(absl::IsDataLoss(RowProfile::Parse(HotSealer::Seal(hostile)).status())) << at;
+      size_t most_asked = 0;
+      HotReader reader(SourceOf(hostile, &most_asked));
+      if (reader.ReadHeader().ok() && reader.ReadOutline().ok()) {
+        EXPECT_FALSE(reader.ReadRows([](const HotRun&) { return absl::OkStatus(); }).ok());
+      }
+      EXPECT_LE(most_asked, size_t{8} * kHotBlockRows) << at;
     }
   }
-  std::string rows = body;
-  std::memset(rows.data() + layer + 16, 0xFF, 8);  // the head: 2^64 − 1
-  EXPECT_TRUE(absl::IsDataLoss(RowProfile::Parse(Sealed(rows)).status()));
-  std::string size = Bytes(Example());
-  size[23] = 0x7F;  // the file's own size
-  ExpectStatus(RowProfile::Parse(size).status(), absl::StatusCode::kDataLoss, "cut off");
 }
 
 TEST(RowProfileTest, WhatCannotBeIsNeitherWrittenNorRead) {
@@ -237,16 +213,19 @@ TEST(RowProfileTest, WhatCannotBeIsNeitherWrittenNorRead) {
        }},
   };
   for (const auto& [why, change] : wrong) {
-    RowProfile profile = Example();
+    RowProfile profile = ExampleProfile();
     change(profile);
     ExpectStatus(profile.Serialize().status(), absl::StatusCode::kInvalidArgument, why);
   }
-  // What a file can say of that: a row id out of range, a head out of order, a count of 0.
-  const std::string body = Body(Example());
-  for (const size_t at : {153 + 24 + 36 + 52 + 36, 153 + 24 + 36 + 4}) {
-    std::string changed = body;
-    std::memset(changed.data() + at, at == 153 + 24 + 36 + 4 ? 0 : 0x7F, 4);
-    ExpectStatus(RowProfile::Parse(Sealed(changed)).status(), absl::StatusCode::kDataLoss,
+  // What a file can say of that: a class's count of 0, a count that is not the class's, a row id
+  // out of range.
+  const std::string bytes = Bytes(ExampleProfile());
+  const size_t block = kLayersAt + kOutlineBytes;
+  for (const auto& [at, value] :
+       {std::pair(kLayersAt + 56, 0u), {block + 12, 3u}, {block + 44, 0x7F7F7F7Fu}}) {
+    std::string changed = bytes;
+    changed.replace(at, 4, Number(value));
+    ExpectStatus(RowProfile::Parse(HotSealer::Seal(changed)).status(), absl::StatusCode::kDataLoss,
                  "impossible profile: ");
   }
 }
@@ -254,8 +233,8 @@ TEST(RowProfileTest, WhatCannotBeIsNeitherWrittenNorRead) {
 TEST(RowProfileTest, FilesAreMadeAndReplacedWhole) {
   const Folder folder;
   const std::string path = folder / "a.hot";
-  ASSERT_TRUE(Example().Write(path).ok());
-  RowProfile other = Example();
+  ASSERT_TRUE(ExampleProfile().Write(path).ok());
+  RowProfile other = ExampleProfile();
   other.tokens = 99;
   ASSERT_TRUE(other.Write(path).ok());
   const auto read = RowProfile::Read(path);
@@ -263,7 +242,7 @@ TEST(RowProfileTest, FilesAreMadeAndReplacedWhole) {
   EXPECT_EQ(*read, other);
   EXPECT_THAT(folder.Names(), ElementsAre("a.hot"));
   // One that cannot be written leaves the old one alone.
-  RowProfile bad = Example();
+  RowProfile bad = ExampleProfile();
   bad.layers.clear();
   EXPECT_TRUE(absl::IsInvalidArgument(bad.Write(path)));
   EXPECT_EQ(*RowProfile::Read(path), other);
@@ -278,19 +257,19 @@ TEST(RowProfileTest, ErrorsOfFilesNameThem) {
   ASSERT_EQ(::mkfifo((folder / "fifo").c_str(), 0600), 0);
   ExpectStatus(RowProfile::Read(folder / "fifo").status(), absl::StatusCode::kInvalidArgument,
                "is no regular file");
-  ExpectStatus(Example().Write(folder / "no/such/folder"), absl::StatusCode::kNotFound,
+  ExpectStatus(ExampleProfile().Write(folder / "no/such/folder"), absl::StatusCode::kNotFound,
                "no/such/folder");
   // A folder in the file's place: nothing is left behind.
   std::filesystem::create_directory(folder / "taken");
-  ExpectStatus(Example().Write(folder / "taken"), absl::StatusCode::kUnavailable, "taken");
+  ExpectStatus(ExampleProfile().Write(folder / "taken"), absl::StatusCode::kUnavailable, "taken");
   std::ofstream(folder / "text") << "what is this";
   ExpectStatus(RowProfile::Read(folder / "text").status(), absl::StatusCode::kDataLoss,
                (folder / "text") + ": no profile of row frequencies");
-  // A file of 1 TiB, all of it a hole: nothing of it is read.
-  ASSERT_TRUE(Example().Write(folder / "huge").ok());
+  // A file of 1 TiB, all of it a hole: little of it is read.
+  ASSERT_TRUE(ExampleProfile().Write(folder / "huge").ok());
   ASSERT_EQ(::truncate((folder / "huge").c_str(), off_t{1} << 40), 0);
   ExpectStatus(RowProfile::Read(folder / "huge").status(), absl::StatusCode::kDataLoss,
-               "of which there are 1099511627776");
+               "bytes follow the end");
   EXPECT_EQ(folder.Names().size(), 4u);
 }
 
@@ -303,24 +282,9 @@ TableSpec SpecOf(const testing::Model& model) {
   return spec;
 }
 
-RowProfile ProfileOf(const TableSpec& spec) {
-  RowProfile profile;
-  profile.family = spec.family;
-  profile.fingerprint = AddressingFingerprint(spec);
-  profile.token_map_digest = spec.token_map_digest;
-  for (const LayerSpec& layer : spec.layers) {
-    LayerProfile& of = profile.layers.emplace_back();
-    of.id = layer.id;
-    of.rows = layer.rows;
-    for (const ColumnSpec& column : layer.columns)
-      of.columns.push_back({column.order, column.rows});
-  }
-  return profile;
-}
-
 TEST(RowProfileTest, FitsEveryVersionOfItsTable) {
   TableSpec spec = SpecOf(testing::DeepseekV41(300, 2));
-  const RowProfile profile = ProfileOf(spec);
+  const RowProfile profile = ProfileOf(spec, {});
   EXPECT_TRUE(profile.CheckFor(spec).ok()) << profile.CheckFor(spec);
   spec.name = "t";
   spec.version = VersionId{7};
@@ -357,7 +321,7 @@ TEST(RowProfileTest, IsRefusedForAnotherTable) {
       {"token map's sha256", [](TableSpec& s) { s.token_map_digest = std::string(64, 'c'); }}};
   for (const auto& [why, change] : others) {
     TableSpec spec = SpecOf(testing::DeepseekV41(300, 2));
-    const RowProfile profile = ProfileOf(spec);
+    const RowProfile profile = ProfileOf(spec, {});
     change(spec);
     ExpectStatus(profile.CheckFor(spec), absl::StatusCode::kFailedPrecondition, why);
   }
