@@ -52,12 +52,16 @@ function(engram_library)
   engram_use_precompiled(engram_${ARG_NAME} ${ARG_PCH})
 endfunction()
 
-# engram_binary(NAME name SRCS main.cc [DEPS ...] [PCH name]): an executable in bin/.
+# engram_binary(NAME name SRCS main.cc [DEPS ...] [PCH name] [COLD]): an executable in bin/. COLD: of
+# code that runs once.
 function(engram_binary)
-  cmake_parse_arguments(ARG "" "NAME;PCH" "SRCS;DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "COLD" "NAME;PCH" "SRCS;DEPS" ${ARGN})
   add_executable(${ARG_NAME} ${ARG_SRCS})
   target_compile_options(${ARG_NAME} PRIVATE ${ENGRAM_WARNINGS} ${ENGRAM_PROGRAM_OPTIONS})
   target_link_libraries(${ARG_NAME} PRIVATE engram_options ${ARG_DEPS})
+  if(ARG_COLD)
+    target_compile_options(${ARG_NAME} PRIVATE ${ENGRAM_COLD_OPTIONS})
+  endif()
   engram_use_precompiled(${ARG_NAME} "${ARG_PCH}")
 endfunction()
 
@@ -72,8 +76,7 @@ function(engram_test)
   if(ARG_MAIN)
     set(main GTest::gtest)
   endif()
-  engram_binary(NAME ${ARG_NAME} SRCS ${ARG_SRCS} DEPS ${ARG_DEPS} GTest::gmock ${main})
-  target_compile_options(${ARG_NAME} PRIVATE ${ENGRAM_COLD_OPTIONS})
+  engram_binary(NAME ${ARG_NAME} SRCS ${ARG_SRCS} DEPS ${ARG_DEPS} GTest::gmock ${main} COLD)
   if(NOT ARG_PCH)
     set(ARG_PCH test)
   endif()

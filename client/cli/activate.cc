@@ -11,12 +11,12 @@
 namespace engram {
 namespace {
 
-struct Flags {
+struct ActivateFlags {
   std::string name;
   uint64_t version = 0;
 };
 
-absl::Status Run(const CommandLine& line, const Flags& flags) {
+absl::Status Run(const CommandLine& line, const ActivateFlags& flags) {
   const std::atomic<bool>& interrupted = CatchInterrupts();
   ENGRAM_ASSIGN_OR_RETURN(const auto admin, ConnectAdmin(line));
   v1::ActivateRequest request;
@@ -38,7 +38,7 @@ absl::Status Run(const CommandLine& line, const Flags& flags) {
 }  // namespace
 
 void AddActivateCommand(CommandLine& line) {
-  const auto flags = std::make_shared<Flags>();
+  const auto flags = std::make_shared<ActivateFlags>();
   CLI::App* command = AddCommand(line, "activate", "Switches a table to a version, live",
                                  [&line, flags] { return Run(line, *flags); });
   command->add_option("NAME", flags->name, "the table")->required();

@@ -30,7 +30,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-struct Flags {
+struct BenchFlags {
   std::string name;
   std::string transport = "grpc";
   std::string distribution = "uniform";
@@ -111,8 +111,8 @@ struct Result {
 // One thread's batch: its share of ids for each layer, and room for the rows.
 class Batch {
  public:
-  Batch(const TableDescription& table, const std::vector<LayerInfo>& layers, const Flags& flags,
-        uint64_t seed)
+  Batch(const TableDescription& table, const std::vector<LayerInfo>& layers,
+        const BenchFlags& flags, uint64_t seed)
       : random_(seed), zipf_wanted_(flags.distribution == "zipf") {
     request_.table = table.name;
     request_.version = table.version;
@@ -193,8 +193,8 @@ void Drive(const Answer& ask, Batch& batch, uint32_t rows, Clock::time_point end
   }
 }
 
-absl::Status Measure(const CommandLine& line, const Flags& flags, const TableDescription& table,
-                     Result& total, double& seconds) {
+absl::Status Measure(const CommandLine& line, const BenchFlags& flags,
+                     const TableDescription& table, Result& total, double& seconds) {
   ENGRAM_ASSIGN_OR_RETURN(const std::vector<LayerInfo> layers, ChooseLayers(table, flags.layers));
   for (const LayerInfo& layer : layers) {
     if (layer.rows == 0) return absl::FailedPreconditionError("the table has an empty layer");
@@ -241,7 +241,7 @@ struct Rates {
   }
 };
 
-void PrintResult(const Flags& flags, const TableDescription& table, const Result& total,
+void PrintResult(const BenchFlags& flags, const TableDescription& table, const Result& total,
                  double seconds) {
   const Rates rates(total, seconds);
   const Latencies& latencies = total.latencies;
@@ -262,7 +262,7 @@ void PrintResult(const Flags& flags, const TableDescription& table, const Result
                         HumanShare(rates.dram), HumanShare(rates.nvme)));
 }
 
-void PrintResultJson(const Flags& flags, const TableDescription& table, const Result& total,
+void PrintResultJson(const BenchFlags& flags, const TableDescription& table, const Result& total,
                      double seconds) {
   const Rates rates(total, seconds);
   const Latencies& latencies = total.latencies;
@@ -293,7 +293,7 @@ void PrintResultJson(const Flags& flags, const TableDescription& table, const Re
   PrintJson(json);
 }
 
-absl::Status Run(const CommandLine& line, const Flags& flags) {
+absl::Status Run(const CommandLine& line, const BenchFlags& flags) {
   ENGRAM_ASSIGN_OR_RETURN(const auto client, ConnectClient(line));
   ENGRAM_ASSIGN_OR_RETURN(const TableDescription table, client->Describe(flags.name));
   Result total;
@@ -310,7 +310,7 @@ absl::Status Run(const CommandLine& line, const Flags& flags) {
 }  // namespace
 
 void AddBenchCommand(CommandLine& line) {
-  const auto flags = std::make_shared<Flags>();
+  const auto flags = std::make_shared<BenchFlags>();
   CLI::App* command =
       AddCommand(line, "bench", "Looks up random rows for a while and says how fast",
                  [&line, flags] { return Run(line, *flags); });

@@ -13,11 +13,11 @@
 namespace engram {
 namespace {
 
-struct Flags {
+struct BudgetFlags {
   uint64_t dram_bytes = 0;
 };
 
-absl::Status Run(const CommandLine& line, const Flags& flags) {
+absl::Status Run(const CommandLine& line, const BudgetFlags& flags) {
   const std::atomic<bool>& interrupted = CatchInterrupts();
   ENGRAM_ASSIGN_OR_RETURN(const auto admin, ConnectAdmin(line));
   v1::SetDramBudgetRequest request;
@@ -39,7 +39,7 @@ absl::Status Run(const CommandLine& line, const Flags& flags) {
 }  // namespace
 
 void AddBudgetCommand(CommandLine& line) {
-  const auto flags = std::make_shared<Flags>();
+  const auto flags = std::make_shared<BudgetFlags>();
   CLI::App* command =
       AddCommand(line, "budget",
                  "Changes how much DRAM the tier may take, while the daemon runs; hot rows stay as "

@@ -16,7 +16,7 @@
 namespace engram {
 namespace {
 
-struct Flags {
+struct DescribeFlags {
   std::string name;
   uint64_t version = 0;
 };
@@ -103,7 +103,7 @@ void PrintTable(const v1::TableInfo& table) {
   for (const v1::LayerInfo& layer : table.layers()) PrintLayer(layer);
 }
 
-absl::Status Run(const CommandLine& line, const Flags& flags) {
+absl::Status Run(const CommandLine& line, const DescribeFlags& flags) {
   ENGRAM_ASSIGN_OR_RETURN(const v1::TableInfo table,
                           DescribeTable(line, flags.name, flags.version));
   if (line.json) {
@@ -117,7 +117,7 @@ absl::Status Run(const CommandLine& line, const Flags& flags) {
 }  // namespace
 
 void AddDescribeCommand(CommandLine& line) {
-  const auto flags = std::make_shared<Flags>();
+  const auto flags = std::make_shared<DescribeFlags>();
   CLI::App* command =
       AddCommand(line, "describe", "Shows all that is known of a table: layers, columns, digests",
                  [&line, flags] { return Run(line, *flags); });

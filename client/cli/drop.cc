@@ -17,21 +17,21 @@
 namespace engram {
 namespace {
 
-struct Flags {
+struct DropFlags {
   std::string name;
   uint64_t version = 0;  // 0: all, once the user has said so
   bool all = false;
 };
 
 // Neither a version nor --all: a person may be asked, a script has forgotten something.
-void RequireScope(const Flags& flags) {
+void RequireScope(const DropFlags& flags) {
   if (flags.version != 0 || flags.all || ::isatty(STDIN_FILENO) != 0) return;
   throw CLI::RequiredError("drop needs VERSION, or --all for every version of the table",
                            CLI::ExitCodes::RequiredError);
 }
 
 // Asks on stderr, for stdout carries results only.
-bool Confirmed(const Flags& flags) {
+bool Confirmed(const DropFlags& flags) {
   if (flags.all) return true;
   std::fprintf(stderr, "drop every version of table \"%s\"? [y/N] ", flags.name.c_str());
   std::string answer;
@@ -48,7 +48,7 @@ absl::StatusOr<std::vector<uint64_t>> DropAll(AdminClient& admin, const std::str
   return std::vector<uint64_t>(response.versions().begin(), response.versions().end());
 }
 
-absl::StatusOr<std::vector<uint64_t>> DropOne(AdminClient& admin, const Flags& flags,
+absl::StatusOr<std::vector<uint64_t>> DropOne(AdminClient& admin, const DropFlags& flags,
                                               const std::atomic<bool>& interrupted) {
   v1::DropVersionRequest request;
   request.set_table(flags.name);
@@ -57,7 +57,7 @@ absl::StatusOr<std::vector<uint64_t>> DropOne(AdminClient& admin, const Flags& f
   return std::vector<uint64_t>{flags.version};
 }
 
-absl::Status Run(const CommandLine& line, const Flags& flags) {
+absl::Status Run(const CommandLine& line, const DropFlags& flags) {
   if (flags.version == 0 && !Confirmed(flags)) {
     return absl::AbortedError("nothing is dropped: the answer was neither \"y\" nor \"yes\"");
   }
@@ -81,7 +81,7 @@ absl::Status Run(const CommandLine& line, const Flags& flags) {
 }  // namespace
 
 void AddDropCommand(CommandLine& line) {
-  const auto flags = std::make_shared<Flags>();
+  const auto flags = std::make_shared<DropFlags>();
   CLI::App* command =
       AddCommand(line, "drop", "Drops a version, or a whole table, and frees its space",
                  [&line, flags] { return Run(line, *flags); });

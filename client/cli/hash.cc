@@ -15,7 +15,7 @@
 namespace engram {
 namespace {
 
-struct Flags {
+struct HashFlags {
   TableFlags table;
   TokenFlags tokens;
 };
@@ -27,7 +27,8 @@ void PrintText(const HashedTokens& hashed) {
   }
 }
 
-void PrintAsJson(const TableDescription& table, const Flags& flags, const HashedTokens& hashed) {
+void PrintAsJson(const TableDescription& table, const HashFlags& flags,
+                 const HashedTokens& hashed) {
   nlohmann::ordered_json json;
   if (flags.table.served()) {
     json["table"] = table.name;
@@ -45,7 +46,7 @@ void PrintAsJson(const TableDescription& table, const Flags& flags, const Hashed
   PrintJson(json, /*compact=*/true);
 }
 
-absl::Status Run(const CommandLine& line, const Flags& flags) {
+absl::Status Run(const CommandLine& line, const HashFlags& flags) {
   ENGRAM_ASSIGN_OR_RETURN(TableAndMap table, FindTable(line, flags.table, flags.tokens.compressed));
   ENGRAM_ASSIGN_OR_RETURN(const HashedTokens hashed,
                           HashTokens(table.description, std::move(table.token_map), flags.tokens));
@@ -60,7 +61,7 @@ absl::Status Run(const CommandLine& line, const Flags& flags) {
 }  // namespace
 
 void AddHashCommand(CommandLine& line) {
-  const auto flags = std::make_shared<Flags>();
+  const auto flags = std::make_shared<HashFlags>();
   CLI::App* command = AddCommand(line, "hash",
                                  "Prints the row ids that tokens ask for, a line for each token: "
                                  "of a table that is served, or of a model's config without a "

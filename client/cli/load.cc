@@ -16,7 +16,7 @@
 namespace engram {
 namespace {
 
-struct Flags {
+struct LoadFlags {
   std::string name;
   std::string checkpoint;
   std::string model = "auto";
@@ -110,7 +110,7 @@ void PrintResultJson(const v1::LoadProgress& progress, double seconds) {
   PrintJson(json);
 }
 
-absl::Status Run(const CommandLine& line, const Flags& flags) {
+absl::Status Run(const CommandLine& line, const LoadFlags& flags) {
   const std::atomic<bool>& interrupted = CatchInterrupts();
   ENGRAM_ASSIGN_OR_RETURN(const auto admin, ConnectAdmin(line));
   v1::LoadRequest request;
@@ -144,7 +144,7 @@ absl::Status Run(const CommandLine& line, const Flags& flags) {
 }  // namespace
 
 void AddLoadCommand(CommandLine& line) {
-  const auto flags = std::make_shared<Flags>();
+  const auto flags = std::make_shared<LoadFlags>();
   CLI::App* command =
       AddCommand(line, "load", "Loads a checkpoint's tables; the same command resumes or confirms",
                  [&line, flags] { return Run(line, *flags); });

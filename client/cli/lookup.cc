@@ -12,14 +12,14 @@
 namespace engram {
 namespace {
 
-struct Flags {
+struct LookupFlags {
   std::string name;
   uint64_t version = 0;
   TokenFlags tokens;
 };
 
 // The daemon hashes the tokens for the rows; we hash them only to print whose rows they are.
-absl::Status Run(const CommandLine& line, const Flags& flags) {
+absl::Status Run(const CommandLine& line, const LookupFlags& flags) {
   ENGRAM_ASSIGN_OR_RETURN(const auto client, ConnectClient(line));
   ENGRAM_ASSIGN_OR_RETURN(const TableDescription table,
                           client->Describe(flags.name, flags.version));
@@ -45,7 +45,7 @@ absl::Status Run(const CommandLine& line, const Flags& flags) {
 }  // namespace
 
 void AddLookupCommand(CommandLine& line) {
-  const auto flags = std::make_shared<Flags>();
+  const auto flags = std::make_shared<LookupFlags>();
   CLI::App* command = AddCommand(
       line, "lookup",
       "Prints the rows that tokens ask for, token by token in column order: one `ID HEX` a line",

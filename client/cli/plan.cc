@@ -20,7 +20,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-struct Flags {
+struct PlanFlags {
   TableFlags table;
   std::string profile;
   std::string test;
@@ -56,7 +56,7 @@ Json TiersJson(const TierPlan& hbm, const TierPlan& dram) {
           {"nvme", HitsJson(Rest(hbm.hits, dram.hits))}};
 }
 
-void PrintAsJson(const Flags& flags, const RowProfile& profile, const PlacementPlan& plan) {
+void PrintAsJson(const PlanFlags& flags, const RowProfile& profile, const PlacementPlan& plan) {
   Json json;
   if (flags.table.served()) json["table"] = flags.table.name;
   json["profile"] = flags.profile;
@@ -95,7 +95,7 @@ void AddTierRows(TextTable& table, const std::string& layer, const TierPlan& hbm
   add("nvme", nullptr, Rest(hbm.hits, dram.hits));
 }
 
-void PrintText(const Flags& flags, const RowProfile& profile, const PlacementPlan& plan) {
+void PrintText(const PlanFlags& flags, const RowProfile& profile, const PlacementPlan& plan) {
   TextTable table({"layer", "tier", "bytes", "rows", "by name", "same text", "new text",
                    flags.test.empty() ? "" : "test"},
                   {true, false, true, true, true, true, true, true});
@@ -127,7 +127,7 @@ void PrintText(const Flags& flags, const RowProfile& profile, const PlacementPla
       "by bytes: as the daemon does; all three as if any row could lie in any slot\n"));
 }
 
-absl::Status Run(const CommandLine& line, const Flags& flags) {
+absl::Status Run(const CommandLine& line, const PlanFlags& flags) {
   ENGRAM_ASSIGN_OR_RETURN(const RowProfile profile, RowProfile::Read(flags.profile));
   std::optional<RowProfile> test;
   if (!flags.test.empty()) {
@@ -151,7 +151,7 @@ absl::Status Run(const CommandLine& line, const Flags& flags) {
 }  // namespace
 
 void AddPlanCommand(CommandLine& line) {
-  const auto flags = std::make_shared<Flags>();
+  const auto flags = std::make_shared<PlanFlags>();
   CLI::App* command = AddCommand(
       line, "plan",
       "Predicts the hit ratio of each tier if the most frequent rows of a profile lay in HBM, the "

@@ -25,7 +25,7 @@ namespace {
 constexpr uint64_t kIdBytes = 4;
 constexpr size_t kMaxThreads = 256;
 
-struct Flags {
+struct ProfileFlags {
   TableFlags table;
   std::vector<std::string> files;
   std::string out;
@@ -68,7 +68,7 @@ nlohmann::ordered_json LayerJson(const LayerProfile& layer) {
   return json;
 }
 
-void PrintAsJson(const CountedRows& counted, const Flags& flags, double seconds) {
+void PrintAsJson(const CountedRows& counted, const ProfileFlags& flags, double seconds) {
   const RowProfile& profile = counted.profile;
   nlohmann::ordered_json json;
   json["profile"] = flags.out;
@@ -84,7 +84,7 @@ void PrintAsJson(const CountedRows& counted, const Flags& flags, double seconds)
   PrintJson(json);
 }
 
-void PrintText(const CountedRows& counted, const Flags& flags, double seconds) {
+void PrintText(const CountedRows& counted, const ProfileFlags& flags, double seconds) {
   const RowProfile& profile = counted.profile;
   TextTable table({"layer", "order", "look-ups", "distinct rows", "seen once"},
                   {true, true, true, true, true});
@@ -108,7 +108,7 @@ void PrintText(const CountedRows& counted, const Flags& flags, double seconds) {
   Print("\n");
 }
 
-absl::Status Run(const CommandLine& line, const Flags& flags) {
+absl::Status Run(const CommandLine& line, const ProfileFlags& flags) {
   const std::atomic<bool>& interrupted = CatchInterrupts();
   ENGRAM_ASSIGN_OR_RETURN(const TokenFiles files, TokenFiles::Open(flags.files));
   ENGRAM_ASSIGN_OR_RETURN(const TableAndMap table, FindTable(line, flags.table, flags.compressed));
@@ -142,7 +142,7 @@ absl::Status Run(const CommandLine& line, const Flags& flags) {
 }  // namespace
 
 void AddProfileCommand(CommandLine& line) {
-  const auto flags = std::make_shared<Flags>();
+  const auto flags = std::make_shared<ProfileFlags>();
   CLI::App* command = AddCommand(
       line, "profile",
       "Counts how often token files ask for each row of a table, exactly, and writes the most "

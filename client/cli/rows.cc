@@ -14,7 +14,7 @@
 namespace engram {
 namespace {
 
-struct Flags {
+struct RowsFlags {
   std::string name;
   uint64_t version = 0;
   int32_t layer = 0;
@@ -40,7 +40,7 @@ std::string CheckIds(const std::string& text) {
   return ids.ok() ? std::string() : std::string(ids.status().message());
 }
 
-absl::Status Run(const CommandLine& line, const Flags& flags) {
+absl::Status Run(const CommandLine& line, const RowsFlags& flags) {
   ENGRAM_ASSIGN_OR_RETURN(std::vector<uint32_t> ids, ParseIds(flags.ids));
   ENGRAM_ASSIGN_OR_RETURN(const auto client, ConnectClient(line));
   ENGRAM_ASSIGN_OR_RETURN(const TableDescription table,
@@ -61,7 +61,7 @@ absl::Status Run(const CommandLine& line, const Flags& flags) {
 }  // namespace
 
 void AddRowsCommand(CommandLine& line) {
-  const auto flags = std::make_shared<Flags>();
+  const auto flags = std::make_shared<RowsFlags>();
   CLI::App* command = AddCommand(line, "rows", "Prints rows by id: one `ID HEX` a line",
                                  [&line, flags] { return Run(line, *flags); });
   command->add_option("NAME", flags->name, "the table")->required();

@@ -23,7 +23,7 @@ using Json = nlohmann::ordered_json;
 constexpr double kDefaultPeriod = 2;
 constexpr double kMaxPeriod = 3600;
 
-struct Flags {
+struct StatsFlags {
   CLI::Option* watch = nullptr;
   std::string period;  // "true" when --watch has no number, by CLI11's custom
 };
@@ -100,7 +100,7 @@ void Sleep(double seconds, const std::atomic<bool>& interrupted) {
   }
 }
 
-absl::Status Run(const CommandLine& line, const Flags& flags) {
+absl::Status Run(const CommandLine& line, const StatsFlags& flags) {
   const bool watch = flags.watch->count() > 0;
   const std::atomic<bool>& interrupted = CatchInterrupts();
   ENGRAM_ASSIGN_OR_RETURN(const auto admin, ConnectAdmin(line));
@@ -124,7 +124,7 @@ absl::Status Run(const CommandLine& line, const Flags& flags) {
 }  // namespace
 
 void AddStatsCommand(CommandLine& line) {
-  const auto flags = std::make_shared<Flags>();
+  const auto flags = std::make_shared<StatsFlags>();
   CLI::App* command = AddCommand(line, "stats", "Shows rows held, hits and latencies of each tier",
                                  [&line, flags] { return Run(line, *flags); });
   flags->watch = command

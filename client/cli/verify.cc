@@ -15,7 +15,7 @@
 namespace engram {
 namespace {
 
-struct Flags {
+struct VerifyFlags {
   std::string name;
   std::string checkpoint;
   std::string model;
@@ -24,7 +24,7 @@ struct Flags {
   bool allow_unverified = false;
 };
 
-void PrintResult(const v1::VerifyProgress& result, const Flags& flags, double seconds) {
+void PrintResult(const v1::VerifyProgress& result, const VerifyFlags& flags, double seconds) {
   Print(absl::StrFormat("verified %s: %s rows, %s in %s (%s)\n", flags.name,
                         HumanCount(result.rows_done()),
                         HumanBytes(static_cast<double>(result.bytes_done())), HumanSeconds(seconds),
@@ -39,7 +39,7 @@ void PrintResult(const v1::VerifyProgress& result, const Flags& flags, double se
 
 // The message, what was asked for, and what follows from both. `rows` and `bytes` are what `load`
 // calls so.
-void PrintResultJson(const v1::VerifyProgress& result, const Flags& flags, double seconds) {
+void PrintResultJson(const v1::VerifyProgress& result, const VerifyFlags& flags, double seconds) {
   auto json = nlohmann::ordered_json::parse(MessageToJson(result));
   json["table"] = flags.name;
   if (flags.version != 0) json["version"] = flags.version;
@@ -50,7 +50,7 @@ void PrintResultJson(const v1::VerifyProgress& result, const Flags& flags, doubl
   PrintJson(json);
 }
 
-absl::Status Run(const CommandLine& line, const Flags& flags) {
+absl::Status Run(const CommandLine& line, const VerifyFlags& flags) {
   const std::atomic<bool>& interrupted = CatchInterrupts();
   ENGRAM_ASSIGN_OR_RETURN(const auto admin, ConnectAdmin(line));
   v1::VerifyRequest request;
@@ -91,7 +91,7 @@ absl::Status Run(const CommandLine& line, const Flags& flags) {
 }  // namespace
 
 void AddVerifyCommand(CommandLine& line) {
-  const auto flags = std::make_shared<Flags>();
+  const auto flags = std::make_shared<VerifyFlags>();
   CLI::App* command = AddCommand(line, "verify", "Reads every row back and compares it",
                                  [&line, flags] { return Run(line, *flags); });
   command->add_option("NAME", flags->name, "the table")->required();
