@@ -33,7 +33,7 @@ endif()
 # longer than to run it, with sanitizers twice as long. The libraries that they use are optimised as
 # the build says.
 set(ENGRAM_COLD_OPTIONS $<IF:$<CONFIG:Release>,-O1,-O0>)
-# Programs: as cold, but for what engram_bench measures.
+# For every program: a release build optimises them, because engram_bench is one.
 set(ENGRAM_PROGRAM_OPTIONS $<$<CONFIG:Debug>:-O0>)
 
 # engram_library(NAME name SRCS a.cc b.cc [DEPS public...] [PRIVATE_DEPS private...] [PCH name])
@@ -52,8 +52,8 @@ function(engram_library)
   engram_use_precompiled(engram_${ARG_NAME} ${ARG_PCH})
 endfunction()
 
-# engram_binary(NAME name SRCS main.cc [DEPS ...] [PCH name] [COLD]): an executable in bin/. COLD: of
-# code that runs once.
+# engram_binary(NAME name SRCS main.cc [DEPS ...] [PCH name] [COLD]): an executable in bin/.
+# COLD: with ENGRAM_COLD_OPTIONS.
 function(engram_binary)
   cmake_parse_arguments(ARG "COLD" "NAME;PCH" "SRCS;DEPS" ${ARGN})
   add_executable(${ARG_NAME} ${ARG_SRCS})

@@ -46,8 +46,9 @@ std::string NameOf(const HotIdentity& identity) {
 }  // namespace
 
 absl::Status HotReader::Damaged(absl::string_view what) const {
-  return absl::DataLossError(
-      absl::StrCat("a profile, damaged or cut off before byte ", offset_, ": ", what));
+  return absl::DataLossError(absl::StrCat(kind_ == HotKind::kLive ? "live rows" : "a profile",
+                                          ", damaged or cut off before byte ", offset_, ": ",
+                                          what));
 }
 
 absl::Status HotReader::Fill(absl::Span<char> out) {
