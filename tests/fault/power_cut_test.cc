@@ -155,8 +155,9 @@ void Check(PowerCutDisk& disk, const Outcome& outcome) {
   EXPECT_TRUE(state == outcome.before || state == done)
       << state << "; acknowledged were: " << outcome.before;
   ExpectOnly(**store, state);
-  // The operation that was interrupted, once more.
+  // The operation that was interrupted, once more. Without one the comparison above has failed.
   if (state != done) {
+    if (!outcome.broken.has_value()) return;
     const absl::Status status = Do(**store, *outcome.broken);
     EXPECT_TRUE(status.ok()) << status;
     state = StateOf(**store);
