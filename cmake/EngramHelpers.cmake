@@ -8,6 +8,8 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_L
 endif()
 if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
   list(APPEND ENGRAM_WARNINGS -Wthread-safety)
+  # A time in a precompiled header would keep ccache from knowing it again.
+  set(ENGRAM_PCH_OPTIONS "SHELL:-Xclang -fno-pch-timestamp")
 endif()
 
 # Every target of the project runs on any x86-64-v3 machine; wider vectors are
@@ -15,14 +17,15 @@ endif()
 add_library(engram_options INTERFACE)
 # -pthread everywhere: some packages ask for it, and what shares a precompiled header needs the same.
 target_compile_options(engram_options INTERFACE
-  $<$<COMPILE_LANGUAGE:CXX>:-march=x86-64-v3 -pthread>)
+  $<$<COMPILE_LANGUAGE:CXX>:-march=x86-64-v3 -pthread>
+  $<$<COMPILE_LANGUAGE:CXX>:${ENGRAM_PCH_OPTIONS}>)
 target_include_directories(engram_options INTERFACE $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>)
 if(ENGRAM_SANITIZE)
   target_compile_options(engram_options INTERFACE
     $<$<COMPILE_LANGUAGE:CXX>:-fsanitize=${ENGRAM_SANITIZE} -fno-omit-frame-pointer
     -fno-sanitize-recover=all>)
   target_link_options(engram_options INTERFACE -fsanitize=${ENGRAM_SANITIZE})
-  if(ENGRAM_SANITIZE MATCHES "thread")
+  if(ENGRAM_SANITIZE MATCHES "thread" AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     # A seqlock needs a fence; ThreadSanitizer does not model fences, but every
     # access around ours is an atomic of its own, so nothing is hidden from it.
     target_compile_options(engram_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-tsan>)

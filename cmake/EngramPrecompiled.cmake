@@ -1,14 +1,10 @@
-# Precompiled headers: what most sources of a kind include, parsed once a build. Only g++ uses them;
-# the clang build has none, so of what it builds (all but tests and what needs gRPC) a source that
-# leaves out an include fails there. For all sources tests/unit/arrows/includes.py checks, by the
-# names that they use, that they include these headers themselves.
+# Precompiled headers: what most sources of a kind include, parsed once a build. A source includes
+# what it uses all the same: tests/unit/arrows/includes.py checks it by the names of these headers,
+# and a build with -DENGRAM_PCH=OFF has to pass.
 #
 # engram_library, engram_binary and engram_test take PCH NAME: lib, grpc and cli for libraries,
 # program for executables, test and test_grpc for tests.
-set(ENGRAM_PCH OFF)
-if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  set(ENGRAM_PCH ON)
-endif()
+option(ENGRAM_PCH "Use precompiled headers" ON)
 
 set(ENGRAM_PCH_STD <algorithm> <atomic> <chrono> <cstdint> <functional> <map> <memory> <optional>
   <string> <thread> <utility> <vector>)
@@ -16,7 +12,7 @@ set(ENGRAM_PCH_ABSL <absl/status/status.h> <absl/status/statusor.h> <absl/string
   <absl/strings/string_view.h> <absl/types/span.h>)
 
 # engram_precompile(NAME name HEADERS ... DEPS ... [OPTIONS ...] [PROGRAM]): a target that compiles
-# the headers, with the flags of a library or, with PROGRAM, of an executable. g++ refuses a
+# the headers, with the flags of a library or, with PROGRAM, of an executable. Compilers refuse a
 # precompiled header whose flags differ from the source's.
 function(engram_precompile)
   cmake_parse_arguments(ARG "PROGRAM" "NAME" "HEADERS;DEPS;OPTIONS" ${ARGN})

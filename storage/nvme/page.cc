@@ -5,10 +5,6 @@
 namespace engram {
 namespace {
 
-uint32_t RoundUp(uint32_t bytes) {
-  return (bytes + kPageAlignment - 1) / kPageAlignment * kPageAlignment;
-}
-
 bool Fits(uint32_t value_bytes, uint32_t block_bytes) {
   return value_bytes + BlockOverhead(value_bytes) <= block_bytes;
 }
@@ -28,8 +24,7 @@ uint64_t PageGeometry::ValueBytes(PageId page, uint64_t rows) const {
 }
 
 PageGeometry ChoosePageGeometry(uint32_t row_bytes) {
-  std::array<uint32_t, 4> blocks = {4096, 8192, 16384,
-                                    RoundUp(row_bytes + BlockOverhead(row_bytes))};
+  std::array<uint32_t, 4> blocks = {4096, 8192, 16384, BlockBytes(row_bytes)};
   std::sort(blocks.begin(), blocks.end());
   PageGeometry best;
   uint64_t best_used = 0;

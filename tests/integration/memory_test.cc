@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "tests/integration/daemon_fixture.h"
+#include "tests/sanitizer.h"
 
 namespace engram::testing {
 namespace {
@@ -133,9 +134,7 @@ class MemoryTest : public DaemonFixture {
 };
 
 TEST_F(MemoryTest, AllButTheTierIsBounded) {
-#ifdef __SANITIZE_ADDRESS__
-  GTEST_SKIP() << "the sanitizer keeps what was freed, and much beside";
-#endif
+  if (kAddressSanitizer) GTEST_SKIP() << "the sanitizer keeps what was freed, and much beside";
   const uint64_t seed = TestSeed();
   checkpoint_ = MakeCheckpoint("ckpt", kColumnRows, 1);
   ASSERT_GE(checkpoint_.TotalRows(), 1'000'000u);

@@ -16,6 +16,7 @@
 
 #include "storage/dram/control.h"
 #include "storage/dram/row_cache.h"
+#include "tests/sanitizer.h"
 #include "tests/test_seed.h"
 #include "tests/unit/gpu_cache/gather_rig.h"
 
@@ -43,11 +44,7 @@ struct Case {
 };
 constexpr uint64_t kMostBatches = 2000000;
 constexpr uint64_t kSteps = 300;
-#ifdef __SANITIZE_THREAD__  // as much slower
-constexpr uint64_t kServed = 100;
-#else
-constexpr uint64_t kServed = 600;
-#endif
+constexpr uint64_t kServed = kThreadSanitizer ? 100 : 600;  // as much slower
 
 class GatherStressTest : public testing::TestWithParam<Case> {
  protected:

@@ -25,6 +25,7 @@
 #include "storage/dram/attached.h"
 #include "storage/dram/control.h"
 #include "storage/dram/handover.h"
+#include "tests/sanitizer.h"
 #include "tests/test_seed.h"
 #include "tests/unit/server/local/handover_fixture.h"
 
@@ -224,10 +225,10 @@ TEST_F(HandoverServerTest, AClientThatDoesNotReadItsAnswersIsCutOff) {
 }
 
 TEST_F(HandoverServerTest, WaitsForADescriptorAndDoesNotSpin) {
-#ifdef __SANITIZE_ADDRESS__
-  GTEST_SKIP() << "the sanitizer itself looks at objects through a pipe, and calls them bad if it "
-                  "can make none";
-#endif
+  if (kAddressSanitizer) {
+    GTEST_SKIP() << "the sanitizer itself looks at objects through a pipe, and calls them bad if "
+                    "it can make none";
+  }
   Serve(uint64_t{64} << 20);
   const UniqueFd client(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
   sockaddr_un address{};

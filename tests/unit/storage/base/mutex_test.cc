@@ -34,16 +34,18 @@ TEST(Mutex, ExcludesOtherThreads) {
 TEST(Mutex, CanBeTried) {
   Mutex mutex;
   mutex.Lock();
-  bool taken = true;
-  std::thread other([&] {
-    taken = mutex.TryLock();
-    if (taken) mutex.Unlock();
-  });
-  other.join();
+  bool taken = false;
+  const auto take = [&] {
+    taken = false;
+    if (!mutex.TryLock()) return;
+    taken = true;
+    mutex.Unlock();
+  };
+  std::thread(take).join();
   EXPECT_FALSE(taken);
   mutex.Unlock();
-  ASSERT_TRUE(mutex.TryLock());
-  mutex.Unlock();
+  take();
+  EXPECT_TRUE(taken);
 }
 
 TEST(CondVar, WakesItsWaiters) {

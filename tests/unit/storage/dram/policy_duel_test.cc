@@ -58,6 +58,17 @@ TEST(PolicyDuelTest, ASmallDifferenceChangesNothing) {
   EXPECT_EQ(duel.winner(), Policy::kRecency);
 }
 
+TEST(PolicyDuelTest, ALargeCacheIsJudgedByMoreMisses) {
+  constexpr uint32_t kLargeSets = 1 << 20;
+  // Half of what the leaders of one policy hold.
+  constexpr int kPeriod = kLargeSets / 64 * kWays;
+  PolicyDuel duel(kLargeSets);
+  Miss(duel, kPeriod - 1, 0.9);
+  EXPECT_EQ(duel.winner(), Policy::kFrequency);
+  Miss(duel, 1, 0.9);
+  EXPECT_EQ(duel.winner(), Policy::kRecency);
+}
+
 TEST(PolicyDuelTest, OnlyLeadersAreHeard) {
   PolicyDuel duel(kSets);
   Miss(duel, 50'000, 0.6);

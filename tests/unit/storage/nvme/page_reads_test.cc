@@ -274,6 +274,21 @@ TEST(ReadBlocksTest, KeepsAsManyInFlightAsTheDepth) {
   }
 }
 
+TEST(ReadBudgetTest, ABatchThatWasReadLeavesItsMemoryForTheNext) {
+  LateDrive drive;
+  LateDrive::File file(drive);
+  ReadBudget budget(8);
+  ReadBlocks(
+      drive, budget, 32, kBlock,
+      [&](size_t i) {
+        return BlockRead{&file, i, kBlock};
+      },
+      [](size_t, const absl::Status& status, absl::Span<const std::byte>) {
+        EXPECT_TRUE(status.ok()) << status;
+      });
+  EXPECT_GE(budget.Take(1).bytes, 8 * kBlock);
+}
+
 TEST(ReadBudgetTest, MemoryGoesFromBatchToBatch) {
   ReadBudget budget(8);
   ReadBudget::Memory first = budget.Take(8 * kBlock);

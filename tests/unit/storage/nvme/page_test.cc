@@ -36,6 +36,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{4064, 2, 8192},     // one byte more does not
                     Case{16351, 1, 16384},   // the largest that fits 16 KiB
                     Case{20000, 1, 20480},   // none of the three is as good as its own size
+                    Case{20446, 1, 20480},   // which it fills to the last byte
                     Case{65536, 1, 69632}),  // larger than all three
     [](const testing::TestParamInfo<Case>& info) {
       return "Row" + std::to_string(info.param.row_bytes);
