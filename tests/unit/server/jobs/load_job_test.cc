@@ -21,6 +21,26 @@ namespace {
 
 using ::testing::HasSubstr;
 
+// A checkpoint on a drive that cannot read the last row of its first layer.
+class UnreadableSource : public RowSource {
+ public:
+  explicit UnreadableSource(const RowSource& source) : source_(source) {}
+
+  const TableSpec& spec() const override { return source_.spec(); }
+  const TokenMap* token_map() const override { return source_.token_map(); }
+  absl::Status ReadRows(LayerId layer, uint64_t first, uint64_t count,
+                        absl::Span<std::byte> out) const override {
+    const LayerSpec& damaged = spec().layers[0];
+    if (layer == damaged.id && first + count == damaged.rows) {
+      return absl::UnavailableError("shard: Input/output error");
+    }
+    return source_.ReadRows(layer, first, count, out);
+  }
+
+ private:
+  const RowSource& source_;
+};
+
 class LoadJobTest : public TableFixture {
  protected:
   void SetUp() override {
@@ -195,6 +215,27 @@ TEST_F(LoadJobTest, RowsOfACheckpointThatWasWrittenToAreNotKept) {
   ASSERT_TRUE(loaded.ok()) << loaded.status();
   EXPECT_EQ(loaded->record.spec.version, VersionId{1});
   EXPECT_EQ(loaded->status.rows_resumed, 0u);
+}
+
+TEST_F(LoadJobTest, RowsThatCannotBeReadEndTheLoadAndAreReadAgain) {
+  const std::atomic<bool> cancelled{false};
+  const auto progress = [](const auto&) { return true; };
+  const absl::Status status =
+      RunLoadFrom(UnreadableSource(*source_), *tables_,
+                  {.table = "t", .checkpoint = checkpoint_, .tensors = {}}, cancelled, progress)
+          .status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("Input/output error"));
+  for (const TableRecord& record : store_->List()) {
+    EXPECT_NE(record.state, TableState::kPublished);
+  }
+  const auto loaded = Load();
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  EXPECT_EQ(loaded->record.spec.version, VersionId{1});
+  const auto verified =
+      RunVerify(*tables_, {.table = "t", .checkpoint = checkpoint_}, cancelled, progress);
+  ASSERT_TRUE(verified.ok()) << verified.status();
+  EXPECT_EQ(verified->bad_rows, 0u);
 }
 
 TEST_F(LoadJobTest, ACheckpointReplacedUnderItsTimesDoesNotPassForTheLoadedOne) {
