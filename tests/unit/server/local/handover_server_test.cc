@@ -16,6 +16,7 @@
 #include <cstring>
 #include <functional>
 #include <iostream>
+#include <iterator>
 #include <numeric>
 #include <optional>
 #include <random>
@@ -193,6 +194,33 @@ TEST_F(HandoverServerTest, RingsLieWithinTheDramBudget) {
   }
   EXPECT_EQ(server_->clients(), fewer);
   EXPECT_EQ(ended, links.size() - fewer);
+}
+
+TEST_F(HandoverServerTest, GivesAsManySegmentsAtOnceAsItSaysAndNoMore) {
+  Load("t", 1, 100);
+  Serve(uint64_t{64} << 20);
+  const std::vector<uint64_t> ids = Describe(**tables_->Find("t", kActiveVersion), 1)->segment_ids;
+  const UniqueFd client(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::strncpy(address.sun_path, Path().c_str(), sizeof(address.sun_path) - 1);
+  ASSERT_EQ(::connect(client.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  dram::HandoverRequest request;
+  request.layout_version = dram::kLayoutVersion;
+  dram::HandoverReply reply;
+  ASSERT_EQ(::send(client.get(), &request, sizeof(request), 0), sizeof(request));
+  ASSERT_EQ(::recv(client.get(), &reply, sizeof(reply), 0), sizeof(reply));
+  request.kind = dram::HandoverKind::kSegments;
+  std::fill(std::begin(request.ids), std::end(request.ids), ids[0]);
+  // Descriptors that a plain recv does not ask for are closed by the kernel.
+  request.count = dram::kSegmentsAtOnce;
+  ASSERT_EQ(::send(client.get(), &request, sizeof(request), 0), sizeof(request));
+  ASSERT_EQ(::recv(client.get(), &reply, sizeof(reply), 0), sizeof(reply));
+  EXPECT_EQ(reply.status, dram::HandoverStatus::kOk);
+  EXPECT_EQ(reply.count, dram::kSegmentsAtOnce);
+  request.count = dram::kSegmentsAtOnce + 1;
+  ASSERT_EQ(::send(client.get(), &request, sizeof(request), 0), sizeof(request));
+  EXPECT_EQ(::recv(client.get(), &reply, sizeof(reply), 0), 0) << "an answer";
 }
 
 // At its first unread answer: the send buffer would hold a few more.
