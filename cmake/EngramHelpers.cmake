@@ -69,12 +69,14 @@ function(engram_binary)
 endfunction()
 
 # engram_test(NAME name SRCS x_test.cc [DEPS ...] [LABELS unit] [TIMEOUT s] [ALONE filter] [MAIN]
-#             [PCH name])
+#             [PCH name] [APART y_test.cc ...])
 # One GoogleTest program a library; each of its cases is a ctest test `name.Suite.Case`, found when
 # ctest runs. Cases that match `filter` run alone. A case that skips itself is reported as skipped.
-# MAIN: the program has a main of its own.
+# MAIN: the program has a main of its own. Sources are compiled four at a time, which takes half as
+# long from nothing; APART: those that are compiled alone, because their helpers share a name with
+# another's.
 function(engram_test)
-  cmake_parse_arguments(ARG "MAIN" "NAME;TIMEOUT;ALONE;PCH" "SRCS;DEPS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "MAIN" "NAME;TIMEOUT;ALONE;PCH" "SRCS;DEPS;LABELS;APART" ${ARGN})
   set(main GTest::gtest_main)
   if(ARG_MAIN)
     set(main GTest::gtest)
@@ -84,6 +86,8 @@ function(engram_test)
     set(ARG_PCH test)
   endif()
   engram_use_precompiled(${ARG_NAME} ${ARG_PCH})
+  set_target_properties(${ARG_NAME} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 4)
+  set_source_files_properties(${ARG_APART} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 300)
   endif()

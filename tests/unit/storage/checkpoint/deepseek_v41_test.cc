@@ -27,7 +27,7 @@ using testing_checkpoint::TempDir;
 using testing_checkpoint::TestTensor;
 
 // The released config, cut down to what counts.
-constexpr char kReleased[] = R"({"model_type":"deepseek_v41","text_config":{
+constexpr char kReleasedV41[] = R"({"model_type":"deepseek_v41","text_config":{
   "engram_layer_ids":[1,14],"engram_num_embeddings":[384006168,384016682],
   "engram_max_ngram_size":4,"engram_vocab_size":16000000,"engram_n_heads":8,
   "engram_head_dim":256,"engram_pad_token_id":2,"engram_compressed_vocab_size":99092}})";
@@ -39,13 +39,13 @@ absl::StatusOr<TableSpec> SpecOf(const std::string& text) {
 }
 
 std::string Edited(const std::string& from, const std::string& to) {
-  const std::string text = absl::StrReplaceAll(kReleased, {{from, to}});
-  EXPECT_NE(text, kReleased) << from;
+  const std::string text = absl::StrReplaceAll(kReleasedV41, {{from, to}});
+  EXPECT_NE(text, kReleasedV41) << from;
   return text;
 }
 
 TEST(DeepseekV41Spec, DescribesTheReleasedModel) {
-  const auto spec = SpecOf(kReleased);
+  const auto spec = SpecOf(kReleasedV41);
   ASSERT_TRUE(spec.ok()) << spec.status();
   EXPECT_EQ(spec->family, "deepseek-v4.1");
   EXPECT_EQ(spec->row_format, "f8_e4m3[256] f8_e8m0[8]");
@@ -72,7 +72,7 @@ TEST(DeepseekV41Spec, DescribesTheReleasedModel) {
 }
 
 TEST(DeepseekV41Spec, HashesAsTheReleasedModel) {
-  const auto spec = SpecOf(kReleased);
+  const auto spec = SpecOf(kReleasedV41);
   ASSERT_TRUE(spec.ok()) << spec.status();
   const std::vector<int32_t> one = {5, 17, 99091, 1000};
   const std::vector<size_t> four = {0, 7, 8, 23};
@@ -94,7 +94,7 @@ TEST(DeepseekV41Spec, HashesAsTheReleasedModel) {
 
 TEST(DeepseekV41Spec, GivesOutPrimesInTheConfigsOrderAndSortsLayers) {
   const auto spec = SpecOf(absl::StrReplaceAll(
-      kReleased,
+      kReleasedV41,
       {{"[1,14]", "[14,1]"}, {"16000000", "1000"}, {"\"engram_num_embeddings\"", "\"_\""}}));
   ASSERT_TRUE(spec.ok()) << spec.status();
   const std::vector<uint64_t> primes = PrimesFrom(1000, 48);
@@ -150,13 +150,13 @@ TEST(DeepseekV41Spec, NamesTheKeyThatIsWrong) {
 
 TEST(DeepseekV41Spec, RefusesTablesThatNoRowIdReaches) {
   const absl::Status rows =
-      SpecOf(absl::StrReplaceAll(kReleased,
+      SpecOf(absl::StrReplaceAll(kReleasedV41,
                                  {{"16000000", "400000000"}, {"[384006168,384016682]", "null"}}))
           .status();
   EXPECT_EQ(rows.code(), absl::StatusCode::kInvalidArgument) << rows;
   EXPECT_THAT(rows.message(), AllOf(HasSubstr("config.json"), HasSubstr("row count")));
   const absl::Status columns =
-      SpecOf(absl::StrReplaceAll(kReleased,
+      SpecOf(absl::StrReplaceAll(kReleasedV41,
                                  {{"\"engram_n_heads\":8", "\"engram_n_heads\":256"},
                                   {"\"engram_max_ngram_size\":4", "\"engram_max_ngram_size\":16"}}))
           .status();

@@ -22,17 +22,17 @@ using testing_checkpoint::RowBytes;
 using testing_checkpoint::Safetensors;
 using testing_checkpoint::TempDir;
 using testing_checkpoint::TestTensor;
+using testing_checkpoint::kInvalid;
 
-constexpr absl::StatusCode kInvalid = absl::StatusCode::kInvalidArgument;
 const std::string kWeight = "multi_head_embedding.embedding.weight";
 
-constexpr char kReleased[] = R"({"model_type":"engram_demo","engram_vocab_size":[646400,646400],
+constexpr char kReleasedDemo[] = R"({"model_type":"engram_demo","engram_vocab_size":[646400,646400],
   "max_ngram_size":3,"n_embed_per_ngram":512,"n_head_per_ngram":8,"layer_ids":[1,15],"pad_id":2,
   "seed":0,"compressed_vocab_size":98627})";
 
 TEST(EngramDemoSpec, DescribesTheDemo) {
-  ASSERT_TRUE(MatchesEngramDemo(ParseConfig(kReleased)));
-  const auto spec = EngramDemoSpec(ParseConfig(kReleased));
+  ASSERT_TRUE(MatchesEngramDemo(ParseConfig(kReleasedDemo)));
+  const auto spec = EngramDemoSpec(ParseConfig(kReleasedDemo));
   ASSERT_TRUE(spec.ok()) << spec.status();
   EXPECT_EQ(spec->family, "engram-demo");
   EXPECT_EQ(spec->row_format, "bf16[64]");
@@ -52,7 +52,7 @@ TEST(EngramDemoSpec, DescribesTheDemo) {
 }
 
 TEST(EngramDemoSpec, HashesAsTheDemo) {
-  const auto spec = EngramDemoSpec(ParseConfig(kReleased));
+  const auto spec = EngramDemoSpec(ParseConfig(kReleasedDemo));
   ASSERT_TRUE(spec.ok()) << spec.status();
   const std::vector<int32_t> ids = {5, 17, 1000, 42};
   const std::vector<size_t> columns = {0, 7, 8, 15};
@@ -65,7 +65,7 @@ TEST(EngramDemoSpec, HashesAsTheDemo) {
 TEST(EngramDemoSpec, AddsItsSeedToTheLayers) {
   // Layer 1 with seed 140098 = 14 × 10007 has the seed of layer 15 without.
   const auto spec =
-      EngramDemoSpec(ParseConfig(Replaced(kReleased, "\"seed\":0", "\"seed\":140098")));
+      EngramDemoSpec(ParseConfig(Replaced(kReleasedDemo, "\"seed\":0", "\"seed\":140098")));
   ASSERT_TRUE(spec.ok()) << spec.status();
   EXPECT_THAT(spec->layers[0].multipliers,
               ElementsAre(29055444938695, 56284491166079, 54183298291715));
@@ -73,7 +73,7 @@ TEST(EngramDemoSpec, AddsItsSeedToTheLayers) {
 
 TEST(EngramDemoSpec, LeavesARawPadToTheTokenMap) {
   const auto spec =
-      EngramDemoSpec(ParseConfig(Replaced(kReleased, "\"pad_id\":2", "\"pad_id\":128000")));
+      EngramDemoSpec(ParseConfig(Replaced(kReleasedDemo, "\"pad_id\":2", "\"pad_id\":128000")));
   ASSERT_TRUE(spec.ok()) << spec.status();
   EXPECT_EQ(spec->addressing.pad_id, 128000);
 }
@@ -98,13 +98,13 @@ TEST(EngramDemoSpec, NamesTheKeyThatIsWrong) {
         "pad_id", "seed", "compressed_vocab_size"}) {
     cases.push_back({absl::StrCat("\"", key, "\""), "\"x\"", {key, "missing"}});
   }
-  ExpectBadConfigs(EngramDemoSpec, kReleased, cases);
+  ExpectBadConfigs(EngramDemoSpec, kReleasedDemo, cases);
 }
 
 TEST(EngramDemoSpec, BoundsItsColumns) {
   std::string ids = "0";
   for (int i = 1; i < 300; ++i) ids += absl::StrCat(",", i);
-  const auto spec = EngramDemoSpec(ParseConfig(Replaced(kReleased, "1,15", ids)));
+  const auto spec = EngramDemoSpec(ParseConfig(Replaced(kReleasedDemo, "1,15", ids)));
   ExpectError(spec.status(), kInvalid, {"layer_ids", "4800 columns", "at most 4096"});
 }
 

@@ -15,8 +15,8 @@ using testing_checkpoint::ParseConfig;
 using testing_checkpoint::PrimesFrom;
 using testing_checkpoint::Safetensors;
 using testing_checkpoint::TempDir;
+using testing_checkpoint::kInvalid;
 
-constexpr absl::StatusCode kInvalid = absl::StatusCode::kInvalidArgument;
 constexpr char kAll[] = "auto, deepseek-v4.1, engram-demo, qwen4-exp, longcat, generic";
 
 TEST(Family, DetectsByModelType) {

@@ -17,6 +17,8 @@
 
 namespace engram::testing_checkpoint {
 
+inline constexpr absl::StatusCode kInvalid = absl::StatusCode::kInvalidArgument;
+
 inline ModelConfig ParseConfig(const std::string& text) {
   auto config = ModelConfig::Parse("config.json", text);
   EXPECT_TRUE(config.ok()) << config.status() << "\n" << text;

@@ -15,8 +15,7 @@ using testing_checkpoint::RowBytes;
 using testing_checkpoint::Safetensors;
 using testing_checkpoint::TempDir;
 using testing_checkpoint::TestTensor;
-
-constexpr absl::StatusCode kInvalid = absl::StatusCode::kInvalidArgument;
+using testing_checkpoint::kInvalid;
 
 class GenericTest : public ::testing::Test {
  protected:

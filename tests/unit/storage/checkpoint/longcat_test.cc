@@ -21,8 +21,7 @@ using testing_checkpoint::RowBytes;
 using testing_checkpoint::Safetensors;
 using testing_checkpoint::TempDir;
 using testing_checkpoint::TestTensor;
-
-constexpr absl::StatusCode kInvalid = absl::StatusCode::kInvalidArgument;
+using testing_checkpoint::kInvalid;
 
 constexpr char kLite[] = R"({"model_type":"longcat_flash_ngram","vocab_size":131072,
   "ngram_vocab_size_ratio":78,"emb_neighbor_num":4,"emb_split_num":4,"hidden_size":3072,

@@ -24,17 +24,16 @@ using testing_checkpoint::RowBytes;
 using testing_checkpoint::Safetensors;
 using testing_checkpoint::TempDir;
 using testing_checkpoint::TestTensor;
+using testing_checkpoint::kInvalid;
 
-constexpr absl::StatusCode kInvalid = absl::StatusCode::kInvalidArgument;
-
-constexpr char kReleased[] = R"({"model_type":"qwen4_exp_moe","text_config":{
+constexpr char kReleasedQwen[] = R"({"model_type":"qwen4_exp_moe","text_config":{
   "model_type":"qwen4_exp_text","ngram_size":3,"heads_per_ngram":8,"ple_layer_ids":[2],
   "ple_embed_dim":2560,"ngram_vocab_size_base":20000000,
   "make_ngram_vocab_size_divisible_by":128,"split_ngram_parts":128,"vocab_size":248320,
   "eos_token_id":[248044,248046]}})";
 
 TEST(Qwen4ExpSpec, DescribesTheReleasedModel) {
-  const auto spec = Qwen4ExpSpec(ParseConfig(kReleased));
+  const auto spec = Qwen4ExpSpec(ParseConfig(kReleasedQwen));
   ASSERT_TRUE(spec.ok()) << spec.status();
   EXPECT_EQ(spec->family, "qwen4-exp");
   EXPECT_EQ(spec->row_format, "bf16[160]");
@@ -53,7 +52,7 @@ TEST(Qwen4ExpSpec, DescribesTheReleasedModel) {
 }
 
 TEST(Qwen4ExpSpec, HashesAsTheModel) {
-  const auto spec = Qwen4ExpSpec(ParseConfig(kReleased));
+  const auto spec = Qwen4ExpSpec(ParseConfig(kReleasedQwen));
   ASSERT_TRUE(spec.ok()) << spec.status();
   const std::vector<size_t> columns = {0, 7, 8, 15};
   const std::vector<int32_t> plain = {5, 17, 1000, 42};
@@ -69,28 +68,28 @@ TEST(Qwen4ExpSpec, HashesAsTheModel) {
 }
 
 TEST(Qwen4ExpSpec, FindsKeysInTextConfigFirstAndThenAtTop) {
-  const auto expected = Qwen4ExpSpec(ParseConfig(kReleased));
+  const auto expected = Qwen4ExpSpec(ParseConfig(kReleasedQwen));
   ASSERT_TRUE(expected.ok());
   // All keys at top; some at top, and one that only text_config's own value makes right.
-  const std::string flat = Replaced(Replaced(kReleased, "\"text_config\":{", ""), "}}", "}");
+  const std::string flat = Replaced(Replaced(kReleasedQwen, "\"text_config\":{", ""), "}}", "}");
   const auto top =
       Qwen4ExpSpec(ParseConfig(Replaced(flat, "\"model_type\":\"qwen4_exp_text\"", "\"x\":0")));
   ASSERT_TRUE(top.ok()) << top.status();
   EXPECT_EQ(*top, *expected);
   const auto both = Qwen4ExpSpec(ParseConfig(
-      Replaced(Replaced(kReleased, "\"ple_layer_ids\":[2],", ""),
+      Replaced(Replaced(kReleasedQwen, "\"ple_layer_ids\":[2],", ""),
                "\"text_config\":", "\"ple_layer_ids\":[2],\"vocab_size\":7,\"text_config\":")));
   ASSERT_TRUE(both.ok()) << both.status();
   EXPECT_EQ(*both, *expected);
 }
 
 TEST(Qwen4ExpSpec, TakesASeedAndALoneBoundary) {
-  const auto spec = Qwen4ExpSpec(ParseConfig(Replaced(kReleased, "[248044,248046]", "248044")));
+  const auto spec = Qwen4ExpSpec(ParseConfig(Replaced(kReleasedQwen, "[248044,248046]", "248044")));
   ASSERT_TRUE(spec.ok()) << spec.status();
   EXPECT_EQ(spec->addressing.boundary_id, 248044);
   const auto seeded = [&](const std::string& seed) {
     return Qwen4ExpSpec(
-        ParseConfig(Replaced(kReleased, "\"ngram_size\"", "\"seed\":" + seed + ",\"ngram_size\"")));
+        ParseConfig(Replaced(kReleasedQwen, "\"ngram_size\"", "\"seed\":" + seed + ",\"ngram_size\"")));
   };
   ASSERT_TRUE(seeded("1234").ok() && seeded("1235").ok());
   EXPECT_EQ(seeded("1234")->layers, spec->layers);
@@ -144,7 +143,7 @@ TEST(Qwen4ExpSpec, NamesTheKeyThatIsWrong) {
     cases.push_back(
         {absl::StrCat("\"", key, "\""), "\"x\"", {absl::StrCat("text_config.", key), "missing"}});
   }
-  ExpectBadConfigs(Qwen4ExpSpec, kReleased, cases);
+  ExpectBadConfigs(Qwen4ExpSpec, kReleasedQwen, cases);
   const auto nothing = Qwen4ExpSpec(ParseConfig("{}"));
   ExpectError(nothing.status(), kInvalid, {"config.json: ngram_size is missing"});
 }

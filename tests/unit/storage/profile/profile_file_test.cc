@@ -22,15 +22,6 @@ namespace {
 
 using ::testing::HasSubstr;
 
-// Behind a header with the family "deepseek-v4.1" and no table.
-constexpr size_t kLayersAt = 132 + 4 + 13 + 4 + 32;
-
-std::string Bytes(const RowProfile& profile) {
-  auto bytes = profile.Serialize();
-  EXPECT_TRUE(bytes.ok()) << bytes.status();
-  return bytes.value_or("");
-}
-
 ProfileFile::Source From(const std::string& bytes) {
   return [&bytes](uint64_t offset, absl::Span<char> out) -> absl::StatusOr<size_t> {
     const size_t from = std::min<size_t>(offset, bytes.size());

@@ -12,6 +12,9 @@
 #include <string>
 #include <utility>
 
+#include "absl/status/status.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
 #include "storage/profile/hot_reader.h"
 #include "storage/profile/hot_writer.h"
 #include "storage/profile/row_profile.h"
@@ -19,6 +22,21 @@
 #include "storage/table/spec.h"
 
 namespace engram {
+
+// Where the layers of a file begin: behind a header with the family "deepseek-v4.1" and no table.
+inline constexpr size_t kLayersAt = 132 + 4 + 13 + 4 + 32;
+
+inline std::string Bytes(const RowProfile& profile) {
+  auto bytes = profile.Serialize();
+  EXPECT_TRUE(bytes.ok()) << bytes.status();
+  return bytes.value_or("");
+}
+
+inline void ExpectStatus(const absl::Status& status, absl::StatusCode code,
+                         const std::string& text) {
+  EXPECT_EQ(status.code(), code) << status;
+  EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr(text));
+}
 
 // The same counts, by row, in every layer; rows without one were not asked for.
 using PlantedCounts = std::map<uint32_t, uint32_t>;

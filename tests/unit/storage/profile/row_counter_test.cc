@@ -20,17 +20,12 @@
 #include "storage/table/ngram_hasher.h"
 #include "storage/table/token_map.h"
 #include "tests/test_seed.h"
+#include "tests/unit/storage/profile/profile_testing.h"
 #include "tests/unit/storage/table/model_specs.h"
 
 namespace engram {
 namespace {
 
-using ::testing::HasSubstr;
-
-void ExpectStatus(const absl::Status& status, absl::StatusCode code, const std::string& text) {
-  EXPECT_EQ(status.code(), code) << status;
-  EXPECT_THAT(std::string(status.message()), HasSubstr(text));
-}
 
 using Tokens = std::vector<int32_t>;
 

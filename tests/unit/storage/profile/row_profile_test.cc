@@ -23,23 +23,9 @@ namespace engram {
 namespace {
 
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
 
-// Behind a header with the family "deepseek-v4.1" and no table.
-constexpr size_t kLayersAt = 132 + 4 + 13 + 4 + 32;
 // The first layer's outline: three columns, two orders of three and two classes.
-constexpr size_t kOutlineBytes = 16 + 3 * 12 + 4 + 3 * 16 + 4 + 2 * 16 + 32;
-
-std::string Bytes(const RowProfile& profile) {
-  auto bytes = profile.Serialize();
-  EXPECT_TRUE(bytes.ok()) << bytes.status();
-  return bytes.value_or("");
-}
-
-void ExpectStatus(const absl::Status& status, absl::StatusCode code, const std::string& text) {
-  EXPECT_EQ(status.code(), code) << status;
-  EXPECT_THAT(std::string(status.message()), HasSubstr(text));
-}
+constexpr size_t kFirstOutlineBytes = 16 + 3 * 12 + 4 + 3 * 16 + 4 + 2 * 16 + 32;
 
 class Folder {
  public:
@@ -105,7 +91,7 @@ TEST(RowProfileTest, TheFileIsAsDescribed) {
   EXPECT_EQ(u32(at), 3u);       // classes of order 2
   EXPECT_EQ(u32(at + 4), 7u);   // the first one's count
   EXPECT_EQ(u32(at + 12), 1u);  // and rows
-  at = kLayersAt + kOutlineBytes;
+  at = kLayersAt + kFirstOutlineBytes;
   const std::vector<uint32_t> block = {3, 7, 1, 2, 3, 1, 1, 14, 3, 9, 20, 0};
   for (size_t i = 0; i < block.size(); ++i) EXPECT_EQ(u32(at + 4 * i), block[i]) << i;
   at += 4 * block.size() + 32;
@@ -155,7 +141,7 @@ TEST(RowProfileTest, AnotherReleasesFormatIsNamed) {
 // Numbers that promise far more than there is: none of them may be believed.
 TEST(RowProfileTest, HugeNumbersAllocateNothing) {
   const std::string bytes = Bytes(ExampleProfile());
-  const size_t block = kLayersAt + kOutlineBytes;
+  const size_t block = kLayersAt + kFirstOutlineBytes;
   // Layers, the lengths of family and table, columns, classes, a block's runs and a run's rows.
   for (const size_t at :
        {size_t{16}, size_t{132}, size_t{149}, kLayersAt + 4, kLayersAt + 52, block, block + 8}) {
@@ -220,7 +206,7 @@ TEST(RowProfileTest, WhatCannotBeIsNeitherWrittenNorRead) {
   // What a file can say of that: a class's count of 0, a count that is not the class's, a row id
   // out of range.
   const std::string bytes = Bytes(ExampleProfile());
-  const size_t block = kLayersAt + kOutlineBytes;
+  const size_t block = kLayersAt + kFirstOutlineBytes;
   for (const auto& [at, value] :
        {std::pair(kLayersAt + 56, 0u), {block + 12, 3u}, {block + 44, 0x7F7F7F7Fu}}) {
     std::string changed = bytes;
@@ -273,7 +259,7 @@ TEST(RowProfileTest, ErrorsOfFilesNameThem) {
   EXPECT_EQ(folder.Names().size(), 4u);
 }
 
-TableSpec SpecOf(const testing::Model& model) {
+TableSpec SpecOfAnyTable(const testing::Model& model) {
   TableSpec spec;
   spec.family = "f";
   spec.addressing = model.addressing;
@@ -283,7 +269,7 @@ TableSpec SpecOf(const testing::Model& model) {
 }
 
 TEST(RowProfileTest, FitsEveryVersionOfItsTable) {
-  TableSpec spec = SpecOf(testing::DeepseekV41(300, 2));
+  TableSpec spec = SpecOfAnyTable(testing::DeepseekV41(300, 2));
   const RowProfile profile = ProfileOf(spec, {});
   EXPECT_TRUE(profile.CheckFor(spec).ok()) << profile.CheckFor(spec);
   spec.name = "t";
@@ -320,7 +306,7 @@ TEST(RowProfileTest, IsRefusedForAnotherTable) {
       {"fingerprint", [](TableSpec& s) { s.addressing.vocab_size = 7; }},
       {"token map's sha256", [](TableSpec& s) { s.token_map_digest = std::string(64, 'c'); }}};
   for (const auto& [why, change] : others) {
-    TableSpec spec = SpecOf(testing::DeepseekV41(300, 2));
+    TableSpec spec = SpecOfAnyTable(testing::DeepseekV41(300, 2));
     const RowProfile profile = ProfileOf(spec, {});
     change(spec);
     ExpectStatus(profile.CheckFor(spec), absl::StatusCode::kFailedPrecondition, why);
@@ -329,7 +315,7 @@ TEST(RowProfileTest, IsRefusedForAnotherTable) {
 
 // The fingerprint is stored, so it may never change for the same addressing.
 TEST(RowProfileTest, TheFingerprintStaysWhatItIs) {
-  EXPECT_EQ(AddressingFingerprint(SpecOf(testing::DeepseekV41())),
+  EXPECT_EQ(AddressingFingerprint(SpecOfAnyTable(testing::DeepseekV41())),
             "d62a64b1e039a67577204049815705ab");
 }
 
