@@ -16,13 +16,13 @@ using testing_checkpoint::ExpectError;
 using testing_checkpoint::ExpectLayer;
 using testing_checkpoint::HashAt;
 using testing_checkpoint::Int64Tensor;
+using testing_checkpoint::kInvalid;
 using testing_checkpoint::ParseConfig;
 using testing_checkpoint::Replaced;
 using testing_checkpoint::RowBytes;
 using testing_checkpoint::Safetensors;
 using testing_checkpoint::TempDir;
 using testing_checkpoint::TestTensor;
-using testing_checkpoint::kInvalid;
 
 const std::string kWeight = "multi_head_embedding.embedding.weight";
 

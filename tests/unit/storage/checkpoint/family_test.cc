@@ -11,11 +11,11 @@ namespace {
 using ::testing::ElementsAre;
 using testing_checkpoint::EngramTensors;
 using testing_checkpoint::ExpectError;
+using testing_checkpoint::kInvalid;
 using testing_checkpoint::ParseConfig;
 using testing_checkpoint::PrimesFrom;
 using testing_checkpoint::Safetensors;
 using testing_checkpoint::TempDir;
-using testing_checkpoint::kInvalid;
 
 constexpr char kAll[] = "auto, deepseek-v4.1, engram-demo, qwen4-exp, longcat, generic";
 

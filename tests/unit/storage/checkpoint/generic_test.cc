@@ -11,11 +11,11 @@ namespace {
 using ::testing::ElementsAre;
 using testing_checkpoint::ExpectError;
 using testing_checkpoint::ExpectLayer;
+using testing_checkpoint::kInvalid;
 using testing_checkpoint::RowBytes;
 using testing_checkpoint::Safetensors;
 using testing_checkpoint::TempDir;
 using testing_checkpoint::TestTensor;
-using testing_checkpoint::kInvalid;
 
 class GenericTest : public ::testing::Test {
  protected:

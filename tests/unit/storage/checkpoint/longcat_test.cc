@@ -15,13 +15,13 @@ using testing_checkpoint::ExpectBadConfigs;
 using testing_checkpoint::ExpectError;
 using testing_checkpoint::ExpectLayer;
 using testing_checkpoint::HashAt;
+using testing_checkpoint::kInvalid;
 using testing_checkpoint::ParseConfig;
 using testing_checkpoint::Replaced;
 using testing_checkpoint::RowBytes;
 using testing_checkpoint::Safetensors;
 using testing_checkpoint::TempDir;
 using testing_checkpoint::TestTensor;
-using testing_checkpoint::kInvalid;
 
 constexpr char kLite[] = R"({"model_type":"longcat_flash_ngram","vocab_size":131072,
   "ngram_vocab_size_ratio":78,"emb_neighbor_num":4,"emb_split_num":4,"hidden_size":3072,

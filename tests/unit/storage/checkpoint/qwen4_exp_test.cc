@@ -17,6 +17,7 @@ using testing_checkpoint::ExpectError;
 using testing_checkpoint::ExpectLayer;
 using testing_checkpoint::HashAt;
 using testing_checkpoint::Int64Tensor;
+using testing_checkpoint::kInvalid;
 using testing_checkpoint::ParseConfig;
 using testing_checkpoint::PrimesFrom;
 using testing_checkpoint::Replaced;
@@ -24,7 +25,6 @@ using testing_checkpoint::RowBytes;
 using testing_checkpoint::Safetensors;
 using testing_checkpoint::TempDir;
 using testing_checkpoint::TestTensor;
-using testing_checkpoint::kInvalid;
 
 constexpr char kReleasedQwen[] = R"({"model_type":"qwen4_exp_moe","text_config":{
   "model_type":"qwen4_exp_text","ngram_size":3,"heads_per_ngram":8,"ple_layer_ids":[2],
@@ -88,8 +88,8 @@ TEST(Qwen4ExpSpec, TakesASeedAndALoneBoundary) {
   ASSERT_TRUE(spec.ok()) << spec.status();
   EXPECT_EQ(spec->addressing.boundary_id, 248044);
   const auto seeded = [&](const std::string& seed) {
-    return Qwen4ExpSpec(
-        ParseConfig(Replaced(kReleasedQwen, "\"ngram_size\"", "\"seed\":" + seed + ",\"ngram_size\"")));
+    return Qwen4ExpSpec(ParseConfig(
+        Replaced(kReleasedQwen, "\"ngram_size\"", "\"seed\":" + seed + ",\"ngram_size\"")));
   };
   ASSERT_TRUE(seeded("1234").ok() && seeded("1235").ok());
   EXPECT_EQ(seeded("1234")->layers, spec->layers);

@@ -26,7 +26,6 @@
 namespace engram {
 namespace {
 
-
 using Tokens = std::vector<int32_t>;
 
 // Token files in a folder of their own.
