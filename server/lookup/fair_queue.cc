@@ -73,10 +73,8 @@ std::optional<FairQueue::Piece> FairQueue::Next(uint32_t allowed) {
       its.turns.push_back(client);
       continue;
     }
-    const Piece piece{.job = id,
-                      .first = waiting.done,
-                      .units = units,
-                      .last = units == waiting.left()};
+    const Piece piece{
+        .job = id, .first = waiting.done, .units = units, .last = units == waiting.left()};
     queue.deficit -= units;
     ++queue.pieces;
     waiting.done += units;
@@ -85,8 +83,8 @@ std::optional<FairQueue::Piece> FairQueue::Next(uint32_t allowed) {
     for (size_t i = 0; i < kUrgencies; ++i) {
       if (i == *chosen || classes_[i].units == 0) continue;
       if (i < *chosen && (allowed >> i & 1) != 0) above = true;
-      classes_[i].earned = std::min(classes_[i].earned + units * kWeights[i],
-                                    2 * kRound * limits_.piece_units);
+      classes_[i].earned =
+          std::min(classes_[i].earned + units * kWeights[i], 2 * kRound * limits_.piece_units);
     }
     earned_last_ = above;
     its.earned -= std::min(its.earned, kRound * units);

@@ -5,8 +5,9 @@
 // order of pieces:
 //
 // 1. Classes. The most urgent class that has work goes first, but a class that waits while others
-//    are served earns kWeights units for each kRound units of theirs, and goes first once that makes
-//    a piece, but never twice in a row. So none starves, and the most urgent waits for one piece.
+//    are served earns kWeights units for each kRound units of theirs, and goes first once that
+//    makes a piece, but never twice in a row. So none starves, and the most urgent waits for one
+//    piece.
 // 2. Clients of a class in turn, a piece's units each (deficit round-robin: Shreedhar and Varghese,
 //    "Efficient fair queueing using deficit round robin", SIGCOMM 1995). A client that has been
 //    away brings no credit.
@@ -44,7 +45,7 @@ class FairQueue {
     JobId id{};  // unique among those that wait
     ClientId client{};
     Urgency urgency = Urgency::kDecode;
-    uint64_t units = 0;                // ≥ 1
+    uint64_t units = 0;              // ≥ 1
     uint64_t deadline = UINT64_MAX;  // in any unit that grows with time
   };
   struct Piece {
