@@ -98,14 +98,16 @@ const std::array<ConfigKey, 25> kKeys = {{
      "Threads that one load has: each reads ahead, checks and writes rows. Each takes some 20 MiB, "
      "whatever the size of the table; two keep an NVMe drive busy."},
     {"io_threads", KeyType::kInteger, "threads", 1, 256, true, &Config::io_threads,
-     "Threads that run batches which need NVMe, so that batches in memory never wait behind them."},
+     "Threads that run batches which need NVMe, and large ones, in pieces; one more is for those "
+     "of "
+     "up to 256 cold rows alone, as a decoded token needs."},
     {"gather_threads", KeyType::kInteger, "threads", 0, 64, true, &Config::gather_threads,
      "Threads that help to gather large batches from DRAM, shared by all tables; a batch of up to "
      "512 rows is gathered by the thread that took it."},
     {"max_queued_batches", KeyType::kInteger, "batches", 1, 1000000, true,
      &Config::max_queued_batches,
-     "Batches that may wait for an io thread; one more is refused with RESOURCE_EXHAUSTED. As many "
-     "prefetches may wait; one more is passed over."},
+     "Batches that may wait for an io thread, half of them of one client; one more is refused with "
+     "RESOURCE_EXHAUSTED. As many prefetches may wait; one more is passed over."},
     {"max_request", KeyType::kSize, "", kKiB, kMaxMessage, true, &Config::max_request,
      "The largest request that is taken; a larger one is refused with RESOURCE_EXHAUSTED."},
     {"max_answer", KeyType::kSize, "", kKiB, kMaxMessage, true, &Config::max_answer,

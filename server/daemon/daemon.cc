@@ -18,7 +18,6 @@ namespace {
 
 // Unused answer buffers kept for the next look-ups.
 constexpr size_t kPooledBytes = size_t{64} << 20;
-constexpr int kPrefetchThreads = 2;
 
 dram::Admission AdmissionOf(const std::string& name) {
   if (name == "all") return dram::Admission::kAll;
@@ -59,7 +58,7 @@ Daemon::Daemon(Config config)
       hbm_(HbmOptions(config_)),
       pool_(kPooledBytes),
       gather_helpers_(config_.gather_threads),
-      executor_(config_.io_threads, config_.max_queued_batches) {}
+      dispatcher_({.threads = config_.io_threads, .max_queued = config_.max_queued_batches}) {}
 
 absl::Status Daemon::Start() {
   // Before the store, whose opening may take a while: /healthz answers, /readyz says no.
@@ -107,11 +106,12 @@ absl::Status Daemon::OpenTiers() {
 
 void Daemon::CreateServices(const Sharing& sharing) {
   const LookupLimits limits{.max_answer_bytes = config_.max_answer};
-  prefetcher_ = std::make_unique<Prefetcher>(tables_.get(), kPrefetchThreads,
-                                             config_.max_queued_batches, limits);
+  prefetcher_ =
+      std::make_unique<Prefetcher>(tables_.get(), &dispatcher_, config_.max_queued_batches, limits);
   store_service_ = StoreService::Create({.tables = tables_.get(),
                                          .pool = &pool_,
-                                         .executor = &executor_,
+                                         .dispatcher = &dispatcher_,
+                                         .clients = &clients_,
                                          .in_flight = &in_flight_,
                                          .prefetcher = prefetcher_.get(),
                                          .limits = limits,
@@ -129,7 +129,9 @@ void Daemon::CreateServices(const Sharing& sharing) {
 
 absl::Status Daemon::StartGrpc() {
   ENGRAM_ASSIGN_OR_RETURN(
-      grpc_, GrpcServer::Start({.listen = config_.listen, .max_request_bytes = config_.max_request},
+      grpc_, GrpcServer::Start({.listen = config_.listen,
+                                .max_request_bytes = config_.max_request,
+                                .clients = &clients_},
                                store_service_.get(), admin_service_.get(), &in_flight_));
   for (const std::string& address : grpc_->addresses()) {
     ENGRAM_LOG(kInfo) << "grpc on " << address;

@@ -19,7 +19,7 @@
 #include "server/jobs/adopted_check.h"
 #include "server/local/handover_server.h"
 #include "server/lookup/buffer_pool.h"
-#include "server/lookup/executor.h"
+#include "server/lookup/dispatcher.h"
 #include "server/lookup/prefetcher.h"
 #include "server/placement/dram_setup.h"
 #include "server/placement/hbm_cache.h"
@@ -78,7 +78,8 @@ class Daemon {
   std::unique_ptr<Tables> tables_;
   std::unique_ptr<AdoptedCheck> adopted_check_;
   std::unique_ptr<Prefetcher> prefetcher_;
-  Executor executor_;
+  Clients clients_;
+  Dispatcher dispatcher_;
   std::unique_ptr<StoreService> store_service_;
   std::unique_ptr<AdminService> admin_service_;
   std::unique_ptr<GrpcServer> grpc_;

@@ -12,12 +12,18 @@ constexpr uint64_t kOldestEvery = 8;
 
 }  // namespace
 
+bool FairQueue::HasRoom(ClientId client) const {
+  if (counted_ >= limits_.jobs) return false;
+  const auto found = counted_of_client_.find(client);
+  return found == counted_of_client_.end() || found->second < limits_.jobs_of_client;
+}
+
 bool FairQueue::Push(const Job& job) {
-  if (job.units == 0 || jobs_.size() >= limits_.jobs) return false;
-  if (jobs_.contains(job.id)) return false;
-  size_t& of_client = jobs_of_client_[job.client];
-  if (of_client >= limits_.jobs_of_client) return false;
-  ++of_client;
+  if (job.units == 0 || jobs_.contains(job.id)) return false;
+  if (job.counts) {
+    ++counted_;
+    ++counted_of_client_[job.client];
+  }
   jobs_.emplace(job.id, Waiting{.job = job, .arrival = arrivals_++});
   Class& its = classes_[Index(job.urgency)];
   // A class that had no work has earned nothing.
@@ -100,9 +106,12 @@ void FairQueue::Leave(Class& of, ClientId client, JobId id) {
     of.clients.erase(client);
     std::erase(of.turns, client);
   }
+  const bool counts = jobs_.at(id).job.counts;
   jobs_.erase(id);
-  const auto count = jobs_of_client_.find(client);
-  if (--count->second == 0) jobs_of_client_.erase(count);
+  if (!counts) return;
+  --counted_;
+  const auto count = counted_of_client_.find(client);
+  if (--count->second == 0) counted_of_client_.erase(count);
 }
 
 bool FairQueue::Remove(JobId id) {

@@ -38,7 +38,7 @@ class FairQueue {
  public:
   struct Limits {
     uint64_t piece_units = 64;  // ≥ 1
-    size_t jobs = 1024;         // that wait, in sum
+    size_t jobs = 1024;         // that wait and count, in sum
     size_t jobs_of_client = 256;
   };
   struct Job {
@@ -47,6 +47,7 @@ class FairQueue {
     Urgency urgency = Urgency::kDecode;
     uint64_t units = 0;              // ≥ 1
     uint64_t deadline = UINT64_MAX;  // in any unit that grows with time
+    bool counts = true;              // towards the limits
   };
   struct Piece {
     JobId job{};
@@ -59,7 +60,10 @@ class FairQueue {
   FairQueue(const FairQueue&) = delete;
   FairQueue& operator=(const FairQueue&) = delete;
 
-  // False when the queue, or this client's part of it, is full.
+  // Whether neither the queue nor this client's part of it is full.
+  bool HasRoom(ClientId client) const;
+  // Whether there is room or not: what has begun is to be ended. False if it has no units, or a job
+  // of that name waits.
   bool Push(const Job& job);
   // The next piece of a class in `allowed` (one bit a class); none if none of them has work.
   std::optional<Piece> Next(uint32_t allowed = ~0u);
@@ -103,7 +107,8 @@ class FairQueue {
 
   const Limits limits_;
   std::unordered_map<JobId, Waiting> jobs_;
-  std::unordered_map<ClientId, size_t> jobs_of_client_;
+  size_t counted_ = 0;
+  std::unordered_map<ClientId, size_t> counted_of_client_;
   std::array<Class, kUrgencies> classes_;
   uint64_t arrivals_ = 0;
   bool earned_last_ = false;  // the last piece was not of the most urgent class

@@ -147,16 +147,137 @@ bool Lookup::ReadMemory() {
   return complete;
 }
 
-void Lookup::ReadStorage() {
+void Lookup::ReadStorage(ReadPriority priority) {
   std::vector<TierStack::Request> rest;
   for (const std::unique_ptr<Part>& part : parts_) rest.push_back({part->stack, &part->batch});
-  TierStack::ReadRest(rest);
+  TierStack::ReadRest(rest, priority);
   for (const std::unique_ptr<Part>& part : parts_) part->batch.FillRepeats();
 }
 
-void Lookup::ReadPart(size_t index) {
-  TierStack::ReadRest({{parts_[index]->stack, &parts_[index]->batch}});
-  parts_[index]->batch.FillRepeats();
+void Lookup::SetRepeatsAside() {
+  for (const std::unique_ptr<Part>& part : parts_) part->batch.SetRepeatsAside();
+}
+
+uint64_t Lookup::NumberPlans() {
+  uint64_t rows = 0;
+  for (Plan& plan : plans_) {
+    plan.first = rows;
+    plan.left = plan.positions.size();
+    rows += plan.left;
+  }
+  return rows;
+}
+
+uint64_t Lookup::BeginGather() {
+  MutexLock lock(mutex_);
+  plans_.assign(parts_.size(), {});
+  for (size_t i = 0; i < parts_.size(); ++i) plans_[i].positions = parts_[i]->batch.missing();
+  return NumberPlans();
+}
+
+std::vector<Lookup::Slice> Lookup::SlicesOf(uint64_t first, uint64_t rows) {
+  MutexLock lock(mutex_);
+  std::vector<Slice> slices;
+  for (size_t i = 0; i < plans_.size(); ++i) {
+    const Plan& plan = plans_[i];
+    const uint64_t begin = std::max(first, plan.first);
+    const uint64_t end = std::min(first + rows, plan.first + plan.positions.size());
+    if (begin >= end) continue;
+    const auto from = static_cast<uint32_t>(begin - plan.first);
+    const auto to = static_cast<uint32_t>(end - plan.first);
+    std::vector<uint32_t> positions(plan.positions.begin() + from, plan.positions.begin() + to);
+    slices.push_back({i, from, to, RowBatch(parts_[i]->batch, std::move(positions))});
+  }
+  return slices;
+}
+
+void Lookup::GatherPiece(uint64_t first, uint64_t rows) {
+  std::vector<Slice> slices = SlicesOf(first, rows);
+  for (Slice& slice : slices) parts_[slice.part]->stack->ReadMemory(slice.batch);
+  MutexLock lock(mutex_);
+  for (const Slice& slice : slices) {
+    Part& part = *parts_[slice.part];
+    const std::vector<uint32_t>& missing = slice.batch.missing();
+    part.cold.insert(part.cold.end(), missing.begin(), missing.end());
+    part.batch.Absorb(slice.batch);
+  }
+}
+
+bool Lookup::EndGather() {
+  bool complete = true;
+  for (const std::unique_ptr<Part>& part : parts_) {
+    std::sort(part->cold.begin(), part->cold.end());
+    part->batch.missing() = part->cold;
+    if (part->cold.empty()) part->batch.FillRepeats();
+    complete = complete && part->cold.empty();
+  }
+  return complete;
+}
+
+uint64_t Lookup::BeginRead() {
+  MutexLock lock(mutex_);
+  plans_.assign(parts_.size(), {});
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    const std::vector<RowId>& ids = parts_[i]->ids;
+    plans_[i].positions = parts_[i]->batch.missing();
+    std::sort(plans_[i].positions.begin(), plans_[i].positions.end(),
+              [&ids](uint32_t a, uint32_t b) { return ids[a] < ids[b]; });
+  }
+  return NumberPlans();
+}
+
+void Lookup::ReadPiece(uint64_t first, uint64_t rows, ReadPriority priority, bool offer) {
+  std::vector<Slice> slices = SlicesOf(first, rows);
+  std::vector<std::vector<uint32_t>> positions;
+  std::vector<TierStack::Request> rest;
+  for (Slice& slice : slices) {
+    if (offer) positions.push_back(slice.batch.missing());
+    rest.push_back({parts_[slice.part]->stack, &slice.batch});
+  }
+  TierStack::ReadRest(rest, priority);
+  if (offer) {
+    for (size_t i = 0; i < slices.size(); ++i) rest[i].stack->Offer(slices[i].batch, positions[i]);
+  }
+  MutexLock lock(mutex_);
+  for (const Slice& slice : slices) {
+    Part& part = *parts_[slice.part];
+    Plan& plan = plans_[slice.part];
+    part.batch.Absorb(slice.batch);
+    plan.read.emplace_back(slice.begin, slice.end);
+    plan.left -= slice.end - slice.begin;
+    if (plan.left > 0) continue;
+    part.batch.missing().clear();
+    part.batch.FillRepeats();
+  }
+}
+
+bool Lookup::IsWhole(size_t part) const {
+  MutexLock lock(mutex_);
+  return plans_[part].left == 0;
+}
+
+void Lookup::EndRead() {
+  MutexLock lock(mutex_);
+  for (size_t i = 0; i < plans_.size(); ++i) {
+    Plan& plan = plans_[i];
+    if (plan.left == 0) continue;
+    std::vector<uint32_t>& missing = parts_[i]->batch.missing();
+    missing.clear();
+    std::sort(plan.read.begin(), plan.read.end());
+    plan.read.emplace_back(plan.positions.size(), plan.positions.size());
+    uint32_t at = 0;
+    for (const auto& [begin, end] : plan.read) {
+      missing.insert(missing.end(), plan.positions.begin() + at, plan.positions.begin() + begin);
+      at = end;
+    }
+    std::sort(missing.begin(), missing.end());
+  }
+}
+
+void Lookup::Abandon() {
+  TableProbe& probe = *table_->probe;
+  probe.lookups.fetch_add(1, std::memory_order_relaxed);
+  probe.failed_lookups.fetch_add(1, std::memory_order_relaxed);
 }
 
 absl::Status Lookup::Finish() {

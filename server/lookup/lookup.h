@@ -9,6 +9,9 @@
 //   ENGRAM_RETURN_IF_ERROR(lookup->Finish());
 //   … answer with lookup->parts() …
 //   lookup->Warm();                                     // offers what came from NVMe to DRAM
+//
+// A large one is done in pieces instead, several of which may run at the same time (LookupJob):
+// BeginGather, GatherPiece …, EndGather; BeginRead, ReadPiece …, EndRead; Finish.
 #ifndef ENGRAM_SERVER_LOOKUP_LOOKUP_H_
 #define ENGRAM_SERVER_LOOKUP_LOOKUP_H_
 
@@ -18,6 +21,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -26,6 +30,8 @@
 #include "server/lookup/buffer_pool.h"
 #include "server/lookup/token_rows.h"
 #include "server/tables/tables.h"
+#include "storage/base/mutex.h"
+#include "storage/nvme/store.h"
 #include "storage/table/row_batch.h"
 
 namespace engram {
@@ -77,12 +83,29 @@ class Lookup {
   bool ReadMemory();
   // Rows that ReadMemory has left for the drive.
   size_t cold_rows() const;
-  // What is still missing, from the drive or with the prefetch that is fetching it, in the order
-  // of layers.
-  void ReadStorage();
-  // The same for one part, for answers that leave layer by layer.
-  void ReadPart(size_t index);
+  // What is still missing, from the drive or with the prefetch that is fetching it, all layers at
+  // once.
+  void ReadStorage(ReadPriority priority = ReadPriority::kUrgent);
 
+  // ReadMemory in pieces. Of a request by tokens, call SetRepeatsAside first. BeginGather returns
+  // the number of rows, of which the pieces are ranges; EndGather, after all of them, whether
+  // nothing is missing.
+  bool NeedsRepeatsAside() const { return by_tokens_; }
+  void SetRepeatsAside();
+  uint64_t BeginGather();
+  void GatherPiece(uint64_t first, uint64_t rows);
+  bool EndGather();
+
+  // ReadStorage in pieces: ranges of the cold rows, in the order of layers, and within a layer as
+  // they lie on the drive. `offer`: to DRAM, at once. A part is whole once it has nothing missing.
+  uint64_t BeginRead();
+  void ReadPiece(uint64_t first, uint64_t rows, ReadPriority priority, bool offer);
+  bool IsWhole(size_t part) const;
+  // After the last piece, whether all were read or not.
+  void EndRead();
+
+  // Counts a look-up that ends without an answer, instead of Finish.
+  void Abandon();
   // Counts the look-up. Under the policy "fail" the first failed row's status, naming its layer
   // and id; else OK.
   absl::Status Finish();
@@ -100,7 +123,24 @@ class Lookup {
   size_t row_count() const;
 
  private:
+  // Positions of one part, which pieces are ranges of.
+  struct Plan {
+    std::vector<uint32_t> positions;
+    uint64_t first = 0;                               // of these, counted over all parts
+    uint64_t left = 0;                                // not read yet
+    std::vector<std::pair<uint32_t, uint32_t>> read;  // ranges [begin, end) of positions
+  };
+
   Lookup(std::shared_ptr<const OpenTable> table, const LookupQuery& query);
+  uint64_t NumberPlans() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The part of a piece in each layer.
+  struct Slice {
+    size_t part = 0;
+    uint32_t begin = 0;
+    uint32_t end = 0;
+    RowBatch batch;
+  };
+  std::vector<Slice> SlicesOf(uint64_t first, uint64_t rows);
   // That have been read.
   static bool HasColdRows(const Part& part);
 
@@ -109,6 +149,8 @@ class Lookup {
   const bool by_tokens_;
   const std::chrono::steady_clock::time_point start_;
   std::vector<std::unique_ptr<Part>> parts_;
+  mutable Mutex mutex_;                              // of what the pieces write together
+  std::vector<Plan> plans_ ABSL_GUARDED_BY(mutex_);  // of each part; positions: see SlicesOf
 };
 
 // What a request's rows are for. A prefetch has no answer: it may name any number of ids, a layer

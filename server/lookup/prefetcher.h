@@ -1,6 +1,6 @@
 // Prefetcher: reads rows into DRAM ahead of their look-up. Best effort, in the background.
 //
-// Thread-safe. Never on the way of a look-up: it has threads and a bounded queue of its own.
+// Thread-safe. A look-up waits for one piece of it at most: the Dispatcher puts look-ups first.
 #ifndef ENGRAM_SERVER_LOOKUP_PREFETCHER_H_
 #define ENGRAM_SERVER_LOOKUP_PREFETCHER_H_
 
@@ -11,7 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "server/lookup/executor.h"
+#include "server/lookup/dispatcher.h"
 #include "server/lookup/lookup.h"
 #include "server/tables/tables.h"
 
@@ -29,36 +29,42 @@ class Prefetcher {
   // Ids that may wait in tasks, 4 bytes each.
   static constexpr uint64_t kMaxQueuedRows = uint64_t{32} << 20;
 
-  // At most what one look-up may ask for is prefetched by one request; `max_queued` tasks of
-  // `max_queued_rows` ids in all may wait.
-  Prefetcher(const Tables* tables, int threads, size_t max_queued, LookupLimits limits = {},
-             uint64_t max_queued_rows = kMaxQueuedRows);
-  // Fills what is queued, which may take minutes, unless Stop was called.
-  ~Prefetcher() = default;
+  // At most what one look-up may ask for is prefetched by one request; `max_queued` requests'
+  // layers of `max_queued_rows` ids in all may wait, besides the look-ups that wait in
+  // `dispatcher`. What waits needs `dispatcher` and the tables, but not the Prefetcher.
+  Prefetcher(const Tables* tables, Dispatcher* dispatcher, size_t max_queued,
+             LookupLimits limits = {}, uint64_t max_queued_rows = kMaxQueuedRows);
 
   // Queues what DRAM does not hold of the rows that the look-up would ask for. Never blocks on the
   // drive. Errors as PlanRows, for the whole request.
-  absl::StatusOr<Result> Prefetch(const LookupQuery& query);
+  absl::StatusOr<Result> Prefetch(const LookupQuery& query, ClientId client = {},
+                                  Urgency urgency = Urgency::kPrefetch);
 
   // Queues these rows of one layer, in any order; `table` keeps its stack alive. False when too
   // much is queued, or Stop was called.
-  bool Enqueue(std::shared_ptr<const OpenTable> table, TierStack* stack, std::vector<RowId> ids);
+  bool Enqueue(std::shared_ptr<const OpenTable> table, TierStack* stack, std::vector<RowId> ids,
+               ClientId client = {}, Urgency urgency = Urgency::kPrefetch);
 
-  // Drops what is queued and takes no more: the drive sees the blocks that are being read, and none
+  // Drops what is queued and takes no more: the drive sees the pieces that are being read, and none
   // after them. Returns at once. For shutting down.
   void Stop();
 
  private:
-  void Fill(TierStack& stack, std::vector<RowId>& ids);
-  // Relaxed: nothing is handed over with it, and a block more or less does not matter.
-  bool stopped() const { return stopped_.load(std::memory_order_relaxed); }
+  class Job;
+  // What jobs share, and may outlive the Prefetcher with them. Relaxed: bounds on memory, and
+  // nothing else hangs on them.
+  struct Shared {
+    std::atomic<uint64_t> rows{0};
+    std::atomic<size_t> jobs{0};
+    std::atomic<bool> stopped{false};
+  };
 
   const Tables* const tables_;
+  Dispatcher* const dispatcher_;
   const LookupLimits limits_;
+  const size_t max_queued_;
   const uint64_t max_queued_rows_;
-  std::atomic<uint64_t> queued_rows_{0};
-  std::atomic<bool> stopped_{false};
-  Executor executor_;
+  const std::shared_ptr<Shared> shared_ = std::make_shared<Shared>();
 };
 
 }  // namespace engram

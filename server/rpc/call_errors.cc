@@ -4,10 +4,11 @@
 
 namespace engram {
 
-absl::Status OverloadedError(const Executor& executor) {
+absl::Status OverloadedError(const Dispatcher& dispatcher) {
   return absl::ResourceExhaustedError(
-      absl::StrCat("overloaded: ", executor.max_queued(),
-                   " batches wait for the drive already; try again, or raise max_queued_batches"));
+      absl::StrCat("overloaded: ", dispatcher.max_queued(),
+                   " batches may wait for the drive, half of them of one client, and as many do; "
+                   "try again, or raise max_queued_batches"));
 }
 
 absl::Status ShuttingDownError() { return absl::UnavailableError("the daemon is shutting down"); }

@@ -4,12 +4,12 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
-#include "server/lookup/executor.h"
+#include "server/lookup/dispatcher.h"
 
 namespace engram {
 
-// ResourceExhausted: the executor's queue is full.
-absl::Status OverloadedError(const Executor& executor);
+// ResourceExhausted: the dispatcher's queue, or the caller's part of it, is full.
+absl::Status OverloadedError(const Dispatcher& dispatcher);
 // Unavailable.
 absl::Status ShuttingDownError();
 // InvalidArgument: the bytes are no such message ("LookupRequest") of engram.v1.

@@ -21,37 +21,40 @@ constexpr int kExpected = 16;
 void UnaryCall::Expect(const Method& method) {
   auto* call = new UnaryCall(method);  // deletes itself
   grpc::ServerCompletionQueue* const queue = method.loop->queue_.get();
-  CallEvent* const event = call;
-  method.request(&call->context_, &call->request_, &call->writer_, queue, queue, event);
+  call->context_.AsyncNotifyWhenDone(static_cast<CallEvent*>(&call->ended_));
+  method.request(&call->context_, &call->request_, &call->writer_, queue, queue,
+                 static_cast<CallEvent*>(&call->accepted_));
 }
 
-void UnaryCall::Done(bool ok) {
-  CallLoop& loop = *method_.loop;
-  switch (state_) {
-    case State::kExpected:
-      if (!ok) {  // the server is shutting down
-        delete this;
-        return;
-      }
-      state_ = State::kAnswering;
-      loop.Ref();
-      Expect(method_);
-      method_.handler(*this);
-      return;
-    case State::kAnswering:  // the answer has left, or could not
-      delete this;
-      loop.Unref();
-      return;
+void UnaryCall::OnAccepted(bool ok) {
+  if (!ok) {  // the server is shutting down; gRPC does not report the end of what never arrived
+    delete this;
+    return;
   }
+  method_.loop->Ref();
+  Expect(method_);
+  method_.handler(*this);
+}
+
+void UnaryCall::OnEnded(bool /*ok*/) {
+  if (context_.IsCancelled()) cancelled_.store(true, std::memory_order_relaxed);
+  Unref();
 }
 
 void UnaryCall::Finish(const grpc::Status& status) {
-  CallEvent* const event = this;
+  CallEvent* const event = &answered_;
   if (status.ok()) {
     writer_.Finish(response_, status, event);
   } else {
     writer_.FinishWithError(status, event);
   }
+}
+
+void UnaryCall::Unref() {
+  if (refs_.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+  CallLoop& loop = *method_.loop;
+  delete this;
+  loop.Unref();
 }
 
 void BidiCall::Expect(const Method& method) {

@@ -18,9 +18,11 @@
 #include <grpcpp/support/byte_buffer.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -40,8 +42,9 @@ class CallEvent {
   ~CallEvent() = default;
 };
 
-// One request, one answer.
-class UnaryCall final : private CallEvent {
+// One request, one answer. It deletes itself once the answer has left and gRPC has reported its
+// end: answered, cancelled or cut off.
+class UnaryCall final {
  public:
   // As the generated Request functions of asynchronous services.
   using Request = std::function<void(grpc::ServerContext* context, grpc::ByteBuffer* request,
@@ -53,6 +56,11 @@ class UnaryCall final : private CallEvent {
 
   const grpc::ByteBuffer& request() const { return request_; }
   grpc::ByteBuffer& response() { return response_; }
+  // What gRPC calls the caller: see Clients.
+  std::string peer() const { return context_.peer(); }
+  std::chrono::system_clock::time_point deadline() const { return context_.deadline(); }
+  // Whether the caller has gone away or given up. From any thread, until Finish.
+  bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
   // Once, from any thread. The call may be gone when it returns.
   void Finish(const grpc::Status& status);
 
@@ -63,17 +71,28 @@ class UnaryCall final : private CallEvent {
     Request request;
     Handler handler;
   };
+  struct Event final : CallEvent {
+    explicit Event(UnaryCall* call_in, void (UnaryCall::*done_in)(bool))
+        : call(call_in), done(done_in) {}
+    void Done(bool ok) override { (call->*done)(ok); }
+    UnaryCall* const call;
+    void (UnaryCall::*const done)(bool);
+  };
   explicit UnaryCall(const Method& method) : method_(method), writer_(&context_) {}
   ~UnaryCall() = default;
   static void Expect(const Method& method);
-  void Done(bool ok) override;
-
-  // kExpected: gRPC has the call to fill. kAnswering: it has arrived; the next event is that of
-  // Finish, and the last. Each event happens after what led to it, so no atomic is needed.
-  enum class State { kExpected, kAnswering };
+  void OnAccepted(bool ok);
+  void OnEnded(bool ok);
+  void OnAnswered(bool /*ok*/) { Unref(); }
+  void Unref();
 
   const Method& method_;
-  State state_ = State::kExpected;
+  Event accepted_{this, &UnaryCall::OnAccepted};
+  Event ended_{this, &UnaryCall::OnEnded};
+  Event answered_{this, &UnaryCall::OnAnswered};
+  std::atomic<bool> cancelled_{false};  // relaxed: nothing is handed over with it
+  // The end and the answer. Acquire and release: who drops the last one sees what the others did.
+  std::atomic<int> refs_{2};
   grpc::ServerContext context_;
   grpc::ByteBuffer request_;
   grpc::ByteBuffer response_;
@@ -108,6 +127,9 @@ class BidiCall final {
   };
   // Sets the call's reactor, and then calls Finish or has it called later.
   using Handler = std::function<void(BidiCall& call)>;
+
+  std::string peer() const { return context_.peer(); }
+  std::chrono::system_clock::time_point deadline() const { return context_.deadline(); }
 
   // Before anything is begun. The reactor lives until OnDone.
   void SetReactor(Reactor* reactor) { reactor_ = reactor; }

@@ -1,9 +1,9 @@
-// DriveSeat: which look-ups a thread of the call loop answers itself, instead of the executor.
+// DriveSeat: which look-ups a thread of the call loop answers itself, instead of the dispatcher.
 //
-// At most one of the loop's threads reads from the drive: to wake one of the executor's takes 30 µs
-// or more, and a decoded token's rows take some 500. With several threads, one always remains for
-// rows in memory, whatever the drive does. A single thread reads only while no other call is under
-// way; a call that arrives meanwhile waits for that read.
+// At most one of the loop's threads reads from the drive: to wake one of the dispatcher's takes 30
+// µs or more, and a decoded token's rows take some 500. With several threads, one always remains
+// for rows in memory, whatever the drive does. A single thread reads only while no other call is
+// under way; a call that arrives meanwhile waits for that read.
 //
 // Thread-safe. Never blocks.
 #ifndef ENGRAM_SERVER_RPC_DRIVE_SEAT_H_
@@ -16,7 +16,7 @@
 
 namespace engram {
 
-// More rows than this are gathered on the executor, so that one large batch does not hold up the
+// More rows than this are gathered by the dispatcher, so that one large batch does not hold up the
 // small ones behind it on the loop's thread. 8,192 rows of 264 bytes take about half a millisecond.
 inline constexpr size_t kInlineRows = 8192;
 // So many rows may be read from the drive by the holder of the seat: those of a few decoded tokens.

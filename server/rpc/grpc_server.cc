@@ -3,51 +3,24 @@
 #include <grpc/grpc.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 
-#include <cstring>
 #include <thread>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "absl/synchronization/mutex.h"
 #include "server/rpc/call_loop.h"
 #include "server/rpc/health_service.h"
-#include "storage/base/log.h"
+#include "server/rpc/unix_listener.h"
 #include "storage/base/status_macros.h"
-#include "storage/base/unique_fd.h"
 
 namespace engram {
 namespace {
 
 // For the last answers to leave their sockets.
 constexpr std::chrono::milliseconds kFlushTime{300};
-
-// gRPC replaces whatever lies at a socket's path. Replacing a live daemon's socket would cut it off
-// silently, so try to connect first.
-absl::Status CheckSocketIsFree(const std::string& path) {
-  struct stat status {};
-  if (::lstat(path.c_str(), &status) != 0) return absl::OkStatus();
-  if (!S_ISSOCK(status.st_mode)) {
-    return absl::FailedPreconditionError(absl::StrCat(path, " exists and is not a socket"));
-  }
-  const UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof(address.sun_path)) {
-    return absl::InvalidArgumentError(absl::StrCat("socket path ", path, " is too long"));
-  }
-  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
-  if (fd.valid() &&
-      ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("another program answers on unix:", path, ": stop it first"));
-  }
-  return absl::OkStatus();
-}
 
 class GrpcServerImpl final : public GrpcServer {
  public:
@@ -68,12 +41,15 @@ class GrpcServerImpl final : public GrpcServer {
     // Two daemons on one TCP port would share its callers at random.
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
     std::vector<int> ports(options.listen.size(), 0);
+    listener_ = std::make_unique<UnixListener>(options.clients);
     for (size_t i = 0; i < options.listen.size(); ++i) {
       absl::string_view path = options.listen[i];
       if (absl::ConsumePrefix(&path, "unix:")) {
-        ENGRAM_RETURN_IF_ERROR(CheckSocketIsFree(std::string(path)));
+        ENGRAM_RETURN_IF_ERROR(listener_->Listen(std::string(path)));
+        addresses_.push_back(options.listen[i]);
+      } else {
+        builder.AddListeningPort(options.listen[i], grpc::InsecureServerCredentials(), &ports[i]);
       }
-      builder.AddListeningPort(options.listen[i], grpc::InsecureServerCredentials(), &ports[i]);
     }
     builder.RegisterService(store->service());
     builder.RegisterService(admin->service());
@@ -82,13 +58,14 @@ class GrpcServerImpl final : public GrpcServer {
                                        CallLoop::ThreadsFor(std::thread::hardware_concurrency()));
     server_ = builder.BuildAndStart();
     for (size_t i = 0; i < options.listen.size(); ++i) {
+      if (absl::StartsWith(options.listen[i], "unix:")) continue;
       ENGRAM_RETURN_IF_ERROR(Bound(options.listen[i], ports[i]));
     }
     if (server_ == nullptr) return absl::UnavailableError("the gRPC server does not start");
     store->Accept(*loop_);
     health_->Accept(*loop_);
     loop_->Start();
-    return absl::OkStatus();
+    return listener_->Start(server_.get());
   }
 
   const std::vector<std::string>& addresses() const override { return addresses_; }
@@ -99,6 +76,7 @@ class GrpcServerImpl final : public GrpcServer {
     in_flight_->Close();
     store_->Drain();
     in_flight_->WaitUntilIdle(patience);
+    listener_->Stop();
     // What is left is over its time, or an answer on its way out, or an idle connection.
     server_->Shutdown(std::chrono::system_clock::now() + kFlushTime);
     server_->Wait();
@@ -110,18 +88,9 @@ class GrpcServerImpl final : public GrpcServer {
   absl::Status Bound(const std::string& address, int port) {
     if (port == 0) {
       return absl::UnavailableError(
-          absl::StrCat("cannot listen on ", address,
-                       ": it is in use, or its directory is missing or not writable"));
+          absl::StrCat("cannot listen on ", address, ": it is in use, or no address of this host"));
     }
-    absl::string_view path = address;
-    if (absl::ConsumePrefix(&path, "unix:")) {
-      if (::chmod(std::string(path).c_str(), 0660) != 0) {
-        return absl::UnavailableError(absl::StrCat("chmod ", path, ": ", std::strerror(errno)));
-      }
-      addresses_.push_back(address);
-    } else {
-      addresses_.push_back(absl::StrCat(address.substr(0, address.rfind(':')), ":", port));
-    }
+    addresses_.push_back(absl::StrCat(address.substr(0, address.rfind(':')), ":", port));
     return absl::OkStatus();
   }
 
@@ -130,6 +99,7 @@ class GrpcServerImpl final : public GrpcServer {
   const std::unique_ptr<HealthService> health_ = HealthService::Create();
   std::unique_ptr<CallLoop> loop_;
   std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<UnixListener> listener_;
   std::vector<std::string> addresses_;
 };
 

@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "server/rpc/admin_service.h"
+#include "server/rpc/clients.h"
 #include "server/rpc/in_flight.h"
 #include "server/rpc/store_service.h"
 
@@ -18,13 +19,14 @@ namespace engram {
 struct GrpcServerOptions {
   std::vector<std::string> listen;  // "unix:/path" or "host:port"
   uint64_t max_request_bytes = uint64_t{64} << 20;
+  Clients* clients = nullptr;  // told of connections on Unix sockets; outlives the server
 };
 
 class GrpcServer {
  public:
   // The services and their in_flight must outlive the server. A Unix socket left by a daemon that
   // died is replaced; sockets are made with mode 0660. Unavailable, naming the address, when one
-  // cannot be bound.
+  // cannot be bound; FailedPrecondition when another program answers on it.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(const GrpcServerOptions& options,
                                                            StoreService* store, AdminService* admin,
                                                            InFlight* in_flight);

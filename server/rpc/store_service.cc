@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "engram/v1/store.grpc.pb.h"
+#include "server/lookup/lookup_job.h"
 #include "server/rpc/attach.h"
 #include "server/rpc/call_errors.h"
 #include "server/rpc/call_loop.h"
@@ -48,9 +49,7 @@ class StoreServiceImpl final : public StoreService, private BaseService {
                        call.Finish(ToGrpc(AnswerDescribe(call.request(), call.response())));
                      });
     loop.AcceptUnary([this](auto... call) { RequestPrefetch(call...); },
-                     [this](UnaryCall& call) {
-                       call.Finish(ToGrpc(AnswerPrefetch(call.request(), call.response())));
-                     });
+                     [this](UnaryCall& call) { call.Finish(ToGrpc(AnswerPrefetch(call))); });
     loop.AcceptUnary([this](auto... call) { RequestAttach(call...); },
                      [this](UnaryCall& call) {
                        call.Finish(ToGrpc(AnswerAttach(call.request(), call.response())));
@@ -76,16 +75,17 @@ class StoreServiceImpl final : public StoreService, private BaseService {
     return absl::OkStatus();
   }
 
-  absl::Status AnswerPrefetch(const grpc::ByteBuffer& buffer, grpc::ByteBuffer& response) {
+  absl::Status AnswerPrefetch(UnaryCall& call) {
     v1::PrefetchRequest request;
-    ENGRAM_RETURN_IF_ERROR(CheckEncodedRequest(buffer));
-    if (!Decode(buffer, request)) return UnreadableError("PrefetchRequest");
-    ENGRAM_ASSIGN_OR_RETURN(const Prefetcher::Result result,
-                            parts_.prefetcher->Prefetch(ToQuery(request)));
+    ENGRAM_RETURN_IF_ERROR(CheckEncodedRequest(call.request()));
+    if (!Decode(call.request(), request)) return UnreadableError("PrefetchRequest");
+    ENGRAM_ASSIGN_OR_RETURN(
+        const Prefetcher::Result result,
+        parts_.prefetcher->Prefetch(ToQuery(request), parts_.clients->Of(call.peer())));
     v1::PrefetchResponse answer;
     answer.set_accepted(result.accepted);
     answer.set_skipped(result.skipped);
-    response = Encode(answer);
+    call.response() = Encode(answer);
     return absl::OkStatus();
   }
 
@@ -120,17 +120,20 @@ class StoreServiceImpl final : public StoreService, private BaseService {
       // gRPC sends the answer when this thread is given back to it. With a full queue the rows stay
       // cold.
       if (lookup->CanWarm()) {
-        parts_.executor->TrySubmit([lookup, token = std::move(token)] { lookup->Warm(); });
+        parts_.dispatcher->Submit({.urgency = Urgency::kDecode},
+                                  [lookup, token = std::move(token)] { lookup->Warm(); });
       }
       return absl::OkStatus();
     }
-    const bool submitted =
-        parts_.executor->TrySubmit([lookup, small, &call, token = std::move(token)] {
-          if (small || !lookup->ReadMemory()) lookup->ReadStorage();
-          Reply(*lookup, call);
-          lookup->Warm();
-        });
-    return submitted ? absl::OkStatus() : OverloadedError(*parts_.executor);
+    LookupJob::Caller caller{
+        .client = parts_.clients->Of(call.peer()),
+        .deadline = ToSteady(call.deadline()),
+        .is_gone = [&call] { return call.cancelled(); },
+        .on_done = [lookup, &call,
+                    token](const absl::Status& status) { Answer(*lookup, status, call); }};
+    return LookupJob::Submit(*parts_.dispatcher, lookup, small, std::move(caller))
+               ? absl::OkStatus()
+               : OverloadedError(*parts_.dispatcher);
   }
 
   // False when the drive is to be left to another thread.
@@ -143,7 +146,9 @@ class StoreServiceImpl final : public StoreService, private BaseService {
 
   // The call may not be used afterwards.
   static void Reply(engram::Lookup& lookup, UnaryCall& call) {
-    const absl::Status status = lookup.Finish();
+    Answer(lookup, lookup.Finish(), call);
+  }
+  static void Answer(engram::Lookup& lookup, const absl::Status& status, UnaryCall& call) {
     if (status.ok()) call.response() = EncodeLookupResponse(lookup);
     call.Finish(ToGrpc(status));
   }
@@ -151,7 +156,8 @@ class StoreServiceImpl final : public StoreService, private BaseService {
   void AnswerStream(BidiCall& call) {
     StreamCall::Serve({.tables = parts_.tables,
                        .pool = parts_.pool,
-                       .executor = parts_.executor,
+                       .dispatcher = parts_.dispatcher,
+                       .clients = parts_.clients,
                        .set = &streams_,
                        .seat = &*seat_,
                        .limits = parts_.limits},

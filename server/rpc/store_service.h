@@ -2,7 +2,7 @@
 //
 // Small look-ups whose rows are all in memory are answered on the call loop's thread, and so is one
 // at a time that needs a few rows of the drive (drive_seat.h). Look-ups that need more of the
-// drive, and large ones, go to `executor`. Answers are raw byte buffers whose rows are sent from
+// drive, and large ones, go to `dispatcher`. Answers are raw byte buffers whose rows are sent from
 // the memory that they were gathered into.
 #ifndef ENGRAM_SERVER_RPC_STORE_SERVICE_H_
 #define ENGRAM_SERVER_RPC_STORE_SERVICE_H_
@@ -11,9 +11,10 @@
 
 #include "server/local/handover_server.h"
 #include "server/lookup/buffer_pool.h"
-#include "server/lookup/executor.h"
+#include "server/lookup/dispatcher.h"
 #include "server/lookup/lookup.h"
 #include "server/lookup/prefetcher.h"
+#include "server/rpc/clients.h"
 #include "server/rpc/in_flight.h"
 #include "server/tables/tables.h"
 
@@ -31,7 +32,8 @@ class StoreService {
   struct Parts {
     const Tables* tables = nullptr;
     BufferPool* pool = nullptr;
-    Executor* executor = nullptr;
+    Dispatcher* dispatcher = nullptr;
+    const Clients* clients = nullptr;
     InFlight* in_flight = nullptr;
     Prefetcher* prefetcher = nullptr;
     LookupLimits limits = {};

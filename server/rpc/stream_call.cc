@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "engram/v1/store.pb.h"
+#include "server/lookup/lookup_job.h"
 #include "server/rpc/call_errors.h"
 #include "server/rpc/lookup_codec.h"
 #include "server/rpc/wire.h"
@@ -106,7 +107,10 @@ void StreamCall::OnWriteDone(bool ok) {
   {
     MutexLock lock(mutex_);
     writing_ = false;
-    if (!ok) broken_ = true;
+    if (!ok) {
+      broken_ = true;
+      gone_.store(true, std::memory_order_relaxed);
+    }
     if (!broken_ && !answers_.empty()) {
       outgoing_ = std::move(answers_.front());
       answers_.pop_front();
@@ -129,6 +133,7 @@ void StreamCall::OnCancel() {
   {
     MutexLock lock(mutex_);
     broken_ = true;
+    gone_.store(true, std::memory_order_relaxed);
     end = TryEnd();
   }
   if (end.has_value()) call_->Finish(*end);
@@ -139,7 +144,7 @@ void StreamCall::OnDone() {
   delete this;
 }
 
-// Requires working_, which it gives up before it returns unless the executor goes on with it.
+// Requires working_, which it gives up before it returns unless the dispatcher goes on with it.
 void StreamCall::Work() {
   while (true) {
     grpc::ByteBuffer request;
@@ -165,7 +170,7 @@ void StreamCall::Work() {
   }
 }
 
-// False when the request was handed to the executor, which calls Work again when it is done.
+// False when the request was handed to the dispatcher, which calls Work again when it is done.
 bool StreamCall::Process(grpc::ByteBuffer buffer) {
   v1::LookupRequest request;
   uint64_t refused_id = 0;
@@ -191,36 +196,48 @@ bool StreamCall::Process(grpc::ByteBuffer buffer) {
   const std::shared_ptr<Lookup> lookup = *std::move(started);
   const bool small = lookup->row_count() <= kInlineRows;
   if (small && lookup->ReadMemory()) {
-    Answer(*lookup, request_id, /*memory_read=*/true);
+    AnswerHere(*lookup, request_id);
     return true;
   }
   if (small && lookup->cold_rows() <= kInlineColdRows) {
     if (const DriveSeat::Hold hold(*parts_.seat); hold) {
-      Answer(*lookup, request_id, /*memory_read=*/true);
+      lookup->ReadStorage();
+      AnswerHere(*lookup, request_id);
       return true;
     }
   }
-  const bool submitted = parts_.executor->TrySubmit([this, lookup, request_id, small] {
-    Answer(*lookup, request_id, small);
-    Work();
-  });
-  if (!submitted) Send(EncodeStreamError(OverloadedError(*parts_.executor), request_id));
+  const bool submitted = AnswerLater(lookup, request_id, /*memory_read=*/small);
+  if (!submitted) Send(EncodeStreamError(OverloadedError(*parts_.dispatcher), request_id));
   return !submitted;
 }
 
-void StreamCall::Answer(Lookup& lookup, uint64_t request_id, bool memory_read) {
-  if (!memory_read) lookup.ReadMemory();
-  const size_t parts = lookup.parts().size();
-  size_t sent = 0;
-  // The first layer's rows leave before the second layer's are read.
-  for (; sent < parts; ++sent) {
-    lookup.ReadPart(sent);
-    if (lookup.fails() && !lookup.parts()[sent]->batch.failures().empty()) break;
-    Send(EncodeStreamPart(lookup, sent, request_id, sent + 1 == parts));
-  }
+void StreamCall::AnswerHere(Lookup& lookup, uint64_t request_id) {
   const absl::Status status = lookup.Finish();
-  if (sent < parts) Send(EncodeStreamError(status, request_id));
+  const size_t parts = lookup.parts().size();
+  for (size_t i = 0; i < parts; ++i) {
+    if (lookup.fails() && !lookup.parts()[i]->batch.failures().empty()) break;
+    Send(EncodeStreamPart(lookup, i, request_id, i + 1 == parts));
+  }
+  if (!status.ok()) Send(EncodeStreamError(status, request_id));
   lookup.Warm();
+}
+
+bool StreamCall::AnswerLater(std::shared_ptr<Lookup> lookup, uint64_t request_id,
+                             bool memory_read) {
+  LookupJob::Caller caller{
+      .client = parts_.clients->Of(call_->peer()),
+      .deadline = ToSteady(call_->deadline()),
+      .is_gone = [this] { return gone_.load(std::memory_order_relaxed); },
+      .on_part =
+          [this, lookup, request_id](size_t part) {
+            Send(EncodeStreamPart(*lookup, part, request_id, part + 1 == lookup->parts().size()));
+          },
+      .on_done =
+          [this, request_id](const absl::Status& status) {
+            if (!status.ok()) Send(EncodeStreamError(status, request_id));
+            Work();
+          }};
+  return LookupJob::Submit(*parts_.dispatcher, std::move(lookup), memory_read, std::move(caller));
 }
 
 void StreamCall::Send(grpc::ByteBuffer answer) {

@@ -1,7 +1,7 @@
 // StreamCall: the state machine of one StreamLookup.
 //
 // Requests are read ahead and answered one at a time, in order: on the calling thread while their
-// rows are in memory, else on the executor. At most one read, one write and one request are under
+// rows are in memory, else by the dispatcher. At most one read, one write and one request are under
 // way; the windows of both directions are bounded.
 //
 //   read → requests_ → Work → answers_ → write
@@ -16,16 +16,19 @@
 #ifndef ENGRAM_SERVER_RPC_STREAM_CALL_H_
 #define ENGRAM_SERVER_RPC_STREAM_CALL_H_
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <optional>
 #include <set>
 #include <utility>
 
 #include "server/lookup/buffer_pool.h"
-#include "server/lookup/executor.h"
+#include "server/lookup/dispatcher.h"
 #include "server/lookup/lookup.h"
 #include "server/rpc/call_loop.h"
+#include "server/rpc/clients.h"
 #include "server/rpc/drive_seat.h"
 #include "server/rpc/in_flight.h"
 #include "server/tables/tables.h"
@@ -41,7 +44,8 @@ class StreamCall final : public BidiCall::Reactor {
   struct Parts {
     const Tables* tables = nullptr;
     BufferPool* pool = nullptr;
-    Executor* executor = nullptr;
+    Dispatcher* dispatcher = nullptr;
+    const Clients* clients = nullptr;
     StreamSet* set = nullptr;
     DriveSeat* seat = nullptr;
     LookupLimits limits = {};
@@ -65,7 +69,10 @@ class StreamCall final : public BidiCall::Reactor {
 
   void Work();
   bool Process(grpc::ByteBuffer buffer);
-  void Answer(Lookup& lookup, uint64_t request_id, bool memory_read);
+  // On this thread, reading what is missing.
+  void AnswerHere(Lookup& lookup, uint64_t request_id);
+  // False when the queue is full.
+  bool AnswerLater(std::shared_ptr<Lookup> lookup, uint64_t request_id, bool memory_read);
   void Send(grpc::ByteBuffer answer);
   void StartNextRead() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool CanWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -76,6 +83,7 @@ class StreamCall final : public BidiCall::Reactor {
   const Parts parts_;
   const InFlight::Token token_;
   BidiCall* const call_;
+  std::atomic<bool> gone_{false};  // as broken_, for the dispatcher; relaxed: nothing hangs on it
   Mutex mutex_;
   grpc::ByteBuffer incoming_;  // gRPC's while reading_
   grpc::ByteBuffer outgoing_;  // gRPC's while writing_

@@ -14,6 +14,12 @@ grpc::Status ToGrpc(const absl::Status& status) {
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()), std::string(status.message()));
 }
 
+std::chrono::steady_clock::time_point ToSteady(std::chrono::system_clock::time_point deadline) {
+  const auto left = deadline - std::chrono::system_clock::now();
+  if (left > std::chrono::hours(24 * 365)) return std::chrono::steady_clock::time_point::max();
+  return std::chrono::steady_clock::now() + left;
+}
+
 bool Decode(const grpc::ByteBuffer& buffer, google::protobuf::Message& message) {
   grpc::ByteBuffer copy = buffer;  // shares the slices; the reader wants it mutable
   grpc::ProtoBufferReader reader(&copy);

@@ -5,6 +5,8 @@
 #ifndef ENGRAM_SERVER_RPC_WIRE_H_
 #define ENGRAM_SERVER_RPC_WIRE_H_
 
+#include <chrono>
+
 #include "absl/status/status.h"
 
 namespace google::protobuf {
@@ -19,6 +21,9 @@ class Status;
 namespace engram {
 
 grpc::Status ToGrpc(const absl::Status& status);
+
+// A call's deadline by the clock that nobody sets; gRPC's "never" is time_point::max().
+std::chrono::steady_clock::time_point ToSteady(std::chrono::system_clock::time_point deadline);
 
 // False when `buffer` is no such message.
 bool Decode(const grpc::ByteBuffer& buffer, google::protobuf::Message& message);

@@ -66,7 +66,7 @@ void TierStack::ReadMemory(RowBatch& batch) {
 
 void TierStack::ReadStorage(RowBatch& batch) { ReadTier(*nvme_, batch); }
 
-void TierStack::ReadNvme(absl::Span<const Request> requests) {
+void TierStack::ReadNvme(absl::Span<const Request> requests, ReadPriority priority) {
   std::vector<LayerReader::Request> reads;
   std::vector<std::vector<uint32_t>> missing;
   std::vector<size_t> failures;
@@ -75,7 +75,7 @@ void TierStack::ReadNvme(absl::Span<const Request> requests) {
     missing.push_back(request.batch->missing());
     failures.push_back(request.batch->failures().size());
   }
-  if (!reads.empty()) reads.front().reader->ReadTogether(reads);
+  if (!reads.empty()) reads.front().reader->ReadTogether(reads, priority);
   for (size_t i = 0; i < requests.size(); ++i) {
     requests[i].batch->CountServed(TierKind::kNvme, missing[i], failures[i]);
   }
@@ -138,12 +138,12 @@ void TierStack::FinishRest(RowBatch& batch, Awaited awaited) {
   ReadStorage(batch);  // what was evicted at once, or could not be read: its error is reported
 }
 
-void TierStack::ReadRest(absl::Span<const Request> requests) {
+void TierStack::ReadRest(absl::Span<const Request> requests, ReadPriority priority) {
   std::vector<Awaited> awaited;
   for (const Request& request : requests) {
     awaited.push_back(request.stack->BeginRest(*request.batch));
   }
-  ReadNvme(requests);
+  ReadNvme(requests, priority);
   for (size_t i = 0; i < requests.size(); ++i) {
     requests[i].stack->FinishRest(*requests[i].batch, std::move(awaited[i]));
   }

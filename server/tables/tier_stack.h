@@ -43,7 +43,7 @@ class TierStack {
   // The rest of a look-up, all its layers at once. Rows that a Fill is fetching are waited for; all
   // others are read from the drive, the layers' reads under way together. Nothing is missing
   // afterwards; what could not be read is failed.
-  static void ReadRest(absl::Span<const Request> requests);
+  static void ReadRest(absl::Span<const Request> requests, ReadPriority priority);
   // The same of one layer from the drive alone, whatever memory holds or a Fill is fetching.
   void ReadStorage(RowBatch& batch);
   // Adds what the batch saw to the counters. Once a batch, when it is done.
@@ -133,7 +133,7 @@ class TierStack {
   };
   Awaited BeginRest(RowBatch& batch);
   void FinishRest(RowBatch& batch, Awaited awaited);
-  static void ReadNvme(absl::Span<const Request> requests);
+  static void ReadNvme(absl::Span<const Request> requests, ReadPriority priority);
   void CountLate(uint64_t rows);
   static void ReadTier(Tier& tier, RowBatch& batch);
 

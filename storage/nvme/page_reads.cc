@@ -199,10 +199,11 @@ void ReadBudget::GiveBack(Memory memory) {
   idle_.push_back(std::move(memory));
 }
 
-void ReadBlocks(rocksdb::FileSystem& file_system, ReadBudget& budget, size_t count,
-                uint32_t max_block_bytes, absl::FunctionRef<BlockRead(size_t)> block, Done done) {
+void ReadBlocks(rocksdb::FileSystem& file_system, ReadBudget& budget, ReadPriority priority,
+                size_t count, uint32_t max_block_bytes, absl::FunctionRef<BlockRead(size_t)> block,
+                Done done) {
   if (count == 0) return;
-  ReadBudget::Batch batch(budget);
+  ReadBudget::Batch batch(budget, priority);
   // Twice the depth: as many may be under way as wait to be handed over.
   const size_t slots = std::min<size_t>(count, 2 * size_t{budget.depth()});
   ReadBudget::Memory memory = budget.Take(slots * max_block_bytes);

@@ -38,9 +38,9 @@ class RocksLayerReader final : public LayerReader {
 
   void Read(RowBatch& batch) override {
     const Request request{this, &batch};
-    ReadTogether(absl::MakeConstSpan(&request, 1));
+    ReadTogether(absl::MakeConstSpan(&request, 1), ReadPriority::kNormal);
   }
-  void ReadTogether(absl::Span<const Request> requests) override;
+  void ReadTogether(absl::Span<const Request> requests, ReadPriority priority) override;
   TierUsage Usage() const override {
     TierUsage usage = usage_;
     usage.note = core().Describe();  // damage that was repaired is gone from it
@@ -145,7 +145,7 @@ void RocksLayerReader::NoteRetry(PageId page, const PageFile* file) const {
 // One call's reads: the missing rows of all its batches by page, and what became of them.
 class BatchReads {
  public:
-  explicit BatchReads(absl::Span<const LayerReader::Request> requests);
+  BatchReads(absl::Span<const LayerReader::Request> requests, ReadPriority priority);
 
   void Run();
 
@@ -175,6 +175,7 @@ class BatchReads {
   void FailRow(uint32_t layer, uint32_t position, const absl::Status& status);
   void Report();
 
+  const ReadPriority priority_;
   std::vector<Layer> layers_;
   std::vector<uint64_t> entries_;  // row << 32 | position, sorted within a layer
   std::vector<Page> pages_;        // in the order in which they are read
@@ -183,7 +184,8 @@ class BatchReads {
   std::vector<Failure> failures_ ABSL_GUARDED_BY(mutex_);
 };
 
-BatchReads::BatchReads(absl::Span<const LayerReader::Request> requests) {
+BatchReads::BatchReads(absl::Span<const LayerReader::Request> requests, ReadPriority priority)
+    : priority_(priority) {
   for (const LayerReader::Request& request : requests) {
     if (request.batch->missing().empty()) continue;
     const auto& reader = static_cast<const RocksLayerReader&>(*request.reader);
@@ -259,7 +261,7 @@ void BatchReads::ReadPlain(size_t begin, size_t end) {
     max_bytes = std::max(max_bytes, layers_[pages_[i].layer].reader->geometry().block_bytes);
   }
   ReadBlocks(
-      core.files(), core.read_budget(), pages.size(), max_bytes,
+      core.files(), core.read_budget(), priority_, pages.size(), max_bytes,
       [&](size_t i) {
         const PageGeometry& geometry = layers_[pages[i]->layer].reader->geometry();
         return BlockRead{pages[i]->file->file.get(),
@@ -325,8 +327,8 @@ void BatchReads::Report() {
   }
 }
 
-void RocksLayerReader::ReadTogether(absl::Span<const Request> requests) {
-  BatchReads(requests).Run();
+void RocksLayerReader::ReadTogether(absl::Span<const Request> requests, ReadPriority priority) {
+  BatchReads(requests, priority).Run();
 }
 
 }  // namespace

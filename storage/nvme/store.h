@@ -106,6 +106,10 @@ class BulkWriter {
   virtual absl::StatusOr<TableRecord> Publish() = 0;
 };
 
+// Who waits for a read. While kUrgent ones are under way, and for a while after, the others leave
+// most of the drive's queue to them (ReadBudget).
+enum class ReadPriority : uint8_t { kUrgent, kNormal };
+
 // The NVMe tier of one layer. Keeps its column family alive: a version dropped meanwhile serves on
 // until its last reader goes.
 class LayerReader : public Tier {
@@ -119,7 +123,7 @@ class LayerReader : public Tier {
   // The same as reader->Read(*batch) for each, in this order; but the layers of one call need not
   // wait for each other: a reader may have the reads of all of them under way together. Called on
   // any of the readers, all of which are of one Store.
-  virtual void ReadTogether(absl::Span<const Request> requests) {
+  virtual void ReadTogether(absl::Span<const Request> requests, ReadPriority /*priority*/) {
     for (const Request& request : requests) request.reader->Read(*request.batch);
   }
 };

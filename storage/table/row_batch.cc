@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstring>
 #include <unordered_map>
+#include <utility>
 
 namespace engram {
 
@@ -26,6 +27,22 @@ RowBatch::RowBatch(absl::Span<const RowId> ids, uint32_t row_bytes, absl::Span<s
     }
   }
   missing_.resize(kept);
+}
+
+RowBatch::RowBatch(const RowBatch& whole, std::vector<uint32_t> positions)
+    : ids_(whole.ids_),
+      row_bytes_(whole.row_bytes_),
+      out_(whole.out_),
+      tier_of_(whole.tier_of_),
+      missing_(std::move(positions)) {}
+
+void RowBatch::Absorb(const RowBatch& part) {
+  if (!part.failures_.empty()) {
+    failures_.insert(failures_.end(), part.failures_.begin(), part.failures_.end());
+    std::sort(failures_.begin(), failures_.end(),
+              [](const RowFailure& a, const RowFailure& b) { return a.position < b.position; });
+  }
+  for (size_t i = 0; i < kTierCount; ++i) served_[i] += part.served_[i];
 }
 
 void RowBatch::Fail(uint32_t position, const absl::Status& status) {

@@ -37,6 +37,9 @@ class RowBatch {
   // Zero rows are filled here and never reach a tier; all other positions start out missing.
   RowBatch(absl::Span<const RowId> ids, uint32_t row_bytes, absl::Span<std::byte> out,
            absl::Span<uint8_t> tier_of = {});
+  // Some of another batch's missing positions, for a thread of its own: same ids, output and tiers.
+  // The other batch outlives it and has no use for these positions until Absorb.
+  RowBatch(const RowBatch& whole, std::vector<uint32_t> positions);
   RowBatch(RowBatch&&) = default;
   RowBatch& operator=(RowBatch&&) = default;
 
@@ -65,6 +68,10 @@ class RowBatch {
   // Gives up on a position: zeroes its row and notes why. The caller takes it out of missing().
   void Fail(uint32_t position, const absl::Status& status);
   const std::vector<RowFailure>& failures() const { return failures_; }
+
+  // Adds what became of a part, which was made from this batch and has nothing missing any more or
+  // leaves it so: rows served and failures.
+  void Absorb(const RowBatch& part);
 
   // Called by the tier stack after each tier, with the positions that were missing before it.
   void CountServed(TierKind kind, absl::Span<const uint32_t> missing_before,

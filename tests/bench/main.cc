@@ -12,6 +12,8 @@
 #include "storage/base/size.h"
 #include "storage/table/spec.h"
 #include "tests/bench/baseline_service.h"
+#include "tests/bench/bench_table.h"
+#include "tests/bench/many_callers.h"
 #include "tests/bench/suites.h"
 #include "tests/bench/table_shape.h"
 
@@ -29,6 +31,8 @@ struct Flags {
   std::string dram;
   std::string serve_baseline;
   std::string listen;
+  ManyCallers::Load call;
+  std::string call_counter;
 };
 
 std::string DefaultDirectory() {
@@ -89,12 +93,24 @@ void Declare(CLI::App& app, Flags& flags) {
   // For this program's own child processes.
   app.add_option("--serve-baseline", flags.serve_baseline)->group("");
   app.add_option("--listen", flags.listen)->group("");
+  app.add_option("--call", flags.call.target)->group("");
+  app.add_option("--call-clients", flags.call.clients)->group("");
+  app.add_option("--call-rows", flags.call.rows_per_call)->group("");
+  app.add_option("--call-seed", flags.call.seed)->group("");
+  app.add_option("--call-counter", flags.call_counter)->group("");
 }
 
 int Serve(const Flags& flags) {
   const absl::StatusOr<BaselineKind> kind = ParseBaselineKind(flags.serve_baseline);
   if (kind.ok()) return ServeBaseline(*kind, flags.listen);
   std::cerr << "engram_bench: --serve-baseline: " << kind.status().message() << "\n";
+  return 2;
+}
+
+int Call(const Flags& flags) {
+  const absl::StatusOr<TablePlan> plan = PlanTable(flags.options, kFairTableBytes);
+  if (plan.ok()) return ManyCallers::Main(flags.call, plan->shape, flags.call_counter);
+  std::cerr << "engram_bench: --call: " << plan.status().message() << "\n";
   return 2;
 }
 
@@ -135,7 +151,7 @@ int Main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 2;
   }
   if (!flags.serve_baseline.empty()) return Serve(flags);
-  if (flags.suites.empty()) {
+  if (flags.suites.empty() && flags.call.target.empty()) {
     std::cerr << "engram_bench: name a suite; --help lists them\n";
     return 2;
   }
@@ -143,6 +159,8 @@ int Main(int argc, char** argv) {
       !ReadSize("--dram", flags.dram, flags.options.dram_bytes)) {
     return 2;
   }
+  flags.call.table = flags.options;
+  if (!flags.call.target.empty()) return Call(flags);
   flags.options.command = absl::StrJoin(argv, argv + argc, " ");
   return Measure(flags);
 }

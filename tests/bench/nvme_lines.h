@@ -35,6 +35,9 @@ struct NvmeRun {
   bool quick() const { return plan.quick; }
 };
 
+// Makes the table in `run.scratch`, and loads it.
+absl::Status LoadTable(const NvmeRun& run);
+
 // A daemon that serves the table from the drive alone, and random reads of the table's own files.
 struct ServedTable {
   std::unique_ptr<Daemon> daemon;

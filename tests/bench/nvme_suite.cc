@@ -13,17 +13,17 @@ namespace {
 // A little over 8 GiB, to be clear of the bound.
 constexpr uint64_t kTableBytes = (uint64_t{8} << 30) + (uint64_t{50} << 20);
 
+}  // namespace
+
 absl::Status LoadTable(const NvmeRun& run) {
   const std::string checkpoint = run.scratch.File("checkpoint");
-  run.reporter.Note("nvme: making and loading the table");
+  run.reporter.Note("making and loading the table");
   ENGRAM_RETURN_IF_ERROR(WriteCheckpoint(run.plan.shape, checkpoint));
   ENGRAM_ASSIGN_OR_RETURN(const auto daemon, Daemon::Start(run.scratch, 0));
   ENGRAM_RETURN_IF_ERROR(daemon->Load(kTableName, checkpoint).status());
   ENGRAM_RETURN_IF_ERROR(RemoveTree(checkpoint));
   return daemon->process().Stop();
 }
-
-}  // namespace
 
 absl::StatusOr<ServedTable> Serve(const NvmeRun& run, int depth) {
   ServedTable served;

@@ -18,6 +18,8 @@ namespace engram::bench {
 absl::Status RunGrpcSuite(const BenchOptions& options, Reporter& reporter);
 // Rows a second from NVMe alone, against random 4 KiB reads.
 absl::Status RunNvmeSuite(const BenchOptions& options, Reporter& reporter);
+// Microseconds of a decode token's rows beside large calls, against bare reads beside bare ones.
+absl::Status RunFairSuite(const BenchOptions& options, Reporter& reporter);
 // Bytes a second of a bulk load, against copying the same files.
 absl::Status RunLoadSuite(const BenchOptions& options, Reporter& reporter);
 // Nanoseconds a cold row in tables of several sizes, against the table of 10^7 rows; disk and
@@ -43,15 +45,19 @@ absl::Status RunRestartSuite(const BenchOptions& options, Reporter& reporter);
 // GB/s of the gather kernel from HBM and over PCIe, against the device's own copies.
 absl::Status RunGpuSuite(const BenchOptions& options, Reporter& reporter);
 
+// Row bytes of the table of `fair`; a little over 8 GiB.
+inline constexpr uint64_t kFairTableBytes = (uint64_t{8} << 30) + (uint64_t{50} << 20);
+
 struct Suite {
   const char* name;
   const char* help;
   absl::Status (*run)(const BenchOptions& options, Reporter& reporter);
 };
 
-inline constexpr std::array<Suite, 12> kSuites = {{
+inline constexpr std::array<Suite, 13> kSuites = {{
     {"grpc", "rows/s of Lookup over a Unix socket, all rows in DRAM", RunGrpcSuite},
     {"nvme", "rows/s and latency from NVMe alone, past the page cache", RunNvmeSuite},
+    {"fair", "us for 48 rows beside 64 clients that ask for 8,192 cold ones", RunFairSuite},
     {"load", "bytes/s from safetensors to published", RunLoadSuite},
     {"scale", "ns a cold row at 10^7, 10^8 and the most rows that fit (--rows)", RunScaleSuite},
     {"params", "loads and serves 10^11 parameters of 4 bits, 54 GB (--parameters, --dram)",

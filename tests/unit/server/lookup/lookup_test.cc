@@ -69,7 +69,11 @@ TEST_F(LookupTest, APartThatWasNotReadWarmsNothing) {
     auto lookup = Start({1, 2}, ids);
     ASSERT_TRUE(lookup.ok()) << lookup.status();
     EXPECT_FALSE((*lookup)->ReadMemory());
-    (*lookup)->ReadPart(0);
+    EXPECT_EQ((*lookup)->BeginRead(), 6u);
+    (*lookup)->ReadPiece(0, 3, ReadPriority::kNormal, /*offer=*/false);
+    EXPECT_TRUE((*lookup)->IsWhole(0));
+    EXPECT_FALSE((*lookup)->IsWhole(1));
+    (*lookup)->EndRead();
     ASSERT_TRUE((*lookup)->Finish().ok());
     (*lookup)->Warm();
   }
@@ -131,7 +135,8 @@ TEST_F(LookupTest, PrefetchedRowsAreServedFromDram) {
   Load("t", 1, 5000);
   const std::string ids = Bytes({5, 6, 7, 5, 0xFFFFFFFF});
   {
-    Prefetcher prefetcher(tables_.get(), 2, 16);
+    Dispatcher dispatcher({.threads = 2});
+    Prefetcher prefetcher(tables_.get(), &dispatcher, 16);
     const auto result = prefetcher.Prefetch({.table = "t", .layers = {{LayerId{1}, ids}}});
     ASSERT_TRUE(result.ok()) << result.status();
     EXPECT_EQ(result->accepted, 5u);
@@ -158,7 +163,8 @@ TEST_F(LookupTest, ALargePrefetchReadsWhatIsColdOnce) {
   const std::string bytes = Bytes(ids);
   for (const uint64_t prefetched : {5000u, 5000u}) {
     {
-      Prefetcher prefetcher(tables_.get(), 2, 16);
+      Dispatcher dispatcher({.threads = 2});
+      Prefetcher prefetcher(tables_.get(), &dispatcher, 16);
       const auto result = prefetcher.Prefetch({.table = "t", .layers = {{LayerId{1}, bytes}}});
       ASSERT_TRUE(result.ok()) << result.status();
       EXPECT_EQ(result->accepted, 20000u);
@@ -181,7 +187,8 @@ TEST_F(LookupTest, APrefetchMayNameALayerTwiceOrNothing) {
   const std::string second = Bytes({2, 3});
   {
     // Of rows past the limit of an answer, too.
-    Prefetcher prefetcher(tables_.get(), 1, 16, {.max_answer_bytes = 1});
+    Dispatcher dispatcher({.threads = 1});
+    Prefetcher prefetcher(tables_.get(), &dispatcher, 16, {.max_answer_bytes = 1});
     const auto result =
         prefetcher.Prefetch({.table = "t", .layers = {{LayerId{1}, first}, {LayerId{1}, second}}});
     ASSERT_TRUE(result.ok()) << result.status();
@@ -194,7 +201,8 @@ TEST_F(LookupTest, APrefetchMayNameALayerTwiceOrNothing) {
 TEST_F(LookupTest, PrefetchWithoutDramSaysThatItSkips) {
   OpenTables(0);
   Load("t", 1, 5000);
-  Prefetcher prefetcher(tables_.get(), 1, 16);
+  Dispatcher dispatcher({.threads = 1});
+  Prefetcher prefetcher(tables_.get(), &dispatcher, 16);
   const auto result = prefetcher.Prefetch({.table = "t", .layers = {{LayerId{1}, Bytes({5, 6})}}});
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_EQ(result->accepted, 0u);

@@ -190,7 +190,8 @@ TEST_F(TokenRowsTest, APrefetchMakesTheSameTokensWarm) {
   const std::string tokens = TokenBytes({10, 11, 10, 11, 10, -1, 11});
   const LookupQuery query{.table = "t", .tokens = TokenQuery{.token_ids = tokens}};
   {
-    Prefetcher prefetcher(tables_.get(), 2, 16);
+    Dispatcher dispatcher({.threads = 2});
+    Prefetcher prefetcher(tables_.get(), &dispatcher, 16);
     const auto result = prefetcher.Prefetch(query);
     ASSERT_TRUE(result.ok()) << result.status();
     EXPECT_EQ(result->accepted, 2u * 4 * 7);

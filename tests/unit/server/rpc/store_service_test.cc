@@ -26,7 +26,7 @@
 namespace engram {
 namespace {
 
-constexpr int kExecutorThreads = 2;
+constexpr int kBatchThreads = 2;
 constexpr size_t kRowsPerCall = 8;
 constexpr std::chrono::seconds kPatience{60};
 
@@ -102,18 +102,20 @@ class StoreServiceTest : public TableFixture {
     loop_->Stop();
     server_.reset();
     loop_.reset();
+    dispatcher_.reset();
     prefetcher_.reset();
-    executor_.reset();
     service_.reset();
     TableFixture::TearDown();
   }
 
   void StartServer() {
-    executor_ = std::make_unique<Executor>(kExecutorThreads, 1000);
-    prefetcher_ = std::make_unique<Prefetcher>(tables_.get(), 1, 100);
+    dispatcher_ = std::make_unique<Dispatcher>(
+        Dispatcher::Options{.threads = kBatchThreads, .max_queued = 1000});
+    prefetcher_ = std::make_unique<Prefetcher>(tables_.get(), dispatcher_.get(), 100);
     service_ = StoreService::Create({.tables = tables_.get(),
                                      .pool = &pool_,
-                                     .executor = executor_.get(),
+                                     .dispatcher = dispatcher_.get(),
+                                     .clients = &clients_,
                                      .in_flight = &in_flight_,
                                      .prefetcher = prefetcher_.get(),
                                      .limits = {}});
@@ -205,7 +207,8 @@ class StoreServiceTest : public TableFixture {
 
   Gate gate_;
   InFlight in_flight_;
-  std::unique_ptr<Executor> executor_;
+  Clients clients_;
+  std::unique_ptr<Dispatcher> dispatcher_;
   std::unique_ptr<Prefetcher> prefetcher_;
   std::unique_ptr<StoreService> service_;
   int loop_threads_ = 2;
@@ -227,13 +230,13 @@ TEST_F(OneThreadTest, RowsInMemoryAreServedWhileTheDriveHangs) {
   Call known(0);
   ASSERT_TRUE((*stream)->Send(known.request).ok());
   ASSERT_TRUE((*stream)->Receive().ok());
-  ServeWarmRowsWhileTheDriveHangs(kExecutorThreads, kExecutorThreads);
+  ServeWarmRowsWhileTheDriveHangs(kBatchThreads, kBatchThreads);
 }
 
 TEST_F(StoreServiceTest, RowsInMemoryAreServedWhileTheDriveHangs) {
   MakeWarm(0);
-  // One on a thread of the loop, the others on the executor's.
-  ServeWarmRowsWhileTheDriveHangs(24, kExecutorThreads + 1);
+  // One on a thread of the loop, the others on the dispatcher's.
+  ServeWarmRowsWhileTheDriveHangs(24, kBatchThreads + 1);
   LookUpWarmRows(0, 1);
 }
 
@@ -254,7 +257,7 @@ TEST_F(StoreServiceTest, StreamsThatWaitForTheDriveHoldUpNobodyElse) {
     }
     streams[s]->CloseSend();
   }
-  EXPECT_TRUE(gate_.AwaitWaiting(kExecutorThreads + 1));
+  EXPECT_TRUE(gate_.AwaitWaiting(kBatchThreads + 1));
   LookUpWarmRows(0, 200);
   gate_.Open();
   for (int s = 0; s < kStreams; ++s) {

@@ -171,7 +171,7 @@ TEST(ReadTogetherTest, LayersOfDifferentRowSizesAreReadAsOne) {
     batches.emplace_back(ids[i], spec.layers[i].row_bytes, absl::MakeSpan(rows[i]));
   }
   for (size_t i = 0; i < 2; ++i) requests.push_back({readers[i].get(), &batches[i]});
-  readers[0]->ReadTogether(requests);
+  readers[0]->ReadTogether(requests, ReadPriority::kNormal);
   EXPECT_TRUE(batches[0].failures().empty());
   ASSERT_EQ(batches[1].failures().size(), 1u);
   EXPECT_EQ(batches[1].failures()[0].position, 77u);

@@ -95,7 +95,7 @@ class PageReadsTest : public testing::TestWithParam<bool> {
     std::vector<int> answers(count);
     size_t failed = 0;
     ReadBlocks(
-        *file_system_, budget, count, kBlock,
+        *file_system_, budget, ReadPriority::kNormal, count, kBlock,
         [&](size_t i) {
           return BlockRead{files_[wanted[i].first].get(), wanted[i].second * kBlock, kBlock};
         },
@@ -176,9 +176,10 @@ TEST_P(PageReadsTest, ABatchThatThrowsLeavesNothingUnderWay) {
     const auto done = [&](size_t, const absl::Status&, absl::Span<const std::byte>) {
       if (round % 2 == 0 && ++answers == 1 + 7 * round) throw std::bad_alloc();
     };
-    EXPECT_THROW(ReadBlocks(*file_system_, budget, 700, kBlock, block, done), std::bad_alloc);
+    EXPECT_THROW(ReadBlocks(*file_system_, budget, ReadPriority::kNormal, 700, kBlock, block, done),
+                 std::bad_alloc);
     {
-      ReadBudget::Batch next(budget);
+      ReadBudget::Batch next(budget, ReadPriority::kNormal);
       unsigned started = 0;
       for (; started < 2 * kDepth && next.MayStart(); ++started) next.Started();
       EXPECT_EQ(started, kDepth);
@@ -258,7 +259,7 @@ TEST(ReadBlocksTest, KeepsAsManyInFlightAsTheDepth) {
     ReadBudget budget(depth);
     std::vector<int> answers(kCount);
     ReadBlocks(
-        drive, budget, kCount, kBlock,
+        drive, budget, ReadPriority::kNormal, kCount, kBlock,
         [&](size_t i) {
           return BlockRead{&file, i, kBlock};
         },
@@ -279,7 +280,7 @@ TEST(ReadBudgetTest, ABatchThatWasReadLeavesItsMemoryForTheNext) {
   LateDrive::File file(drive);
   ReadBudget budget(8);
   ReadBlocks(
-      drive, budget, 32, kBlock,
+      drive, budget, ReadPriority::kNormal, 32, kBlock,
       [&](size_t i) {
         return BlockRead{&file, i, kBlock};
       },
@@ -310,12 +311,12 @@ INSTANTIATE_TEST_SUITE_P(FileSystems, PageReadsTest, testing::Bool(),
 
 TEST(ReadBudgetTest, OneBatchHasAllAndTwoHaveHalf) {
   ReadBudget budget(8);
-  ReadBudget::Batch first(budget);
+  ReadBudget::Batch first(budget, ReadPriority::kNormal);
   unsigned started = 0;
   for (; first.MayStart(); ++started) first.Started();
   EXPECT_EQ(started, 8u);
   {
-    ReadBudget::Batch second(budget);
+    ReadBudget::Batch second(budget, ReadPriority::kNormal);
     for (started = 0; second.MayStart(); ++started) second.Started();
     EXPECT_EQ(started, 4u);
     for (; first.in_flight() > 4; first.Finished()) EXPECT_FALSE(first.MayStart());
@@ -329,12 +330,43 @@ TEST(ReadBudgetTest, OneBatchHasAllAndTwoHaveHalf) {
 
 TEST(ReadBudgetTest, EvenADepthOfOneLetsEveryBatchGoOn) {
   ReadBudget budget(1);
-  ReadBudget::Batch first(budget);
+  ReadBudget::Batch first(budget, ReadPriority::kNormal);
   first.Started();
-  ReadBudget::Batch second(budget);
+  ReadBudget::Batch second(budget, ReadPriority::kNormal);
   EXPECT_TRUE(second.MayStart());
   second.Started();
   EXPECT_FALSE(second.MayStart());
+}
+
+// How many the batch may have under way.
+unsigned StartAll(ReadBudget::Batch& batch) {
+  while (batch.MayStart()) batch.Started();
+  return batch.in_flight();
+}
+
+TEST(ReadBudgetTest, UrgentReadsHaveTheDepthAndOthersAPartOfIt) {
+  constexpr unsigned kDepth = 64;
+  constexpr unsigned kCalmDepth = kDepth / ReadBudget::kCalmDivisor;
+  ReadBudget budget(kDepth);
+  ReadBudget::Batch normal(budget, ReadPriority::kNormal);
+  EXPECT_EQ(StartAll(normal), kDepth);
+  {
+    ReadBudget::Batch urgent(budget, ReadPriority::kUrgent);
+    EXPECT_EQ(StartAll(urgent), kDepth) << "whatever the others have under way";
+    for (; normal.in_flight() > kCalmDepth; normal.Finished()) EXPECT_FALSE(normal.MayStart());
+    ReadBudget::Batch second(budget, ReadPriority::kUrgent);
+    EXPECT_EQ(StartAll(second), kDepth / 2);
+    while (urgent.in_flight() > 0) urgent.Finished();
+    while (second.in_flight() > 0) second.Finished();
+  }
+  // For a while, for the next token's rows.
+  for (int i = 0; i < ReadBudget::kCalmReads; ++i) {
+    EXPECT_LE(StartAll(normal), kCalmDepth) << i;
+    normal.Finished();
+    normal.Started();
+  }
+  EXPECT_EQ(StartAll(normal), kDepth);
+  while (normal.in_flight() > 0) normal.Finished();
 }
 
 }  // namespace

@@ -145,6 +145,30 @@ TEST_F(RowBatchTest, CountsOnlyTheTiersOwnFailures) {
   EXPECT_THAT(tiers_, ElementsAre(kNoTier, 2));
 }
 
+TEST_F(RowBatchTest, PartsAddUpToTheWhole) {
+  RowBatch batch = Make({RowId{1}, RowId::kDeadPosition, RowId{2}, RowId{3}, RowId{4}});
+  RowBatch late(batch, {3, 4});
+  RowBatch early(batch, {0, 2});
+  EXPECT_THAT(late.missing(), ElementsAre(3, 4));
+  std::vector<uint32_t> before = late.missing();
+  late.Fail(4, absl::DataLossError("late"));
+  late.missing().clear();
+  late.CountServed(TierKind::kNvme, before, 0);
+  before = early.missing();
+  early.Fail(2, absl::DataLossError("early"));
+  early.missing().clear();
+  early.CountServed(TierKind::kDram, before, 0);
+  batch.Absorb(late);
+  batch.Absorb(early);
+  EXPECT_EQ(batch.served(TierKind::kDram), 1u);
+  EXPECT_EQ(batch.served(TierKind::kNvme), 1u);
+  ASSERT_EQ(batch.failures().size(), 2u);
+  EXPECT_EQ(batch.failures()[0].position, 2u) << "in the order of positions";
+  EXPECT_EQ(batch.failures()[1].position, 4u);
+  EXPECT_THAT(tiers_, ElementsAre(1, kNoTier, kNoTier, 2, kNoTier));
+  EXPECT_TRUE(RowIs(4, std::byte{0}));
+}
+
 TEST_F(RowBatchTest, DoesWithoutTierNotes) {
   ids_ = {RowId{1}, RowId::kDeadPosition};
   out_.assign(ids_.size() * kRowBytes, kDirty);
