@@ -40,16 +40,19 @@ bool FairQueue::Push(const Job& job) {
 
 std::optional<size_t> FairQueue::ChooseClass(uint32_t allowed) const {
   std::optional<size_t> first;
-  std::optional<size_t> earned;
+  std::optional<size_t> owed;  // the one that has earned most
   for (size_t i = 0; i < kUrgencies; ++i) {
     if ((allowed >> i & 1) == 0 || classes_[i].units == 0) continue;
     if (!first.has_value()) {
       first = i;
-    } else if (!earned.has_value() && classes_[i].earned >= kRound * limits_.piece_units) {
-      earned = i;
+    } else if (classes_[i].earned >= kRound * limits_.piece_units &&
+               (!owed.has_value() || classes_[i].earned >= classes_[*owed].earned)) {
+      // Of equals the least urgent: one whose pieces are small earns more than they cost, and would
+      // go before all others for ever.
+      owed = i;
     }
   }
-  return earned.has_value() && !earned_last_ ? earned : first;
+  return owed.has_value() && !earned_last_ ? owed : first;
 }
 
 JobId FairQueue::ChooseJob(const Queue& queue) const {

@@ -6,8 +6,8 @@
 //
 // 1. Classes. The most urgent class that has work goes first, but a class that waits while others
 //    are served earns kWeights units for each kRound units of theirs, and goes first once that
-//    makes a piece, but never twice in a row. So none starves, and the most urgent waits for one
-//    piece.
+//    makes a piece (of several such the one that is owed most), but never twice in a row. So none
+//    starves, and the most urgent waits for one piece.
 // 2. Clients of a class in turn, a piece's units each (deficit round-robin: Shreedhar and Varghese,
 //    "Efficient fair queueing using deficit round robin", SIGCOMM 1995). A client that has been
 //    away brings no credit.

@@ -18,6 +18,7 @@
 #include "server/jobs/verify_job.h"
 #include "server/placement/dram_setup.h"
 #include "server/placement/warm_start.h"
+#include "server/rpc/clients.h"
 #include "server/rpc/table_messages.h"
 #include "server/rpc/wire.h"
 #include "storage/base/status_macros.h"
@@ -123,7 +124,9 @@ class AdminServiceImpl final : public AdminService, private v1::EngramAdmin::Ser
   absl::Status Enter(const grpc::ServerContext& context, InFlight::Token& token) const {
     token = parts_.in_flight->Enter();
     if (token == nullptr) return absl::UnavailableError("the daemon is shutting down");
-    if (parts_.allow_tcp || absl::StartsWith(context.peer(), "unix:")) return absl::OkStatus();
+    if (parts_.allow_tcp || Clients::IsLocal(context.peer())) {
+      return absl::OkStatus();
+    }
     return absl::PermissionDeniedError(
         absl::StrCat("admin calls are served on Unix sockets only, not to ", context.peer(),
                      " (admin_tcp is false)"));

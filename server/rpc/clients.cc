@@ -31,6 +31,10 @@ size_t Clients::connections() const {
   return connections_.size();
 }
 
+bool Clients::IsLocal(absl::string_view peer) {
+  return absl::StartsWith(peer, "fd:") || absl::StartsWith(peer, "unix:");
+}
+
 ClientId Clients::Of(absl::string_view peer) const {
   if (absl::ConsumePrefix(&peer, "fd:")) {
     int fd = 0;

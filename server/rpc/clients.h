@@ -28,6 +28,9 @@ class Clients {
   void Remove(int fd, ClientId id);
   size_t connections() const;
 
+  // Whether the caller is on this host, on a Unix socket.
+  static bool IsLocal(absl::string_view peer);
+
   // `peer` is what gRPC calls the caller: "fd:N", "ipv4:A.B.C.D:PORT", "ipv6:[A]:PORT", or anything
   // else, all of which is one client.
   ClientId Of(absl::string_view peer) const;

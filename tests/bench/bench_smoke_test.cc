@@ -155,6 +155,20 @@ TEST(BenchSmokeTest, Restart) {
   }
 }
 
+TEST(BenchSmokeTest, Fair) {
+  std::map<std::string, Json> results = RunSuite("fair");
+  EXPECT_EQ(results.size(), 5u);
+  for (const std::string name : {"cold_48", "cold_48/p99", "warm_48"}) {
+    Json& line = results["fair/" + name];
+    EXPECT_EQ(line["unit"], "us") << line;
+    EXPECT_EQ(line["better"], "lower") << line;
+  }
+  ExpectPositive(results["fair/cold_48"], "ratio_to_alone");
+  for (const std::string name : {"rate", "rate/beside"}) {
+    EXPECT_EQ(results["fair/" + name]["unit"], "rows/s") << results["fair/" + name];
+  }
+}
+
 TEST(BenchSmokeTest, Nvme) {
   std::map<std::string, Json> results = RunSuite("nvme");
   EXPECT_EQ(results.size(), 8u);

@@ -29,6 +29,14 @@ TEST(ClientsTest, OnTcpAnAddressIsAClient) {
   EXPECT_NE(clients.Of("ipv6:[::1]:4000"), clients.Of("ipv6:[::2]:4000"));
 }
 
+TEST(ClientsTest, OnlyUnixSocketsAreLocal) {
+  EXPECT_TRUE(Clients::IsLocal("fd:7"));
+  EXPECT_TRUE(Clients::IsLocal("unix:"));
+  EXPECT_FALSE(Clients::IsLocal("ipv4:127.0.0.1:4000"));
+  EXPECT_FALSE(Clients::IsLocal("ipv6:[::1]:4000"));
+  EXPECT_FALSE(Clients::IsLocal(""));
+}
+
 TEST(ClientsTest, WhoCannotBeNamedIsOneClient) {
   const Clients clients;
   for (const char* peer : {"", "unix:", "unknown", "fd:", "fd:x", "fd:99"}) {
