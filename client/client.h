@@ -175,6 +175,15 @@ enum class RowErrorPolicy {
   kZero,  // it comes back as zeros and is named in LayerAnswer::failures
 };
 
+// What rows are for: whose reads of the drive go first when several callers wait.
+enum class CallUrgency {
+  kUnsaid,      // judged by size: up to 256 rows that memory does not hold are kDecode
+  kDecode,      // a decode step waits for them
+  kPrefill,     // a prompt does
+  kPrefetch,    // somebody will soon
+  kBackground,  // nobody does
+};
+
 struct LookupRequest {
   std::string table = {};
   uint64_t version = 0;                   // 0: the active one
@@ -187,6 +196,7 @@ struct LookupRequest {
   // Not empty: the call fails with FailedPrecondition if the table's digest is another.
   std::string expect_table_digest = {};
   std::chrono::milliseconds deadline{0};  // 0: the client's default
+  CallUrgency urgency = CallUrgency::kUnsaid;
 };
 
 struct FailedRow {
@@ -220,6 +230,7 @@ struct PrefetchRequest {
   std::optional<TokenBatch> tokens = {};
   std::string expect_table_digest = {};  // as in LookupRequest
   std::chrono::milliseconds deadline{0};
+  CallUrgency urgency = CallUrgency::kUnsaid;  // kPrefetch
 };
 
 struct PrefetchAnswer {

@@ -78,6 +78,22 @@ uint8_t* WritePacked(uint32_t tag, absl::Span<const uint32_t> values, size_t byt
   return out;
 }
 
+v1::Urgency ToWire(CallUrgency urgency) {
+  switch (urgency) {
+    case CallUrgency::kUnsaid:
+      return v1::URGENCY_UNSPECIFIED;
+    case CallUrgency::kDecode:
+      return v1::URGENCY_DECODE;
+    case CallUrgency::kPrefill:
+      return v1::URGENCY_PREFILL;
+    case CallUrgency::kPrefetch:
+      return v1::URGENCY_PREFETCH;
+    case CallUrgency::kBackground:
+      return v1::URGENCY_BACKGROUND;
+  }
+  return v1::URGENCY_UNSPECIFIED;
+}
+
 absl::Status TooLarge(size_t count, absl::string_view what) {
   return absl::ResourceExhaustedError(absl::StrCat(
       "a request with ", count, " ", what, " exceeds the 2 GiB that a message can have; split it"));
@@ -140,6 +156,7 @@ absl::StatusOr<RequestEncoder> RequestEncoder::ForLookup(const LookupRequest& re
   tail.set_want_tiers(want_tiers);
   tail.set_request_id(request_id);
   tail.set_expect_table_digest(request.expect_table_digest);
+  tail.set_urgency(ToWire(request.urgency));
   encoder.head_ = head.SerializeAsString();
   encoder.tail_ = tail.SerializeAsString();
   ENGRAM_RETURN_IF_ERROR(encoder.Finish());
@@ -161,6 +178,7 @@ absl::StatusOr<RequestEncoder> RequestEncoder::ForPrefetch(const PrefetchRequest
   head.set_version(request.version);
   v1::PrefetchRequest tail;
   tail.set_expect_table_digest(request.expect_table_digest);
+  tail.set_urgency(ToWire(request.urgency));
   encoder.head_ = head.SerializeAsString();
   encoder.tail_ = tail.SerializeAsString();
   ENGRAM_RETURN_IF_ERROR(encoder.Finish());

@@ -106,6 +106,7 @@ void ShmBatch::AskForRest(const ShmTable& table, const LookupRequest& request) {
   rest_.version = table.version;
   rest_.expect_table_digest = table.table_digest;
   rest_.on_row_error = request.on_row_error;
+  rest_.urgency = request.urgency;
   for (Layer& layer : layers_) {
     if (layer.positions.empty()) continue;
     layer.missing_ids.reserve(layer.positions.size());

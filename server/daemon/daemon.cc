@@ -114,6 +114,7 @@ void Daemon::CreateServices(const Sharing& sharing) {
                                          .clients = &clients_,
                                          .in_flight = &in_flight_,
                                          .prefetcher = prefetcher_.get(),
+                                         .refusals = &refusals_,
                                          .limits = limits,
                                          .sharing = sharing});
   admin_service_ = AdminService::Create({.tables = tables_.get(),
@@ -220,6 +221,11 @@ DaemonSnapshot Daemon::Snapshot() const {
                       " of its clients could write it, for their GPUs read no memory that they "
                       "may not write (hbm_memory is gpu-writable)");
     }
+  }
+  snapshot.client_connections = clients_.connections();
+  snapshot.queue = dispatcher_.Snapshot();
+  for (size_t i = 0; i < snapshot.refused.size(); ++i) {
+    snapshot.refused[i] = refusals_.counts[i].load(std::memory_order_relaxed);
   }
   snapshot.tables = tables_->Snapshot();
   return snapshot;

@@ -79,6 +79,7 @@ class Daemon {
   std::unique_ptr<AdoptedCheck> adopted_check_;
   std::unique_ptr<Prefetcher> prefetcher_;
   Clients clients_;
+  RefusalProbe refusals_;
   Dispatcher dispatcher_;
   std::unique_ptr<StoreService> store_service_;
   std::unique_ptr<AdminService> admin_service_;

@@ -68,6 +68,8 @@ void AddDaemon(const DaemonSnapshot& snapshot, Families& families) {
   families.AddGauge("engram_dram_attached_clients",
                     "Clients on this host that read the DRAM tier themselves.",
                     static_cast<double>(snapshot.attached_clients));
+  families.AddGauge("engram_client_connections", "Connections to the daemon's Unix sockets.",
+                    static_cast<double>(snapshot.client_connections));
   families.AddGauge("engram_hbm_budget_bytes", "Configured budget of the HBM tier.",
                     static_cast<double>(snapshot.hbm_budget_bytes));
 }
@@ -108,23 +110,55 @@ void AddTables(const DaemonSnapshot& snapshot, Families& families) {
   }
 }
 
+void AddHistogram(MetricFamily& family, Labels labels, const LatencySnapshot& latency) {
+  const std::array<double, kLatencyBounds> bounds = LatencyBounds();
+  ClientMetric metric;
+  metric.label = std::move(labels);
+  metric.histogram.sample_count = latency.count;
+  metric.histogram.sample_sum = latency.sum_seconds;
+  uint64_t cumulative = 0;
+  // The serialiser writes the bucket of +Inf itself, from the count.
+  for (size_t i = 0; i < kLatencyBounds; ++i) {
+    cumulative += latency.counts[i];
+    metric.histogram.bucket.push_back({cumulative, bounds[i]});
+  }
+  family.metric.push_back(std::move(metric));
+}
+
 void AddLatency(const DaemonSnapshot& snapshot, Families& families) {
   MetricFamily& family = families.Add("engram_lookup_seconds",
                                       "Time of a lookup call in the daemon, without the transport.",
                                       MetricType::Histogram);
-  const std::array<double, kLatencyBounds> bounds = LatencyBounds();
   for (const TableSnapshot& table : snapshot.tables) {
-    ClientMetric metric;
-    metric.label = {{"table", table.name}};
-    metric.histogram.sample_count = table.lookup_seconds.count;
-    metric.histogram.sample_sum = table.lookup_seconds.sum_seconds;
-    uint64_t cumulative = 0;
-    // The serialiser writes the bucket of +Inf itself, from the count.
-    for (size_t i = 0; i < kLatencyBounds; ++i) {
-      cumulative += table.lookup_seconds.counts[i];
-      metric.histogram.bucket.push_back({cumulative, bounds[i]});
-    }
-    family.metric.push_back(std::move(metric));
+    AddHistogram(family, {{"table", table.name}}, table.lookup_seconds);
+  }
+}
+
+void AddQueue(const DaemonSnapshot& snapshot, Families& families) {
+  const auto of_class = [](size_t i) { return Labels{{"class", kQueueClasses[i]}}; };
+  MetricFamily& jobs = families.Add("engram_queue_jobs",
+                                    "Look-ups and prefetches that wait for the drive or a thread.",
+                                    MetricType::Gauge);
+  for (size_t i = 0; i < kQueueClasses.size(); ++i) {
+    Families::AddValue(jobs, of_class(i), static_cast<double>(snapshot.queue[i].jobs));
+  }
+  MetricFamily& units = families.Add(
+      "engram_queue_units", "What is left of them to do: cold rows, and 64ths of warm ones.",
+      MetricType::Gauge);
+  for (size_t i = 0; i < kQueueClasses.size(); ++i) {
+    Families::AddValue(units, of_class(i), static_cast<double>(snapshot.queue[i].units));
+  }
+  MetricFamily& waits = families.Add("engram_queue_wait_seconds",
+                                     "Time from arrival in the queue to the first piece of work.",
+                                     MetricType::Histogram);
+  for (size_t i = 0; i < kQueueClasses.size(); ++i) {
+    AddHistogram(waits, of_class(i), snapshot.queue[i].wait_seconds);
+  }
+  MetricFamily& refused = families.Add("engram_refused_lookups_total",
+                                       "Look-ups that were refused.", MetricType::Counter);
+  for (size_t i = 0; i < kRefusalNames.size(); ++i) {
+    Families::AddValue(refused, {{"reason", kRefusalNames[i]}},
+                       static_cast<double>(snapshot.refused[i]));
   }
 }
 
@@ -149,6 +183,9 @@ void AddLayers(const DaemonSnapshot& snapshot, Families& families) {
       {"engram_nvme_pages_retried_total",
        "NVMe pages that came wrong, and right when they were read again.",
        [](const LayerSnapshot& l) { return l.retried_pages; }},
+      {"engram_nvme_pages_shared_total",
+       "NVMe pages that came with the read of another call, which was under way already.",
+       [](const LayerSnapshot& l) { return l.shared_pages; }},
       {"engram_dram_checked_rows_total",
        "Rows in DRAM, taken over from an earlier daemon, that were compared with NVMe.",
        [](const LayerSnapshot& l) { return Dram(l).checked_rows; }},
@@ -219,6 +256,7 @@ std::string MetricsText(const DaemonSnapshot& snapshot) {
   AddDaemon(snapshot, families);
   AddTables(snapshot, families);
   AddLatency(snapshot, families);
+  AddQueue(snapshot, families);
   AddTiers(snapshot, families);
   AddLayers(snapshot, families);
   return families.Text();

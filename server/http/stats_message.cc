@@ -61,6 +61,7 @@ v1::LayerStats ToLayerStats(const LayerSnapshot& layer) {
   out.set_zero_rows(layer.zero_rows);
   out.set_failed_pages(layer.failed_pages);
   out.set_retried_pages(layer.retried_pages);
+  out.set_shared_pages(layer.shared_pages);
   return out;
 }
 
@@ -99,6 +100,19 @@ v1::StatsResponse ToStatsMessage(const DaemonSnapshot& snapshot) {
   out.set_attached_clients(snapshot.attached_clients);
   out.set_dram_budget_bytes(snapshot.dram_budget_bytes);
   out.set_hbm_budget_bytes(snapshot.hbm_budget_bytes);
+  out.set_client_connections(snapshot.client_connections);
+  for (const uint64_t refused : snapshot.refused) {
+    out.set_refused_lookups(out.refused_lookups() + refused);
+  }
+  for (size_t i = 0; i < snapshot.queue.size(); ++i) {
+    v1::QueueStats& queue = *out.add_queue();
+    queue.set_urgency(static_cast<v1::Urgency>(v1::URGENCY_DECODE + i));
+    queue.set_jobs(snapshot.queue[i].jobs);
+    queue.set_units(snapshot.queue[i].units);
+    queue.set_begun(snapshot.queue[i].wait_seconds.count);
+    queue.set_wait_p50_seconds(snapshot.queue[i].wait_seconds.Quantile(0.5));
+    queue.set_wait_p99_seconds(snapshot.queue[i].wait_seconds.Quantile(0.99));
+  }
   for (const TableSnapshot& table : snapshot.tables) *out.add_tables() = ToTableStats(table);
   return out;
 }

@@ -38,13 +38,16 @@ Dispatcher::Dispatcher(const Options& options)
       queue_({.piece_units = options.piece_units,
               .jobs = options.max_queued,
               .jobs_of_client = std::max<size_t>(options.max_queued / 2, 1)}) {
-  decode_.classes = Bit(Urgency::kDecode);
-  all_.classes = ~0u;
-  threads_.emplace_back([this] { Work(decode_); });
+  {
+    MutexLock lock(mutex_);
+    decode_.classes = Bit(Urgency::kDecode);
+    all_.classes = ~0u;
+  }
+  threads_.emplace_back([this] { Work(/*decode_only=*/true); });
   for (int i = 0; i < options.threads; ++i) {
     threads_.emplace_back([this] {
       GiveWay();
-      Work(all_);
+      Work(/*decode_only=*/false);
     });
   }
 }
@@ -85,6 +88,7 @@ void Dispatcher::Add(const Order& order, std::shared_ptr<Job> job) {
                .deadline = deadline,
                .counts = order.counts});
   jobs_.emplace(id, Active{.job = std::move(job), .urgency = order.urgency, .since = Clock::now()});
+  active_.store(jobs_.size(), std::memory_order_relaxed);
   Wake(order.urgency);
 }
 
@@ -97,8 +101,9 @@ void Dispatcher::Wake(Urgency urgency) {
   }
 }
 
-void Dispatcher::Work(Crew& crew) {
+void Dispatcher::Work(bool decode_only) {
   MutexLock lock(mutex_);
+  Crew& crew = decode_only ? decode_ : all_;
   while (true) {
     if (const auto piece = queue_.Next(stopping_ ? ~0u : crew.classes); piece.has_value()) {
       if (!queue_.empty() && all_.idle > 0) all_.wake.NotifyOne();
@@ -134,6 +139,7 @@ void Dispatcher::RunPiece(const FairQueue::Piece& piece) {
   if (active.queued || active.running > 0) return;
   std::shared_ptr<Job> job = std::move(active.job);
   jobs_.erase(piece.job);
+  active_.store(jobs_.size(), std::memory_order_relaxed);
   mutex_.Unlock();
   job->Done();
   job.reset();  // what it holds may take time to go
@@ -145,10 +151,15 @@ size_t Dispatcher::queued() const {
   return queue_.jobs();
 }
 
-std::array<LatencySnapshot, kUrgencies> Dispatcher::Waits() const {
-  std::array<LatencySnapshot, kUrgencies> waits;
-  for (size_t i = 0; i < kUrgencies; ++i) waits[i] = waits_[i].Snapshot();
-  return waits;
+std::array<QueueSnapshot, kUrgencies> Dispatcher::Snapshot() const {
+  std::array<QueueSnapshot, kUrgencies> snapshot;
+  for (size_t i = 0; i < kUrgencies; ++i) snapshot[i].wait_seconds = waits_[i].Snapshot();
+  MutexLock lock(mutex_);
+  for (size_t i = 0; i < kUrgencies; ++i) {
+    snapshot[i].jobs = queue_.jobs(static_cast<Urgency>(i));
+    snapshot[i].units = queue_.units(static_cast<Urgency>(i));
+  }
+  return snapshot;
 }
 
 }  // namespace engram

@@ -9,6 +9,7 @@
 #define ENGRAM_SERVER_LOOKUP_DISPATCHER_H_
 
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -23,6 +24,8 @@
 #include "storage/base/mutex.h"
 
 namespace engram {
+
+static_assert(kQueueClasses.size() == kUrgencies);
 
 class Dispatcher {
  public:
@@ -74,8 +77,10 @@ class Dispatcher {
   size_t max_queued() const { return max_queued_; }
   // Jobs that wait.
   size_t queued() const;
-  // From Submit or Continue to a job's first piece, by class.
-  std::array<LatencySnapshot, kUrgencies> Waits() const;
+  // Whether any job waits or runs. Takes no lock.
+  bool busy() const { return active_.load(std::memory_order_relaxed) > 0; }
+  // By class; waits are from Submit or Continue to a job's first piece.
+  std::array<QueueSnapshot, kUrgencies> Snapshot() const;
 
  private:
   struct Active {
@@ -95,11 +100,12 @@ class Dispatcher {
 
   void Add(const Order& order, std::shared_ptr<Job> job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Wake(Urgency urgency) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void Work(Crew& crew);
+  void Work(bool decode_only);
   void RunPiece(const FairQueue::Piece& piece) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const size_t max_queued_;
   std::array<LatencyHistogram, kUrgencies> waits_;
+  std::atomic<size_t> active_{0};  // jobs_'s size; relaxed: a hint
   mutable Mutex mutex_;
   FairQueue queue_ ABSL_GUARDED_BY(mutex_);
   std::unordered_map<JobId, Active> jobs_ ABSL_GUARDED_BY(mutex_);

@@ -29,6 +29,7 @@ bool FairQueue::Push(const Job& job) {
   // A class that had no work has earned nothing.
   if (its.units == 0) its.earned = 0;
   its.units += job.units;
+  ++its.jobs;
   const auto [place, is_new] = its.clients.try_emplace(job.client);
   if (is_new) {
     place->second.deficit = limits_.piece_units;
@@ -105,6 +106,7 @@ std::optional<FairQueue::Piece> FairQueue::Next(uint32_t allowed) {
 void FairQueue::Leave(Class& of, ClientId client, JobId id) {
   Queue& queue = of.clients.at(client);
   std::erase(queue.jobs, id);
+  --of.jobs;
   if (queue.jobs.empty()) {
     of.clients.erase(client);
     std::erase(of.turns, client);

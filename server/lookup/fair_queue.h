@@ -75,6 +75,7 @@ class FairQueue {
   bool Has(Urgency urgency) const { return classes_[Index(urgency)].units > 0; }
   // That wait.
   uint64_t units(Urgency urgency) const { return classes_[Index(urgency)].units; }
+  size_t jobs(Urgency urgency) const { return classes_[Index(urgency)].jobs; }
 
   // Units that a waiting class earns for each kRound units served to others.
   static constexpr uint64_t kRound = 16;
@@ -97,6 +98,7 @@ class FairQueue {
     std::unordered_map<ClientId, Queue> clients;
     std::deque<ClientId> turns;  // clients with work
     uint64_t units = 0;
+    size_t jobs = 0;
     uint64_t earned = 0;  // kRound-ths of a unit
   };
   static size_t Index(Urgency urgency) { return static_cast<size_t>(urgency); }

@@ -25,7 +25,9 @@ bool LookupJob::Submit(Dispatcher& dispatcher, std::shared_ptr<Lookup> lookup, b
       new LookupJob(dispatcher, std::move(lookup), std::move(caller)));
   Stage first = memory_read ? Stage::kRead : Stage::kGather;
   if (!memory_read && job->lookup_->NeedsRepeatsAside()) first = Stage::kAside;
-  return dispatcher.Submit(job->Begin(first), job);
+  if (dispatcher.Submit(job->Begin(first), job)) return true;
+  job->lookup_->Abandon();
+  return false;
 }
 
 Dispatcher::Order LookupJob::Begin(Stage stage) {

@@ -39,7 +39,7 @@ class LookupJob final : public Dispatcher::Job, public std::enable_shared_from_t
   static constexpr uint64_t kDecodeRows = 256;
 
   // `memory_read`: ReadMemory has been called. False, and the caller is told nothing, when the
-  // dispatcher's queue is full.
+  // dispatcher's queue is full; the look-up is counted as failed.
   static bool Submit(Dispatcher& dispatcher, std::shared_ptr<Lookup> lookup, bool memory_read,
                      Caller caller);
 

@@ -3,7 +3,8 @@
 // At most one of the loop's threads reads from the drive: to wake one of the dispatcher's takes 30
 // µs or more, and a decoded token's rows take some 500. With several threads, one always remains
 // for rows in memory, whatever the drive does. A single thread reads only while no other call is
-// under way; a call that arrives meanwhile waits for that read.
+// under way and the dispatcher has nothing to do, so that the drive answers at once; a call that
+// arrives meanwhile waits for that read.
 //
 // Thread-safe. Never blocks.
 #ifndef ENGRAM_SERVER_RPC_DRIVE_SEAT_H_
@@ -12,6 +13,7 @@
 #include <atomic>
 #include <cstddef>
 
+#include "server/lookup/dispatcher.h"
 #include "server/rpc/call_loop.h"
 
 namespace engram {
@@ -40,17 +42,19 @@ class DriveSeat {
     DriveSeat* const seat_;
   };
 
-  // `loop` outlives the seat.
-  explicit DriveSeat(const CallLoop& loop) : loop_(loop) {}
+  // Both outlive the seat.
+  DriveSeat(const CallLoop& loop, const Dispatcher& dispatcher)
+      : loop_(loop), dispatcher_(dispatcher) {}
 
  private:
   bool TryTake() {
-    if (loop_.threads() == 1 && loop_.calls() > 1) return false;
+    if (loop_.threads() == 1 && (loop_.calls() > 1 || dispatcher_.busy())) return false;
     // Pairs with the release store in ~Hold.
     return !taken_.exchange(true, std::memory_order_acquire);
   }
 
   const CallLoop& loop_;
+  const Dispatcher& dispatcher_;
   std::atomic<bool> taken_{false};
 };
 

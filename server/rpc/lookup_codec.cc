@@ -161,6 +161,25 @@ absl::Status CheckPolicy(const v1::LookupRequest& request) {
                    ", which this daemon does not know: send ON_ROW_ERROR_FAIL or _ZERO"));
 }
 
+absl::StatusOr<std::optional<Urgency>> ToUrgency(v1::Urgency urgency) {
+  switch (urgency) {
+    case v1::URGENCY_UNSPECIFIED:
+      return std::nullopt;
+    case v1::URGENCY_DECODE:
+      return Urgency::kDecode;
+    case v1::URGENCY_PREFILL:
+      return Urgency::kPrefill;
+    case v1::URGENCY_PREFETCH:
+      return Urgency::kPrefetch;
+    case v1::URGENCY_BACKGROUND:
+      return Urgency::kBackground;
+    default:
+      return absl::InvalidArgumentError(
+          absl::StrCat("urgency is ", static_cast<int>(urgency),
+                       ", which this daemon does not know: send one of Urgency's values, or none"));
+  }
+}
+
 LookupQuery ToQuery(const v1::LookupRequest& request) {
   LookupQuery query = RowsAsked(request);
   query.fail_on_row_error = request.on_row_error() != v1::ON_ROW_ERROR_ZERO;

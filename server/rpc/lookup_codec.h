@@ -8,9 +8,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "engram/v1/store.pb.h"
+#include "server/lookup/fair_queue.h"
 #include "server/lookup/lookup.h"
 
 namespace grpc {
@@ -29,6 +32,9 @@ absl::Status CheckEncodedRequest(const grpc::ByteBuffer& buffer, uint64_t* reque
 
 // InvalidArgument if `on_row_error` is a value that this daemon does not know.
 absl::Status CheckPolicy(const v1::LookupRequest& request);
+
+// None: judged by size. InvalidArgument if it is a value that this daemon does not know.
+absl::StatusOr<std::optional<Urgency>> ToUrgency(v1::Urgency urgency);
 
 // Borrow from `request`.
 LookupQuery ToQuery(const v1::LookupRequest& request);

@@ -35,7 +35,7 @@ class StoreServiceImpl final : public StoreService, private BaseService {
 
   grpc::Service* service() override { return this; }
   void Accept(CallLoop& loop) override {
-    seat_.emplace(loop);
+    seat_.emplace(loop, *parts_.dispatcher);
     loop.AcceptUnary([this](auto... call) { RequestLookup(call...); },
                      [this](UnaryCall& call) {
                        if (const absl::Status status = AnswerLookup(call); !status.ok()) {
@@ -79,9 +79,11 @@ class StoreServiceImpl final : public StoreService, private BaseService {
     v1::PrefetchRequest request;
     ENGRAM_RETURN_IF_ERROR(CheckEncodedRequest(call.request()));
     if (!Decode(call.request(), request)) return UnreadableError("PrefetchRequest");
+    ENGRAM_ASSIGN_OR_RETURN(const std::optional<Urgency> urgency, ToUrgency(request.urgency()));
     ENGRAM_ASSIGN_OR_RETURN(
         const Prefetcher::Result result,
-        parts_.prefetcher->Prefetch(ToQuery(request), parts_.clients->Of(call.peer())));
+        parts_.prefetcher->Prefetch(ToQuery(request), parts_.clients->Of(call.peer()),
+                                    urgency.value_or(Urgency::kPrefetch)));
     v1::PrefetchResponse answer;
     answer.set_accepted(result.accepted);
     answer.set_skipped(result.skipped);
@@ -101,15 +103,20 @@ class StoreServiceImpl final : public StoreService, private BaseService {
   // Finishes the call, now or later, unless it returns an error.
   absl::Status AnswerLookup(UnaryCall& call) {
     InFlight::Token token = parts_.in_flight->Enter();
-    if (token == nullptr) return ShuttingDownError();
+    if (token == nullptr) {
+      parts_.refusals->Count(Refusal::kShuttingDown);
+      return ShuttingDownError();
+    }
     v1::LookupRequest request;
     ENGRAM_RETURN_IF_ERROR(CheckEncodedRequest(call.request()));
     if (!Decode(call.request(), request)) return UnreadableError("LookupRequest");
     ENGRAM_RETURN_IF_ERROR(CheckPolicy(request));
-    ENGRAM_ASSIGN_OR_RETURN(
-        std::unique_ptr<engram::Lookup> started,
-        engram::Lookup::Start(*parts_.tables, *parts_.pool, parts_.limits, ToQuery(request)));
-    const std::shared_ptr<engram::Lookup> lookup = std::move(started);
+    ENGRAM_ASSIGN_OR_RETURN(const std::optional<Urgency> urgency, ToUrgency(request.urgency()));
+    absl::StatusOr<std::unique_ptr<engram::Lookup>> started =
+        engram::Lookup::Start(*parts_.tables, *parts_.pool, parts_.limits, ToQuery(request));
+    if (absl::IsResourceExhausted(started.status())) parts_.refusals->Count(Refusal::kTooLarge);
+    ENGRAM_RETURN_IF_ERROR(started.status());
+    const std::shared_ptr<engram::Lookup> lookup = *std::move(started);
     const bool small = lookup->row_count() <= kInlineRows;
     if (small && lookup->ReadMemory()) {
       Reply(*lookup, call);
@@ -127,13 +134,16 @@ class StoreServiceImpl final : public StoreService, private BaseService {
     }
     LookupJob::Caller caller{
         .client = parts_.clients->Of(call.peer()),
+        .urgency = urgency,
         .deadline = ToSteady(call.deadline()),
         .is_gone = [&call] { return call.cancelled(); },
         .on_done = [lookup, &call,
                     token](const absl::Status& status) { Answer(*lookup, status, call); }};
-    return LookupJob::Submit(*parts_.dispatcher, lookup, small, std::move(caller))
-               ? absl::OkStatus()
-               : OverloadedError(*parts_.dispatcher);
+    if (LookupJob::Submit(*parts_.dispatcher, lookup, small, std::move(caller))) {
+      return absl::OkStatus();
+    }
+    parts_.refusals->Count(Refusal::kQueueFull);
+    return OverloadedError(*parts_.dispatcher);
   }
 
   // False when the drive is to be left to another thread.
@@ -158,6 +168,7 @@ class StoreServiceImpl final : public StoreService, private BaseService {
                        .pool = parts_.pool,
                        .dispatcher = parts_.dispatcher,
                        .clients = parts_.clients,
+                       .refusals = parts_.refusals,
                        .set = &streams_,
                        .seat = &*seat_,
                        .limits = parts_.limits},

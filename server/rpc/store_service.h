@@ -36,6 +36,7 @@ class StoreService {
     const Clients* clients = nullptr;
     InFlight* in_flight = nullptr;
     Prefetcher* prefetcher = nullptr;
+    RefusalProbe* refusals = nullptr;
     LookupLimits limits = {};
     Sharing sharing = {};
   };

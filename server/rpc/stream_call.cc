@@ -10,6 +10,7 @@
 #include "server/rpc/call_errors.h"
 #include "server/rpc/lookup_codec.h"
 #include "server/rpc/wire.h"
+#include "storage/base/status_macros.h"
 
 namespace engram {
 namespace {
@@ -183,12 +184,8 @@ bool StreamCall::Process(grpc::ByteBuffer buffer) {
     return true;
   }
   const uint64_t request_id = request.request_id();
-  if (const absl::Status policy = CheckPolicy(request); !policy.ok()) {
-    Send(EncodeStreamError(policy, request_id));
-    return true;
-  }
-  absl::StatusOr<std::unique_ptr<Lookup>> started =
-      Lookup::Start(*parts_.tables, *parts_.pool, parts_.limits, ToQuery(request));
+  std::optional<Urgency> urgency;
+  absl::StatusOr<std::unique_ptr<Lookup>> started = StartLookup(request, urgency);
   if (!started.ok()) {
     Send(EncodeStreamError(started.status(), request_id));
     return true;
@@ -206,9 +203,20 @@ bool StreamCall::Process(grpc::ByteBuffer buffer) {
       return true;
     }
   }
-  const bool submitted = AnswerLater(lookup, request_id, /*memory_read=*/small);
-  if (!submitted) Send(EncodeStreamError(OverloadedError(*parts_.dispatcher), request_id));
-  return !submitted;
+  if (AnswerLater(lookup, request_id, /*memory_read=*/small, urgency)) return false;
+  parts_.refusals->Count(Refusal::kQueueFull);
+  Send(EncodeStreamError(OverloadedError(*parts_.dispatcher), request_id));
+  return true;
+}
+
+absl::StatusOr<std::unique_ptr<Lookup>> StreamCall::StartLookup(const v1::LookupRequest& request,
+                                                                std::optional<Urgency>& urgency) {
+  ENGRAM_RETURN_IF_ERROR(CheckPolicy(request));
+  ENGRAM_ASSIGN_OR_RETURN(urgency, ToUrgency(request.urgency()));
+  absl::StatusOr<std::unique_ptr<Lookup>> started =
+      Lookup::Start(*parts_.tables, *parts_.pool, parts_.limits, ToQuery(request));
+  if (absl::IsResourceExhausted(started.status())) parts_.refusals->Count(Refusal::kTooLarge);
+  return started;
 }
 
 void StreamCall::AnswerHere(Lookup& lookup, uint64_t request_id) {
@@ -222,10 +230,11 @@ void StreamCall::AnswerHere(Lookup& lookup, uint64_t request_id) {
   lookup.Warm();
 }
 
-bool StreamCall::AnswerLater(std::shared_ptr<Lookup> lookup, uint64_t request_id,
-                             bool memory_read) {
+bool StreamCall::AnswerLater(std::shared_ptr<Lookup> lookup, uint64_t request_id, bool memory_read,
+                             std::optional<Urgency> urgency) {
   LookupJob::Caller caller{
       .client = parts_.clients->Of(call_->peer()),
+      .urgency = urgency,
       .deadline = ToSteady(call_->deadline()),
       .is_gone = [this] { return gone_.load(std::memory_order_relaxed); },
       .on_part =

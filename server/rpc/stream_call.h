@@ -36,6 +36,10 @@
 
 namespace engram {
 
+namespace v1 {
+class LookupRequest;
+}  // namespace v1
+
 class StreamSet;
 
 class StreamCall final : public BidiCall::Reactor {
@@ -46,6 +50,7 @@ class StreamCall final : public BidiCall::Reactor {
     BufferPool* pool = nullptr;
     Dispatcher* dispatcher = nullptr;
     const Clients* clients = nullptr;
+    RefusalProbe* refusals = nullptr;
     StreamSet* set = nullptr;
     DriveSeat* seat = nullptr;
     LookupLimits limits = {};
@@ -72,7 +77,10 @@ class StreamCall final : public BidiCall::Reactor {
   // On this thread, reading what is missing.
   void AnswerHere(Lookup& lookup, uint64_t request_id);
   // False when the queue is full.
-  bool AnswerLater(std::shared_ptr<Lookup> lookup, uint64_t request_id, bool memory_read);
+  bool AnswerLater(std::shared_ptr<Lookup> lookup, uint64_t request_id, bool memory_read,
+                   std::optional<Urgency> urgency);
+  absl::StatusOr<std::unique_ptr<Lookup>> StartLookup(const v1::LookupRequest& request,
+                                                      std::optional<Urgency>& urgency);
   void Send(grpc::ByteBuffer answer);
   void StartNextRead() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool CanWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -100,6 +100,7 @@ struct LayerSnapshot {
   uint64_t zero_rows = 0;
   uint64_t failed_pages = 0;   // reads of NVMe pages that gave no row
   uint64_t retried_pages = 0;  // that came wrong, and right when asked for once more
+  uint64_t shared_pages = 0;   // that came with the read of another call
 
   // Of the rows that asked for a tier, the share served by this one; 0 before the first.
   double HitRatio(TierKind kind) const;
@@ -119,6 +120,27 @@ struct TableSnapshot {
   std::vector<LayerSnapshot> layers;
 };
 
+// What waits in one class of the look-ups' queue.
+struct QueueSnapshot {
+  uint64_t jobs = 0;
+  uint64_t units = 0;            // that are left to do: cold rows, 64ths of warm ones
+  LatencySnapshot wait_seconds;  // from a job's arrival to its first piece
+};
+// "decode", "prefill", "prefetch", "background": the most urgent first (server/lookup, Urgency).
+inline constexpr std::array<const char*, 4> kQueueClasses = {"decode", "prefill", "prefetch",
+                                                             "background"};
+
+// Why look-ups are refused, and how many were.
+enum class Refusal : uint8_t { kQueueFull, kTooLarge, kShuttingDown };
+inline constexpr std::array<const char*, 3> kRefusalNames = {"queue_full", "too_large",
+                                                             "shutting_down"};
+struct RefusalProbe {
+  void Count(Refusal reason) {
+    counts[static_cast<size_t>(reason)].fetch_add(1, std::memory_order_relaxed);
+  }
+  std::array<std::atomic<uint64_t>, kRefusalNames.size()> counts{};
+};
+
 struct DaemonSnapshot {
   std::string daemon_version;
   double uptime_seconds = 0;
@@ -129,6 +151,9 @@ struct DaemonSnapshot {
   uint64_t attached_clients = 0;  // that read DRAM themselves
   uint64_t dram_budget_bytes = 0;
   uint64_t hbm_budget_bytes = 0;
+  uint64_t client_connections = 0;  // to Unix sockets
+  std::array<QueueSnapshot, kQueueClasses.size()> queue;
+  std::array<uint64_t, kRefusalNames.size()> refused{};
   std::vector<TableSnapshot> tables;
 };
 

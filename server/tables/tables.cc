@@ -372,6 +372,7 @@ std::vector<TableSnapshot> Tables::Snapshot() const {
       snapshot.zero_rows = layer->probe().zero_rows.load(std::memory_order_relaxed);
       snapshot.failed_pages = layer->probe().pages.failed.load(std::memory_order_relaxed);
       snapshot.retried_pages = layer->probe().pages.retried.load(std::memory_order_relaxed);
+      snapshot.shared_pages = layer->probe().pages.shared.load(std::memory_order_relaxed);
     }
   }
   return result;

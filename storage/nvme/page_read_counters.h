@@ -11,6 +11,7 @@ namespace engram {
 struct PageReadCounters {
   std::atomic<uint64_t> failed{0};   // reads of pages whose rows could not be given
   std::atomic<uint64_t> retried{0};  // pages that came wrong, and right when asked for once more
+  std::atomic<uint64_t> shared{0};   // pages that came with another batch's read
 };
 
 }  // namespace engram

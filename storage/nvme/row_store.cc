@@ -18,6 +18,7 @@
 #include "storage/nvme/page_files.h"
 #include "storage/nvme/page_reads.h"
 #include "storage/nvme/rocks_status.h"
+#include "storage/nvme/shared_pages.h"
 
 namespace engram {
 namespace {
@@ -59,6 +60,8 @@ class RocksLayerReader final : public LayerReader {
   // Counts, and says now and then, that a page is lost, or was found at the second attempt.
   void NoteFailure(const absl::Status& status) const;
   void NoteRetry(PageId page, const PageFile* file) const;
+  void NoteShared() const { counters_->shared.fetch_add(1, std::memory_order_relaxed); }
+  SharedPages& shared() const { return shared_; }
 
  private:
   std::string Name(PageId page, const PageFile* file) const;
@@ -71,6 +74,7 @@ class RocksLayerReader final : public LayerReader {
   PageReadCounters own_counters_;
   PageReadCounters* const counters_;
   mutable std::atomic<int64_t> next_log_ns_{0};
+  mutable SharedPages shared_;
   TierUsage usage_;
 };
 
@@ -143,9 +147,13 @@ void RocksLayerReader::NoteRetry(PageId page, const PageFile* file) const {
 }
 
 // One call's reads: the missing rows of all its batches by page, and what became of them.
-class BatchReads {
+class BatchReads final : private SharedPages::Waiter {
  public:
   BatchReads(absl::Span<const LayerReader::Request> requests, ReadPriority priority);
+
+  ~BatchReads() { AwaitOthers(); }
+  BatchReads(const BatchReads&) = delete;
+  BatchReads& operator=(const BatchReads&) = delete;
 
   void Run();
 
@@ -166,10 +174,23 @@ class BatchReads {
     uint32_t layer = 0;
     RowFailure row;
   };
+  // Pages that this batch reads; those that have not come when it is given up are finished without.
+  struct Mine {
+    ~Mine() {
+      for (const Page* page : pages) {
+        if (page != nullptr) reads->layers_[page->layer].reader->shared().Finish(page->page, {});
+      }
+    }
+    BatchReads* reads = nullptr;
+    std::vector<const Page*> pages;
+  };
 
   void Plan(uint32_t layer);
   void ReadPlain(size_t begin, size_t end);
-  void Finish(const Page& page, absl::Span<const std::byte> block);
+  bool Claim(size_t index);
+  absl::Span<const std::byte> Finish(const Page& page, absl::Span<const std::byte> block);
+  void PageCame(size_t index, absl::Span<const std::byte> value) override;
+  void AwaitOthers();
   void ReadAgain(const Page& page);
   void CopyRows(const Page& page, const std::byte* value) const;
   void FailRow(uint32_t layer, uint32_t position, const absl::Status& status);
@@ -180,6 +201,8 @@ class BatchReads {
   std::vector<uint64_t> entries_;  // row << 32 | position, sorted within a layer
   std::vector<Page> pages_;        // in the order in which they are read
   Mutex mutex_;
+  CondVar came_;
+  size_t awaited_ ABSL_GUARDED_BY(mutex_) = 0;  // pages that others are reading
   std::vector<Page> again_ ABSL_GUARDED_BY(mutex_);
   std::vector<Failure> failures_ ABSL_GUARDED_BY(mutex_);
 };
@@ -234,6 +257,7 @@ void BatchReads::Run() {
         ReadPlain(begin, std::min(begin + kPagesPerTurn, pages_.size()));
       });
     }
+    AwaitOthers();  // when all of ours have come: so nobody waits for somebody who waits
     std::vector<Page> again;
     {
       MutexLock lock(mutex_);
@@ -244,46 +268,84 @@ void BatchReads::Run() {
   Report();
 }
 
-// Pages [begin, end) by their offsets.
+// Pages [begin, end) by their offsets, but for those that others are reading just now.
 void BatchReads::ReadPlain(size_t begin, size_t end) {
   StoreCore& core = layers_.front().reader->core();
-  // Those that cannot be are left out here, and asked of RocksDB afterwards.
-  std::vector<const Page*> pages;
-  pages.reserve(end - begin);
+  Mine mine;
+  mine.reads = this;
+  mine.pages.reserve(end - begin);
   uint32_t max_bytes = 0;
   for (size_t i = begin; i < end; ++i) {
+    const RocksLayerReader& reader = *layers_[pages_[i].layer].reader;
     if (pages_[i].file == nullptr) {
+      // Cannot be read by its offset: RocksDB is asked for it afterwards.
       MutexLock lock(mutex_);
       again_.push_back(pages_[i]);
-      continue;
+    } else if (Claim(i)) {
+      mine.pages.push_back(&pages_[i]);
+      max_bytes = std::max(max_bytes, reader.geometry().block_bytes);
     }
-    pages.push_back(&pages_[i]);
-    max_bytes = std::max(max_bytes, layers_[pages_[i].layer].reader->geometry().block_bytes);
   }
   ReadBlocks(
-      core.files(), core.read_budget(), priority_, pages.size(), max_bytes,
+      core.files(), core.read_budget(), priority_, mine.pages.size(), max_bytes,
       [&](size_t i) {
-        const PageGeometry& geometry = layers_[pages[i]->layer].reader->geometry();
-        return BlockRead{pages[i]->file->file.get(),
-                         pages[i]->file->Offset(pages[i]->page, geometry), geometry.block_bytes};
+        const Page& page = *mine.pages[i];
+        const PageGeometry& geometry = layers_[page.layer].reader->geometry();
+        return BlockRead{page.file->file.get(), page.file->Offset(page.page, geometry),
+                         geometry.block_bytes};
       },
       [&](size_t i, const absl::Status&, absl::Span<const std::byte> block) {
-        Finish(*pages[i], block);
+        const Page* const page = std::exchange(mine.pages[i], nullptr);
+        layers_[page->layer].reader->shared().Finish(page->page, Finish(*page, block));
       });
 }
 
-// `block` is empty when the read failed: then, too, RocksDB's attempt says why.
-void BatchReads::Finish(const Page& page, absl::Span<const std::byte> block) {
+// Whether this batch reads the page; if not, another one does.
+bool BatchReads::Claim(size_t index) {
+  {
+    MutexLock lock(mutex_);
+    ++awaited_;  // before anybody can say that it has come
+  }
+  const Page& page = pages_[index];
+  const RocksLayerReader& reader = *layers_[page.layer].reader;
+  if (!reader.shared().Begin(page.page, this, index)) {
+    reader.NoteShared();
+    return false;
+  }
+  MutexLock lock(mutex_);
+  --awaited_;
+  return true;
+}
+
+void BatchReads::PageCame(size_t index, absl::Span<const std::byte> value) {
+  const Page& page = pages_[index];
+  if (!value.empty()) CopyRows(page, value.data());
+  MutexLock lock(mutex_);
+  if (value.empty()) again_.push_back(page);
+  // Under the lock: the batch may be gone as soon as it is given back.
+  if (--awaited_ == 0) came_.NotifyAll();
+}
+
+void BatchReads::AwaitOthers() {
+  MutexLock lock(mutex_);
+  while (awaited_ > 0) came_.Wait(mutex_);
+}
+
+// The page's value; empty if it could not be read (`block` is empty then, too), or came wrong. Then
+// RocksDB's attempt says why.
+absl::Span<const std::byte> BatchReads::Finish(const Page& page,
+                                               absl::Span<const std::byte> block) {
   const RocksLayerReader& reader = *layers_[page.layer].reader;
   const auto value_bytes =
       static_cast<uint32_t>(reader.geometry().ValueBytes(page.page, reader.layer().rows));
   const PageBlock found = ReadPageBlock(page.page, value_bytes, block);
   if (found.state == PageBlockState::kGood) {
     CopyRows(page, found.value.data());
-    return;
+    return found.value;
   }
   MutexLock lock(mutex_);
   again_.push_back(page);
+  return {};
 }
 
 void BatchReads::ReadAgain(const Page& page) {

@@ -52,7 +52,7 @@ TEST(MessageJson, MessagesAndAlternativesThatAreNotSetAreLeftOut) {
   v1::LookupRequest request;
   EXPECT_THAT(Keys(Json::parse(MessageToJson(request))),
               ::testing::ElementsAre("table", "version", "on_row_error", "want_tiers", "request_id",
-                                     "expect_table_digest"));
+                                     "expect_table_digest", "urgency"));
   v1::LayerRowIds& layer = *request.mutable_ids()->add_layers();
   layer.set_layer(1);
   layer.set_row_ids(std::string("\x01\x00\xff", 3));

@@ -30,7 +30,8 @@ TEST(RequestEncoderTest, WritesWhatTheGeneratedClassWrites) {
                             .version = 9,
                             .layers = {{id, ids, {}, absl::MakeSpan(tiers)}, {99, {}, {}, {}}},
                             .on_row_error = RowErrorPolicy::kZero,
-                            .expect_table_digest = "abc"};
+                            .expect_table_digest = "abc",
+                            .urgency = CallUrgency::kBackground};
       v1::LookupRequest want;
       want.set_table("deepseek");
       want.set_version(9);
@@ -42,12 +43,16 @@ TEST(RequestEncoderTest, WritesWhatTheGeneratedClassWrites) {
       want.set_want_tiers(count > 0);
       want.set_request_id(7);
       want.set_expect_table_digest("abc");
+      want.set_urgency(v1::URGENCY_BACKGROUND);
       EXPECT_EQ(Encoded(*RequestEncoder::ForLookup(request, 7)), want.SerializeAsString());
 
       v1::PrefetchRequest prefetch;
       prefetch.set_table("deepseek");
       *prefetch.mutable_ids()->add_layers() = *layer;
-      const PrefetchRequest asked{.table = "deepseek", .layers = {{id, ids}}};
+      PrefetchRequest asked{.table = "deepseek", .layers = {{id, ids}}};
+      EXPECT_EQ(Encoded(*RequestEncoder::ForPrefetch(asked)), prefetch.SerializeAsString());
+      asked.urgency = CallUrgency::kDecode;
+      prefetch.set_urgency(v1::URGENCY_DECODE);
       EXPECT_EQ(Encoded(*RequestEncoder::ForPrefetch(asked)), prefetch.SerializeAsString());
     }
   }

@@ -33,6 +33,13 @@ DaemonSnapshot MakeSnapshot() {
   snapshot.dram_budget_bytes = 4096;
   snapshot.attached_clients = 3;
   snapshot.hbm_budget_bytes = 0;
+  snapshot.client_connections = 11;
+  snapshot.queue[0].jobs = 12;
+  snapshot.queue[1].units = 13;
+  LatencyHistogram waits;
+  waits.Observe(std::chrono::microseconds(3));
+  snapshot.queue[3].wait_seconds = waits.Snapshot();
+  snapshot.refused = {14, 15, 16};
   TableSnapshot table;
   table.name = "demo";
   table.version = VersionId{7};
@@ -120,6 +127,15 @@ TEST(MetricsText, EachSampleHasItsValue) {
            "engram_dram_budget_bytes 4096",
            "engram_dram_attached_clients 3",
            "engram_hbm_budget_bytes 0",
+           "engram_client_connections 11",
+           "engram_queue_jobs{class=\"decode\"} 12",
+           "engram_queue_jobs{class=\"prefill\"} 0",
+           "engram_queue_units{class=\"prefill\"} 13",
+           "engram_queue_wait_seconds_count{class=\"background\"} 1",
+           "engram_queue_wait_seconds_count{class=\"prefetch\"} 0",
+           "engram_refused_lookups_total{reason=\"queue_full\"} 14",
+           "engram_refused_lookups_total{reason=\"too_large\"} 15",
+           "engram_refused_lookups_total{reason=\"shutting_down\"} 16",
            "engram_table_active_version{table=\"demo\"} 7",
            "engram_lookups_total{table=\"demo\"} 20",
            "engram_lookup_errors_total{table=\"demo\"} 2",

@@ -26,8 +26,18 @@ DaemonSnapshot Whole() {
   snapshot.hbm_note = "no CUDA";
   snapshot.dram_memory = "tmpfs";
   for (uint64_t* const number :
-       {&snapshot.attached_clients, &snapshot.dram_budget_bytes, &snapshot.hbm_budget_bytes}) {
+       {&snapshot.attached_clients, &snapshot.dram_budget_bytes, &snapshot.hbm_budget_bytes,
+        &snapshot.client_connections, &snapshot.refused[0], &snapshot.refused[1],
+        &snapshot.refused[2]}) {
     *number = next++;
+  }
+  LatencyHistogram latencies;
+  latencies.Observe(std::chrono::microseconds(1));
+  latencies.Observe(std::chrono::milliseconds(1));
+  for (QueueSnapshot& queue : snapshot.queue) {
+    queue.jobs = next++;
+    queue.units = next++;
+    queue.wait_seconds = latencies.Snapshot();
   }
   TableSnapshot& table = snapshot.tables.emplace_back();
   table.name = "demo";
@@ -37,14 +47,11 @@ DaemonSnapshot Whole() {
         &table.prefetched_unused_rows, &table.prefetched_late_rows, &table.skipped_prefetch_rows}) {
     *number = next++;
   }
-  LatencyHistogram latencies;
-  latencies.Observe(std::chrono::microseconds(1));
-  latencies.Observe(std::chrono::milliseconds(1));
   table.lookup_seconds = latencies.Snapshot();
   LayerSnapshot& layer = table.layers.emplace_back();
   layer.layer = LayerId{static_cast<int32_t>(next++)};
-  for (uint64_t* const number :
-       {&layer.failed_rows, &layer.zero_rows, &layer.failed_pages, &layer.retried_pages}) {
+  for (uint64_t* const number : {&layer.failed_rows, &layer.zero_rows, &layer.failed_pages,
+                                 &layer.retried_pages, &layer.shared_pages}) {
     *number = next++;
   }
   for (TierSnapshot& tier : layer.tiers) {
@@ -68,8 +75,10 @@ void ExpectWhole(const Message& message, const std::string& path) {
     const FieldDescriptor& field = *message.GetDescriptor()->field(i);
     const std::string name = path + "." + field.name();
     if (field.is_repeated()) {
-      ASSERT_EQ(get.FieldSize(message, &field), 1) << name;
-      ExpectWhole(get.GetRepeatedMessage(message, &field, 0), name);
+      EXPECT_GT(get.FieldSize(message, &field), 0) << name;
+      for (int item = 0; item < get.FieldSize(message, &field); ++item) {
+        ExpectWhole(get.GetRepeatedMessage(message, &field, item), name);
+      }
       continue;
     }
     EXPECT_TRUE(get.HasField(message, &field)) << name << " is not filled in";
@@ -102,6 +111,21 @@ TEST(StatsMessage, QuantilesAreThoseOfTheirNames) {
   const v1::StatsResponse message = ToStatsMessage(Whole());
   EXPECT_LE(message.tables(0).lookup_p50_seconds(), 2e-6);
   EXPECT_GE(message.tables(0).lookup_p99_seconds(), 5e-4);
+  EXPECT_LE(message.queue(0).wait_p50_seconds(), 2e-6);
+  EXPECT_GE(message.queue(0).wait_p99_seconds(), 5e-4);
+}
+
+TEST(StatsMessage, TheQueueHasEveryClassAndRefusalsAreSummedUp) {
+  const DaemonSnapshot snapshot = Whole();
+  const v1::StatsResponse message = ToStatsMessage(snapshot);
+  ASSERT_EQ(message.queue_size(), 4);
+  EXPECT_EQ(message.queue(0).urgency(), v1::URGENCY_DECODE);
+  EXPECT_EQ(message.queue(3).urgency(), v1::URGENCY_BACKGROUND);
+  EXPECT_EQ(message.queue(3).jobs(), snapshot.queue[3].jobs);
+  EXPECT_EQ(message.queue(3).units(), snapshot.queue[3].units);
+  EXPECT_EQ(message.queue(3).begun(), 2u);
+  EXPECT_EQ(message.refused_lookups(),
+            snapshot.refused[0] + snapshot.refused[1] + snapshot.refused[2]);
 }
 
 }  // namespace

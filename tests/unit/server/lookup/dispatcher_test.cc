@@ -85,8 +85,10 @@ TEST(DispatcherTest, CutsAJobIntoPiecesAndEndsItOnce) {
   ASSERT_TRUE(dispatcher.Submit({.units = 25}, job));
   job->AwaitPieces(1);
   EXPECT_EQ(job->done(), 0);
+  EXPECT_TRUE(dispatcher.busy());
   job->Release();
   job->AwaitDone();
+  EXPECT_FALSE(dispatcher.busy());
   EXPECT_THAT(job->pieces(), ElementsAre(Pair(0, 10), Pair(10, 10), Pair(20, 5)));
   EXPECT_EQ(job->done(), 1);
 }
@@ -151,6 +153,9 @@ TEST(DispatcherTest, RefusesWhatIsOverTheBoundButNotWhatIsBoundedElsewhere) {
     EXPECT_FALSE(submit(4));
     EXPECT_TRUE(submit(4, false));
     EXPECT_EQ(dispatcher.queued(), 5u);
+    const QueueSnapshot prefill = dispatcher.Snapshot()[static_cast<size_t>(Urgency::kPrefill)];
+    EXPECT_EQ(prefill.jobs, 5u);
+    EXPECT_EQ(prefill.units, 5u);
     first->Release();
   }
   EXPECT_EQ(ran, 5);
@@ -162,9 +167,9 @@ TEST(DispatcherTest, CountsHowLongEachClassWaits) {
   Dispatcher dispatcher({.threads = 1});
   ASSERT_TRUE(dispatcher.Submit({.urgency = Urgency::kPrefetch, .units = 1000}, job));
   job->AwaitDone();
-  const auto waits = dispatcher.Waits();
-  EXPECT_EQ(waits[static_cast<size_t>(Urgency::kPrefetch)].count, 1u);
-  EXPECT_EQ(waits[static_cast<size_t>(Urgency::kDecode)].count, 0u);
+  const auto queue = dispatcher.Snapshot();
+  EXPECT_EQ(queue[static_cast<size_t>(Urgency::kPrefetch)].wait_seconds.count, 1u);
+  EXPECT_EQ(queue[static_cast<size_t>(Urgency::kDecode)].wait_seconds.count, 0u);
 }
 
 // A job in two stages, as a look-up is; each of its units is to be run once a stage.

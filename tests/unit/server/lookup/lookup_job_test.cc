@@ -169,6 +169,37 @@ TEST_F(LookupJobTest, ACallerWhoIsGoneIsNotReadFor) {
   EXPECT_EQ(stats.layers[0].tiers[2].hits, 0u);
 }
 
+// Which class the drive saw it in.
+TEST_F(LookupJobTest, IsWhatItsCallerSaysOrItsSize) {
+  OpenTables(0);
+  Load("t", 1, 5000);
+  std::vector<uint32_t> many(2000);
+  for (uint32_t i = 0; i < many.size(); ++i) many[i] = i;
+  const std::string small = Bytes({1, 2, 3});
+  const std::string large = Bytes(many);
+  const auto class_of = [&](const std::string& ids, std::optional<Urgency> urgency) {
+    Dispatcher dispatcher({.threads = 1});
+    const std::shared_ptr<Lookup> lookup = Start({.table = "t", .layers = {{LayerId{1}, ids}}});
+    EXPECT_FALSE(lookup->ReadMemory());
+    std::promise<absl::Status> done;
+    EXPECT_TRUE(LookupJob::Submit(
+        dispatcher, lookup, true,
+        {.urgency = urgency,
+         .on_done = [&done](const absl::Status& status) { done.set_value(status); }}));
+    EXPECT_TRUE(done.get_future().get().ok());
+    const auto queue = dispatcher.Snapshot();
+    for (size_t i = 0; i < kUrgencies; ++i) {
+      if (queue[i].wait_seconds.count > 0) return static_cast<Urgency>(i);
+    }
+    return Urgency::kBackground;
+  };
+  EXPECT_EQ(class_of(small, {}), Urgency::kDecode);
+  EXPECT_EQ(class_of(large, {}), Urgency::kPrefill);
+  EXPECT_EQ(class_of(small, Urgency::kPrefill), Urgency::kPrefill);
+  EXPECT_EQ(class_of(large, Urgency::kPrefetch), Urgency::kPrefetch);
+  EXPECT_EQ(class_of(large, Urgency::kDecode), Urgency::kPrefill) << "too large for decode work";
+}
+
 TEST_F(LookupJobTest, AFullQueueRefusesIt) {
   OpenTables(0);
   Load("t", 1, 5000);
@@ -186,6 +217,7 @@ TEST_F(LookupJobTest, AFullQueueRefusesIt) {
       LookupJob::Submit(dispatcher, Start({.table = "t", .layers = {{LayerId{1}, ids}}}), false,
                         {.on_done = [](const absl::Status&) { FAIL() << "it was refused"; }});
   EXPECT_FALSE(taken);
+  EXPECT_EQ(tables_->Snapshot()[0].failed_lookups, 1u) << "an alert looks at it";
   release.set_value();
 }
 

@@ -114,5 +114,16 @@ TEST(ToQuery, TakesIdsOrTokens) {
   EXPECT_TRUE(ToQuery(by_tokens).fail_on_row_error);
 }
 
+TEST(LookupCodec, KnowsEveryUrgencyAndRefusesOthers) {
+  EXPECT_EQ(ToUrgency(v1::URGENCY_UNSPECIFIED).value(), std::nullopt);
+  EXPECT_EQ(ToUrgency(v1::URGENCY_DECODE).value(), Urgency::kDecode);
+  EXPECT_EQ(ToUrgency(v1::URGENCY_PREFILL).value(), Urgency::kPrefill);
+  EXPECT_EQ(ToUrgency(v1::URGENCY_PREFETCH).value(), Urgency::kPrefetch);
+  EXPECT_EQ(ToUrgency(v1::URGENCY_BACKGROUND).value(), Urgency::kBackground);
+  const absl::Status status = ToUrgency(static_cast<v1::Urgency>(9)).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("urgency is 9"));
+}
+
 }  // namespace
 }  // namespace engram

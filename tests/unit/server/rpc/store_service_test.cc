@@ -118,6 +118,7 @@ class StoreServiceTest : public TableFixture {
                                      .clients = &clients_,
                                      .in_flight = &in_flight_,
                                      .prefetcher = prefetcher_.get(),
+                                     .refusals = &refusals_,
                                      .limits = {}});
     const std::string target = absl::StrCat("unix:", directory_, "/socket");
     grpc::ServerBuilder builder;
@@ -208,6 +209,7 @@ class StoreServiceTest : public TableFixture {
   Gate gate_;
   InFlight in_flight_;
   Clients clients_;
+  RefusalProbe refusals_;
   std::unique_ptr<Dispatcher> dispatcher_;
   std::unique_ptr<Prefetcher> prefetcher_;
   std::unique_ptr<StoreService> service_;
@@ -270,6 +272,36 @@ TEST_F(StoreServiceTest, StreamsThatWaitForTheDriveHoldUpNobodyElse) {
       EXPECT_TRUE(calls[s][i]->RowsAreRight());
     }
   }
+}
+
+// The threads are held up at the drive when it comes, and nobody waits for it when they go on.
+TEST_F(StoreServiceTest, WhoHasGivenUpIsNotReadFor) {
+  gate_.Close();
+  constexpr int kCalls = kBatchThreads + 2;  // one thread is for decode work, one is the loop's
+  std::vector<std::unique_ptr<Call>> calls;
+  absl::BlockingCounter answered(kCalls);
+  for (int i = 0; i < kCalls; ++i) {
+    Call& call = *calls.emplace_back(std::make_unique<Call>(1000 + 100 * i));
+    client_->LookupAsync(call.request, [&](const absl::StatusOr<LookupAnswer>& answer) {
+      call.status = answer.status();
+      answered.DecrementCount();
+    });
+  }
+  ASSERT_TRUE(gate_.AwaitWaiting(kCalls));
+  Call late(5000);
+  late.request.deadline = std::chrono::milliseconds(100);
+  EXPECT_EQ(client_->Lookup(late.request).status().code(), absl::StatusCode::kDeadlineExceeded);
+  gate_.Open();
+  answered.Wait();
+  for (const auto& call : calls) EXPECT_TRUE(call->status.ok()) << call->status;
+  Call next(6000);  // behind it
+  ASSERT_TRUE(client_->Lookup(next.request).ok());
+  for (int i = 0; i < 1000 && tables_->Snapshot()[0].failed_lookups == 0; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  const TableSnapshot stats = tables_->Snapshot()[0];
+  EXPECT_EQ(stats.failed_lookups, 1u);
+  EXPECT_EQ(stats.layers[0].tiers[2].hits, (kCalls + 1) * kRowsPerCall);
 }
 
 }  // namespace
